@@ -1,0 +1,1 @@
+"""The speech engine: backends that turn text into PCM, and the worker process that runs them."""
