@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A named way to speak. `languages` are BCP-47 tags, the voice's own first; empty means every language."""
+    """A named way to speak.
+
+    `languages` are BCP-47 tags, the voice's own first; `styles` are the backend's own ways to vary it;
+    `follows_instruct` says whether it also takes a style described in words.
+    """
 
     id: str
     description: str
     languages: tuple[str, ...]
     styles: tuple[str, ...] = ()
+    follows_instruct: bool = False
 
 
 # --- commands -------------------------------------------------------------------------------------------------

@@ -1,0 +1,131 @@
+"""The engine worker process: one thread that drains commands, lets the backend take a step, and sends events."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+
+from .backends import Backend, BackendError, JobError
+from .channel import ChannelClosed, Inbox, Outbox
+from .messages import (
+    AppendText,
+    Cancel,
+    Command,
+    Done,
+    EndText,
+    Event,
+    Failed,
+    Health,
+    Hold,
+    LoadFailed,
+    Ready,
+    Stop,
+    Synthesize,
+)
+from .settings import Settings
+
+HEALTH_INTERVAL_S = 1.0
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+log = logging.getLogger("engine.worker")
+
+
+def make_backend(settings: Settings) -> Backend:
+    """The backend that `settings` names, not loaded yet. Raises BackendError when there is none of that name."""
+    module, _, name = settings.backend.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"no backend {settings.backend}: {error}", permanent=True) from error
+    backend: Backend = factory(settings)
+    return backend
+
+
+def run(settings: Settings, commands: Connection, events: Connection, parent: int) -> None:
+    """Body of the process. Returns when told to stop, or when the daemon is gone."""
+    _settle(settings, parent)
+    worker = Worker(Inbox(commands), Outbox(events))
+    try:
+        worker.serve(settings)
+    except ChannelClosed:
+        log.info("the daemon is gone; %s ends", settings.name)
+    except Exception:
+        log.exception("%s failed and ends; its jobs are lost", settings.name)
+        raise SystemExit(1) from None
+
+
+class Worker:
+    """The loop between the daemon's commands and a backend."""
+
+    def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._open: set[int] = set()
+
+    def serve(self, settings: Settings) -> None:
+        """Load the backend, then work until `Stop`."""
+        try:
+            backend = make_backend(settings)
+            backend.load()
+        except BackendError as error:
+            self._outbox.put(LoadFailed(str(error), error.permanent))
+            return
+        self._outbox.put(Ready(backend.voices(), backend.capacity, backend.description))
+        self._loop(backend)
+
+    def _loop(self, backend: Backend) -> None:
+        busy, last_health_s = False, time.monotonic()
+        while True:
+            while self._inbox.wait(0 if busy else HEALTH_INTERVAL_S):
+                command: Command = self._inbox.get()
+                if isinstance(command, Stop):
+                    return
+                self._apply(backend, command)
+                busy = True
+            busy = backend.step(self._send)
+            if time.monotonic() - last_health_s >= HEALTH_INTERVAL_S:
+                last_health_s = time.monotonic()
+                self._outbox.put(Health(len(self._open)))
+
+    def _apply(self, backend: Backend, command: Command) -> None:
+        match command:
+            case Synthesize(job=job):
+                self._open.add(job)
+                try:
+                    backend.add(command)
+                except JobError as error:
+                    self._send(Failed(job, error.code, str(error)))
+            case Cancel(job):
+                self._open.discard(job)
+                backend.cancel(job)
+            case AppendText(job, text) if job in self._open:
+                backend.append(job, text)
+            case EndText(job) if job in self._open:
+                backend.end(job)
+            case Hold(job, held) if job in self._open:
+                backend.hold(job, held)
+
+    def _send(self, event: Event) -> None:
+        if isinstance(event, (Done, Failed)):
+            self._open.discard(event.job)
+        self._outbox.put(event)
+
+
+def _settle(settings: Settings, parent: int) -> None:
+    """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when its worker ends,
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also when a signal goes to the whole group
+    os.dup2(sys.stderr.fileno(), 1)  # stdout may be a Wyoming connection (stdio://)
+    logging.basicConfig(level=settings.log_level, format=settings.log_format, stream=sys.stderr)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_NAME, settings.name.encode()[:15], 0, 0, 0)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above; elsewhere the end of the pipe tells
+        raise SystemExit(1)
