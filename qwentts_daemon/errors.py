@@ -1,0 +1,62 @@
+"""Everything that may go wrong at a border, each with what its reader needs: an exit status or a stable code.
+
+QwenTtsError
+├── ConfigError         the configuration cannot be used            exit status 78
+├── StartError          a socket cannot be had, …                   its own exit status
+├── WireError           bytes that are no Wyoming event             code invalid-request
+└── SpeechError         a text cannot be spoken                     code, sent to the client
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What a client may tell errors apart by; these words never change."""
+
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    ENGINE_UNAVAILABLE = "engine-unavailable"
+    IDLE_TIMEOUT = "idle-timeout"
+    INTERNAL_ERROR = "internal-error"
+    INVALID_REQUEST = "invalid-request"
+    LANGUAGE_NOT_SUPPORTED = "language-not-supported"
+    QUEUE_FULL = "queue-full"
+    QUEUE_TIMEOUT = "queue-timeout"
+    SHUTTING_DOWN = "shutting-down"
+    SYNTHESIS_FAILED = "synthesis-failed"
+    TEXT_FORMAT_NOT_SUPPORTED = "text-format-not-supported"
+    TEXT_TOO_LONG = "text-too-long"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
+    VOICE_NOT_FOUND = "voice-not-found"
+
+
+class QwenTtsError(Exception):
+    """Root of everything this program raises on purpose."""
+
+
+class ConfigError(QwenTtsError):
+    """The configuration cannot be used; the message names the key."""
+
+    exit_status = os.EX_CONFIG
+
+
+class StartError(QwenTtsError):
+    """The daemon cannot start although its configuration is sound."""
+
+    def __init__(self, text: str, exit_status: int = os.EX_UNAVAILABLE) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+class WireError(QwenTtsError):
+    """A peer sent bytes that are no Wyoming event, or an event beyond the limits."""
+
+
+class SpeechError(QwenTtsError):
+    """A text cannot be spoken, or not to its end."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwentts_daemon.config import Config, load
+from qwentts_daemon.errors import ConfigError
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_later_sources_win(tmp_path):
+    path = written(tmp_path, "wyoming: {max_connections: 1, idle_timeout: 1, name: file}\n")
+    environment = {"QWENTTS_WYOMING_MAX_CONNECTIONS": "2", "QWENTTS_WYOMING_IDLE_TIMEOUT": "2", "HOME": "/"}
+    config = load(path, environment, ["wyoming.max_connections=3"])
+    assert (config.wyoming.max_connections, config.wyoming.idle_timeout, config.wyoming.name) == (3, 2.0, "file")
+
+
+def test_nothing_given_means_defaults(tmp_path):
+    assert load(None, {}) == load(written(tmp_path, ""), {}) == load(written(tmp_path, "wyoming:\n"), {}) == Config()
+
+
+def test_values_of_the_environment_are_yaml():
+    environment = {"QWENTTS_VOICES_PIN_LANGUAGES": "[de-DE, fr]", "QWENTTS_VOICES_STYLES": "{calm: Speak calmly.}"}
+    voices = load(None, environment).voices
+    assert voices.pin_languages == ("de-DE", "fr")
+    assert voices.styles == {"calm": "Speak calmly."}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("wyoming: {prot: 1}", r"wyoming\.prot: unknown key; known are "),
+        ("wyoming: {max_conections: 1}", r"wyoming\.max_conections: unknown key; did you mean max_connections\?"),
+        ("wyomin: {}", r"wyomin: unknown key; did you mean wyoming\?"),
+        ("wyoming: {max_connections: many}", r"wyoming\.max_connections: .*integer.*found 'many'"),
+        ("wyoming: {max_connections: 0}", r"wyoming\.max_connections: .*greater than or equal to 1"),
+        ("wyoming: {max_connections: true}", r"wyoming\.max_connections: "),
+        ("wyoming: {idle_timeout: .inf}", r"wyoming\.idle_timeout: "),
+        ("wyoming: {uri: http://x}", r"wyoming\.uri: it must begin with tcp://"),
+        ("wyoming: {uri: tcp://host}", r"wyoming\.uri: write it as tcp://HOST:PORT"),
+        ("wyoming: {uri: 'tcp://host:99999'}", r"wyoming\.uri: "),
+        ("wyoming: [1]", r"wyoming: .*"),
+        ("[1, 2]", r"expected sections"),
+        ("a: 'b", r"no valid YAML"),
+        ("wyoming: {name: a, name: b}", r"'name' stands twice"),
+        ("wyoming: {1: a}", r"the key 1 is no word"),
+        ("engine: {backend: gpt}", r"engine\.backend: .*'auto', 'qwen3' or 'espeak'"),
+        ("text: {replacements: [{regex: '(', replace: ''}]}", r"text\.replacements\.0\.regex: no regular expression"),
+        ("text: {replacements: [{regexp: x, replace: ''}]}", r"did you mean regex\?"),
+        ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name has no blanks"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_reason(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, text), {})
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "none.yaml")) + ": No such file"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_unknown_environment_variable_names_the_nearest():
+    with pytest.raises(ConfigError, match="QWENTTS_WYOMING_URL: unknown; did you mean QWENTTS_WYOMING_URI"):
+        load(None, {"QWENTTS_WYOMING_URL": "x"})
+
+
+@pytest.mark.parametrize("word", ["wyoming.uri", "uri=x", ".=x", "wyoming.=x"])
+def test_malformed_setting_is_refused(word):
+    with pytest.raises(ConfigError, match="section.key=value"):
+        load(None, {}, [word])
+
+
+def test_every_problem_is_reported_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"queue\.max_size.*queue\.max_wait"):
+        load(written(tmp_path, "queue: {max_size: x, max_wait: -1}"), {})
+
+
+@given(st.text(max_size=80))
+def test_any_text_loads_or_raises_config_error(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("config") / "any.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load(path, {})
+    except ConfigError as error:
+        assert str(path) in str(error)
