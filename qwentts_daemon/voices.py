@@ -1,0 +1,167 @@
+"""Voices as clients name them, and what the engine is told for each name.
+
+Home Assistant sends neither a language nor an instruction, only the id of a voice and a free word `speaker`.
+So both are part of the id: `ryan@de-DE` pins a language, `ryan+whisper` a style, and `speaker` names a style too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .config import Voices
+from .errors import Code, ConfigError, SpeechError
+from .jobs import Request
+
+
+class EngineVoice(Protocol):
+    """A voice as the engine reports it (`engine.messages.Voice`)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def styles(self) -> tuple[str, ...]: ...
+    @property
+    def follows_instruct(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the list that clients see."""
+
+    id: str
+    description: str
+    languages: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+class Catalogue:
+    """Lists and resolves voice names. Immutable; a change of voices makes a new one."""
+
+    def __init__(self, voices: Sequence[EngineVoice], config: Voices) -> None:
+        if not voices:
+            raise ConfigError("the engine has no voices")
+        self._voices = {voice.id: voice for voice in voices}
+        self._config = config
+        self.default = self._default(voices)
+        self.entries = self._entries()
+
+    def _default(self, voices: Sequence[EngineVoice]) -> str:
+        wanted = self._config.default
+        if wanted is None:
+            return best_voice(voices, self._config.language or "en").id
+        try:
+            self.resolve(wanted)
+        except SpeechError as error:
+            raise ConfigError(f"voices.default: {error}") from None
+        return wanted
+
+    def _entries(self) -> list[Entry]:
+        """The default voice first, then all others with their pinned languages and styles, then the aliases."""
+        plain = [entry for voice in self._voices.values() for entry in self._entries_of(voice)]
+        aliases = [self._alias_entry(alias, name) for alias, name in self._config.aliases.items()]
+        return sorted(plain + aliases, key=lambda entry: entry.id != self.default)
+
+    def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
+        """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
+        if name is None and language is not None:
+            name = self._for_language(language)
+        name = self._config.aliases.get(name or self.default, name or self.default)
+        base, style, pinned = _split(name)
+        voice = self._voices.get(base)
+        if voice is None:
+            names = [*self._voices, *self._config.aliases]
+            raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{_nearest(base, names)}")
+        style = speaker or style
+        tag = self._language(voice, pinned or language or self._config.language)
+        if style is None:
+            return Request(voice.id, tag)
+        if style not in self._styles(voice):
+            known = self._styles(voice)
+            raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
+        return Request(voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None)
+
+    def _for_language(self, language: str) -> str:
+        default = self._voices[self.resolve().voice]
+        if match_language(language, default.languages):
+            return self.default
+        return best_voice(list(self._voices.values()), language, strict=True).id
+
+    def _language(self, voice: EngineVoice, wanted: str | None) -> str | None:
+        """The voice's own spelling of a wanted language; None leaves it to the engine."""
+        if wanted is None or not voice.languages:
+            return wanted
+        found = match_language(wanted, voice.languages)
+        if found is None and wanted != self._config.language:
+            raise SpeechError(
+                Code.LANGUAGE_NOT_SUPPORTED,
+                f"voice {voice.id} does not speak {wanted!r:.40}; it speaks {', '.join(voice.languages)}",
+            )
+        return found
+
+    def _styles(self, voice: EngineVoice) -> tuple[str, ...]:
+        described = tuple(self._config.styles) if voice.follows_instruct else ()
+        return tuple(dict.fromkeys((*voice.styles, *described)))
+
+    def _entries_of(self, voice: EngineVoice) -> Iterable[Entry]:
+        styles = self._styles(voice)
+        yield Entry(voice.id, voice.description, voice.languages, styles)
+        if len(voice.languages) > 1:
+            for language in self._config.pin_languages:
+                if tag := match_language(language, voice.languages):
+                    yield Entry(f"{voice.id}@{language}", f"{voice.description} ({language})", (tag,), styles)
+        if voice.follows_instruct:
+            for style in self._config.styles:
+                yield Entry(f"{voice.id}+{style}", f"{voice.description}, {style}", voice.languages, ())
+
+    def _alias_entry(self, alias: str, name: str) -> Entry:
+        try:
+            request = self.resolve(name)
+        except SpeechError as error:
+            raise ConfigError(f"voices.aliases.{alias}: {error}") from None
+        voice = self._voices[request.voice]
+        languages = (request.language,) if request.language else voice.languages
+        return Entry(alias, alias.capitalize(), languages, self._styles(voice))
+
+
+def match_language(wanted: str, offered: Sequence[str]) -> str | None:
+    """The offered BCP-47 tag that fits best: the same, else one of the same language. Case and `_` do not matter."""
+    tag = wanted.replace("_", "-").lower()
+    same = [other for other in offered if other.lower() == tag]
+    related = [other for other in offered if other.lower().split("-")[0] == tag.split("-")[0]]
+    return next(iter(same + related), None)
+
+
+def best_voice(voices: Sequence[EngineVoice], language: str, strict: bool = False) -> EngineVoice:
+    """The voice that speaks a language best. With `strict` a language nobody speaks raises SpeechError."""
+    exact = language.replace("_", "-").lower()
+    for voice in voices:
+        if exact in (tag.lower() for tag in voice.languages):
+            return voice
+    for voice in voices:
+        if not voice.languages or match_language(language, voice.languages):
+            return voice
+    if strict:
+        raise SpeechError(Code.LANGUAGE_NOT_SUPPORTED, f"no voice speaks {language!r:.40}")
+    return voices[0]
+
+
+def _split(name: str) -> tuple[str, str | None, str | None]:
+    """`voice+style@language` as its parts, the two additions in any order."""
+    voice, *additions = re.split(r"(?=[@+])", name)
+    given = {addition[0]: addition[1:] for addition in additions}
+    return voice, given.get("+") or None, given.get("@") or None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known[:12])}{', …' if len(known) > 12 else ''}" if known else ""

@@ -1,0 +1,85 @@
+import asyncio
+
+import pytest
+
+from qwentts_daemon.admission import Admission, Priority
+from qwentts_daemon.errors import Code, SpeechError
+
+
+async def entered(admission, priority=Priority.ASSIST):
+    task = asyncio.create_task(admission.enter(priority))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
+    admission = Admission(max_waiting=10, max_wait_s=5)
+    turns = [await entered(admission) for _ in range(4)]
+    assert [turn.done() for turn in turns] == [False] * 4
+    admission.set_capacity(2)
+    await asyncio.sleep(0)
+    assert [turn.done() for turn in turns] == [True, True, False, False]
+    admission.leave()
+    await asyncio.sleep(0)
+    assert [turn.done() for turn in turns] == [True, True, True, False]
+    assert (admission.running, admission.waiting) == (2, 1)
+    turns[3].cancel()
+
+
+async def test_assist_goes_before_announcements():
+    admission = Admission(max_waiting=10, max_wait_s=5)
+    announcement = await entered(admission, Priority.ANNOUNCEMENT)
+    assist = await entered(admission, Priority.ASSIST)
+    admission.set_capacity(1)
+    await asyncio.wait([assist, announcement], return_when=asyncio.FIRST_COMPLETED)
+    assert (assist.done(), announcement.done()) == (True, False)
+    announcement.cancel()
+
+
+async def test_nobody_overtakes_the_line():
+    admission = Admission(max_waiting=10, max_wait_s=5)
+    admission.set_capacity(1)
+    await admission.enter(Priority.ASSIST)
+    first = await entered(admission)
+    admission.leave()
+    second = await entered(admission)
+    assert (first.done(), second.done()) == (True, False)
+    second.cancel()
+
+
+async def test_a_full_line_refuses():
+    admission = Admission(max_waiting=1, max_wait_s=5)
+    waiting = await entered(admission)
+    with pytest.raises(SpeechError) as refused:
+        await admission.enter(Priority.ASSIST)
+    assert refused.value.code == Code.QUEUE_FULL
+    waiting.cancel()
+
+
+async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
+    admission = Admission(max_waiting=1, max_wait_s=0.01)
+    with pytest.raises(SpeechError) as refused:
+        await admission.enter(Priority.ASSIST)
+    assert refused.value.code == Code.QUEUE_TIMEOUT
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
+    admission = Admission(max_waiting=2, max_wait_s=5)
+    first, second = await entered(admission), await entered(admission)
+    admission.set_capacity(1)  # decides for the first, whose task has not run yet
+    first.cancel()
+    await asyncio.wait([first, second])
+    assert first.cancelled()
+    assert not second.cancelled()
+    assert (admission.running, admission.waiting) == (1, 0)
+
+
+async def test_a_closed_line_refuses_all_who_wait_and_come():
+    admission = Admission(max_waiting=2, max_wait_s=5)
+    waiting = await entered(admission)
+    admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
+    for attempt in (waiting, admission.enter(Priority.ASSIST)):
+        with pytest.raises(SpeechError, match="gone"):
+            await attempt
+    assert (admission.running, admission.waiting) == (0, 0)

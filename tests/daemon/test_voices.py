@@ -1,0 +1,108 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.messages import Voice
+from qwentts_daemon.config import Voices
+from qwentts_daemon.errors import Code, ConfigError, SpeechError
+from qwentts_daemon.jobs import Request
+from qwentts_daemon.voices import Catalogue, match_language
+
+RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
+ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))
+CONFIG = Voices(
+    default="ryan",
+    pin_languages=("de-DE", "fr-FR"),
+    styles={"whisper": "Whisper."},
+    aliases={"kitchen": "ryan+whisper@de-DE", "boss": "anna"},
+)
+catalogue = Catalogue([ANNA, RYAN], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, Request("ryan")),
+        ({"name": ""}, Request("ryan")),
+        ({"name": "anna"}, Request("anna")),
+        ({"name": "ryan@de-DE"}, Request("ryan", "de-DE")),
+        ({"name": "ryan@de"}, Request("ryan", "de-DE")),
+        ({"name": "ryan", "language": "zh_cn"}, Request("ryan", "zh-CN")),
+        ({"name": "ryan+whisper"}, Request("ryan", None, "whisper", "Whisper.")),
+        ({"name": "ryan+whisper@de-DE"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "ryan@de-DE+whisper"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "ryan", "speaker": "whisper"}, Request("ryan", None, "whisper", "Whisper.")),
+        ({"name": "anna", "speaker": "soft"}, Request("anna", None, "soft")),
+        ({"name": "kitchen"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "boss", "speaker": "soft"}, Request("anna", None, "soft")),
+        ({"language": "de"}, Request("ryan", "de-DE")),
+        ({"language": "zh"}, Request("ryan", "zh-CN")),
+    ],
+)
+def test_a_name_says_voice_language_and_style(asked, expected):
+    assert catalogue.resolve(**asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "hint"),
+    [
+        ({"name": "rian"}, Code.VOICE_NOT_FOUND, "did you mean 'ryan'"),
+        ({"name": "Ryan"}, Code.VOICE_NOT_FOUND, "did you mean 'ryan'"),
+        ({"name": "ryan+wisper"}, Code.VOICE_NOT_FOUND, "did you mean 'whisper'"),
+        ({"name": "anna", "speaker": "whisper"}, Code.VOICE_NOT_FOUND, "no style"),
+        ({"name": "ryan@fr"}, Code.LANGUAGE_NOT_SUPPORTED, "it speaks en-US, de-DE, zh-CN"),
+        ({"language": "fr"}, Code.LANGUAGE_NOT_SUPPORTED, "no voice speaks"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_nearest(asked, code, hint):
+    with pytest.raises(SpeechError, match=hint) as refused:
+        catalogue.resolve(**asked)
+    assert refused.value.code == code
+
+
+def test_the_list_has_the_default_first_pinned_languages_styles_and_aliases():
+    assert [entry.id for entry in catalogue.entries] == [
+        "ryan", "anna", "ryan@de-DE", "ryan+whisper", "kitchen", "boss",
+    ]  # fmt: skip
+
+
+def test_every_listed_id_resolves_and_speaks_its_languages():
+    for entry in catalogue.entries:
+        for style in (None, *entry.styles):
+            catalogue.resolve(entry.id, speaker=style)
+        for language in entry.languages:
+            assert catalogue.resolve(entry.id, language).language == language
+
+
+def test_the_configured_language_is_a_wish_not_a_demand():
+    voices = Catalogue([ANNA, RYAN], Voices(language="zh-CN"))
+    assert voices.resolve() == Request("ryan", "zh-CN")
+    assert voices.resolve("anna") == Request("anna")
+
+
+@pytest.mark.parametrize(
+    "config", [Voices(default="rian"), Voices(aliases={"x": "ryan+loud"}), Voices(default="ryan@fr")]
+)
+def test_wrong_names_in_the_configuration_stop_the_start(config):
+    with pytest.raises(ConfigError, match=r"voices\.(default|aliases\.x): "):
+        Catalogue([RYAN], config)
+
+
+def test_no_voices_is_refused():
+    with pytest.raises(ConfigError):
+        Catalogue([], Voices())
+
+
+@given(st.text(max_size=20), st.none() | st.text(max_size=10), st.none() | st.text(max_size=10))
+def test_any_words_resolve_or_are_refused_with_a_code(name, language, speaker):
+    try:
+        catalogue.resolve(name, language, speaker)
+    except SpeechError as error:
+        assert error.code in (Code.VOICE_NOT_FOUND, Code.LANGUAGE_NOT_SUPPORTED)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("en-US", "en-US"), ("EN_us", "en-US"), ("en", "en-GB"), ("en-AU", "en-GB"), ("fr", None)]
+)
+def test_language_tags_match_loosely(wanted, found):
+    assert match_language(wanted, ("en-GB", "en-US", "de")) == found
