@@ -1,0 +1,38 @@
+# Each target does all of its own set-up in .venv and is quick when nothing has changed.
+# It needs python3.11 or newer (with venv and pip) and make.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
+
+.PHONY: demo run test lint bench clean
+
+demo: $(VENV)/espeak.installed
+	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)"
+
+run: $(VENV)/espeak.installed
+	@$(BIN)/qwentts-daemon run
+
+test: $(VENV)/test.installed
+	@sh tests/system_packages.sh mosquitto
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/test.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/test.installed
+	@$(BIN)/python -m tests.bench_daemon
+
+clean:
+	rm -rf $(VENV) out
+
+$(VENV)/%.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing qwentts-daemon[$*] into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,12 @@
+"""Entry point. Imports nothing at module level: every spawned worker imports this file again."""
+
+
+def main() -> None:
+    """Run the command line."""
+    from .cli import run_cli
+
+    run_cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `check-config`.
+
+Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 69 no server, or a port in use ·
+77 permission denied · 78 wrong configuration · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__, client, logs
+from .config import ENV_CONFIG, Config, load
+from .daemon import program_uri, serve
+from .errors import ConfigError, QwenTtsError, SpeechError, StartError
+
+DEFAULT_COMMAND = "run"
+SYSTEM_CONFIG = Path("/etc/qwentts/config.yaml")
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="Configuration file (YAML).", show_envvar=True)
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may stand several times.")
+]
+Uri = Annotated[str | None, typer.Option("--uri", help="tcp://HOST:PORT, unix:///PATH or stdio://.")]
+Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the daemon listens.")]
+
+
+def run_cli() -> None:
+    """Parse and obey; without a command, `run`. A user's mistake is one line and an exit status, no traceback."""
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+        arguments.insert(0, DEFAULT_COMMAND)
+    try:
+        app(arguments, prog_name="qwentts-daemon")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BaseExceptionGroup as group:
+        known, unknown = group.split(QwenTtsError)
+        if unknown or not known:
+            raise
+        _fail(_first(known))
+    except QwenTtsError as error:
+        _fail(error)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(__version__)
+
+
+@app.command()
+def run(
+    config: ConfigPath = None,
+    settings: Settings = None,
+    uri: Uri = None,
+    voice: Annotated[str | None, typer.Option(help="Default voice (voices.default).")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, qwen3 or espeak (engine.backend).")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more (log.level).")] = False,
+) -> None:
+    """Run the daemon (the default)."""
+    shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
+    words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    loaded = _load(config, [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])])
+    logs.set_up(loaded.log.level)
+    asyncio.run(serve(loaded))
+
+
+@app.command("check-config")
+def check_config(config: ConfigPath = None, settings: Settings = None) -> None:
+    """Check the configuration and say what is in force."""
+    loaded = _load(config, settings)
+    out.print_json(loaded.model_dump_json())
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; `-` reads standard input and speaks while it arrives.")],
+    config: ConfigPath = None,
+    uri: Uri = None,
+    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a WAV file.")] = None,
+    play: Annotated[bool, typer.Option("--play", help="Play on this machine while it arrives.")] = False,
+    wait: Wait = 0.0,
+) -> None:
+    """Speak a text through a running daemon; prints time to first audio, length and real-time factor."""
+    if output is None and not play:
+        raise typer.BadParameter("choose --output FILE or --play")
+    if speaker and not voice:
+        raise typer.BadParameter("--speaker needs --voice: the protocol sends a style only with a voice")
+    request = client.Request(_daemon_uri(config, uri), voice, speaker, wait)
+    pieces = client.stdin_pieces() if text == "-" else client.whole(text)
+    with client.sink(output, play) as write:
+        result = asyncio.run(client.say(request, pieces, write))
+    out.print(
+        f"first audio {result.first_audio_s * 1000:.1f} ms, {result.audio_s:.2f} s of audio in {result.chunks} chunks, "
+        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}"
+    )
+
+
+@app.command()
+def voices(config: ConfigPath = None, uri: Uri = None, wait: Wait = 0.0) -> None:
+    """List the voices of a running daemon."""
+    request = client.Request(_daemon_uri(config, uri), None, None, wait)
+    table = Table("voice", "description", "languages", "styles", box=None)
+    for listed in asyncio.run(client.voices(request)):
+        styles = ", ".join(speaker.name for speaker in listed.speakers or ())
+        table.add_row(listed.name, listed.description, ", ".join(listed.languages), styles)
+    out.print(table)
+
+
+def _load(config: Path | None, settings: list[str] | None = None) -> Config:
+    path = config or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
+    return load(path, os.environ, settings or [])
+
+
+def _daemon_uri(config: Path | None, uri: str | None) -> str:
+    return uri or program_uri(_load(config))
+
+
+def _fail(error: BaseException) -> NoReturn:
+    status = error.exit_status if isinstance(error, ConfigError | StartError) else 1
+    code = f" ({error.code})" if isinstance(error, SpeechError) else ""
+    err.print(f"qwentts-daemon: {error}{code}", soft_wrap=True, markup=False)
+    raise SystemExit(status)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

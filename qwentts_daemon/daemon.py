@@ -1,0 +1,125 @@
+"""The composition root: makes every part, connects them, and ends them in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+from .admission import Admission
+from .config import Config
+from .errors import ConfigError
+from .listeners import listening
+from .session import Speaker
+from .voices import Catalogue
+from .worker_client import Limits, WorkerClient, check_installation, choose_engine, embedded_engine
+from .worker_pool import WorkerPool
+from .wyoming_server import Service, WyomingServer
+from .zeroconf_advert import advertised
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM, SIGINT or the end of stdin. Raises StartError and ConfigError."""
+    check_installation()
+    pool = make_pool(config)
+    speaker = Speaker(pool, config.audio, config.text)
+    service = Service(config.wyoming, speaker, Catalogues(config, pool).current)
+    stopping = asyncio.Event()
+    _on_signals(stopping)
+    async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
+        server = WyomingServer(service, connections)
+        workers = Workers(pool)
+        stack.push_async_callback(workers.stop)
+        stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
+        address = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
+        if address and config.wyoming.zeroconf:
+            await stack.enter_async_context(advertised(config.wyoming.name, *address))
+        await workers.run_until(stopping)
+        log.info("stopping")
+        speaker.close()
+
+
+def make_pool(config: Config) -> WorkerPool:
+    """The workers that the configuration asks for, not started yet."""
+    limits = Limits(config.engine.job_timeout, config.engine.heartbeat_timeout, config.engine.restart_delay_max)
+    settings, is_embedded = choose_engine(config.engine.backend, config.log.level)
+    clients = [settings] if is_embedded or not config.engine.fallback else [settings, embedded_engine(config.log.level)]
+    primary, *others = (
+        WorkerClient(each, limits, Admission(config.queue.max_size, config.queue.max_wait)) for each in clients
+    )
+    return WorkerPool(primary, others[0] if others else None, config.voices.language)
+
+
+class Workers:
+    """The pool's task: begun once the sockets are there, ended after the last reply."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self._task: asyncio.Task[None] | None = None
+
+    async def run_until(self, stopping: asyncio.Event) -> None:
+        """Returns when `stopping` is set. Raises what ends the pool before."""
+        self._task = asyncio.create_task(self._pool.run(), name="workers")
+        waiting = asyncio.create_task(stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        """End every worker process."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class Catalogues:
+    """The catalogue of the pool's voices, made again only when they change."""
+
+    def __init__(self, config: Config, pool: WorkerPool) -> None:
+        self._config = config
+        self._pool = pool
+        self._voices = pool.voices
+        self._catalogue = Catalogue(self._voices, config.voices)
+
+    def current(self) -> Catalogue:
+        """The catalogue as of now."""
+        if self._pool.voices != self._voices:
+            self._voices = self._pool.voices
+            self._catalogue = self._renewed()
+        return self._catalogue
+
+    def _renewed(self) -> Catalogue:
+        try:
+            return Catalogue(self._voices, self._config.voices)
+        except ConfigError as error:
+            log.error("the engine's voices no longer fit the configuration: %s", error)
+            return self._catalogue
+
+
+def _on_signals(stopping: asyncio.Event) -> None:
+    """The first signal ends in order, the second at once (a worker dies with its parent)."""
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+def program_uri(config: Config) -> str:
+    """Where this daemon's own commands find it: the wildcard address is no address to connect to."""
+    parts = urlsplit(config.wyoming.uri)
+    if parts.scheme == "tcp" and parts.hostname in ("0.0.0.0", "::"):
+        return f"tcp://127.0.0.1:{parts.port}"
+    return config.wyoming.uri

@@ -1,0 +1,115 @@
+"""The sockets behind a Wyoming URI: tcp://, unix:// and stdio://."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from .errors import StartError
+from .wyoming_server import WyomingServer
+from .wyoming_wire import HEADER_BYTES
+
+BACKLOG = 128
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def listening(uri: str, server: WyomingServer, finished: asyncio.Event) -> AsyncIterator[tuple[str, int] | None]:
+    """Accept connections for `server` while the context is open; gives host and port of a TCP socket.
+
+    `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "stdio":
+        await _serve_stdio(server, finished)
+        yield None
+        return
+    listener = _unix_socket(Path(unquote(parts.path))) if parts.scheme == "unix" else _tcp_socket(uri)
+    try:
+        acceptor = await asyncio.start_server(_accept_with(server), sock=listener, limit=HEADER_BYTES)
+        address = listener.getsockname()
+        log.info("listening on %s", uri if parts.scheme == "unix" else f"tcp://{address[0]}:{address[1]}")
+        try:
+            yield None if parts.scheme == "unix" else (str(address[0]), int(address[1]))
+        finally:
+            acceptor.close()
+    finally:
+        listener.close()
+        if parts.scheme == "unix":
+            _remove(Path(unquote(parts.path)))
+
+
+def _accept_with(server: WyomingServer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.accept(reader, writer)
+
+    return accept
+
+
+def _tcp_socket(uri: str) -> socket.socket:
+    parts = urlsplit(uri)
+    host, port = parts.hostname or "", parts.port or 0
+    try:
+        (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartError(f"wyoming.uri {uri}: {error.strerror}") from error
+    try:
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    except OSError as error:
+        raise _start_error(uri, error) from error
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """A socket that its owner and group may use; the path of a daemon that is gone is used again."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _start_error(f"unix://{path}", error) from error
+    return listener
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # its directory may be gone already
+        path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _start_error(uri: str, error: OSError) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"{uri} is in use already; is another daemon running? (wyoming.uri)")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StartError(f"{uri}: permission denied (wyoming.uri)", os.EX_NOPERM)
+    return StartError(f"{uri}: {error.strerror or error} (wyoming.uri)")
+
+
+async def _serve_stdio(server: WyomingServer, finished: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=HEADER_BYTES)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    try:
+        await loop.connect_read_pipe(lambda: protocol, sys.stdin)
+    except ValueError as error:
+        raise StartError("stdio:// needs a pipe or a socket on standard input", os.EX_USAGE) from error
+    transport, _ = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdout)
+    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    server.accept(reader, writer, half_close=True).add_done_callback(lambda _: finished.set())

@@ -1,0 +1,249 @@
+"""One engine worker process as the daemon sees it: spawned, listened to, and spawned again when it dies.
+
+The only daemon file that imports `engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import engine
+from engine import channel, choice, worker
+from engine.messages import (
+    AppendText,
+    Cancel,
+    Chunk,
+    Command,
+    Done,
+    EndText,
+    Event,
+    Failed,
+    Health,
+    Hold,
+    LoadFailed,
+    Ready,
+    Started,
+    Stop,
+    Synthesize,
+    Voice,
+)
+from engine.settings import Settings
+
+from . import __version__
+from .admission import Admission, Priority
+from .errors import Code, SpeechError, StartError
+from .jobs import Control, Job, Request, Timing
+
+FIRST_RESTART_DELAY_S = 0.1
+STEADY_AFTER_S = 60.0
+STOP_TIMEOUT_S = 2.0
+EMBEDDED = "espeak"
+
+log = logging.getLogger(__name__)
+_spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a worker and its jobs may take, in seconds."""
+
+    job_timeout_s: float
+    heartbeat_timeout_s: float
+    restart_delay_max_s: float
+
+
+def check_installation() -> None:
+    """`engine` is a name that other packages may carry too. Raises StartError when it is not ours."""
+    here, there = Path(__file__).parents[1], Path(str(engine.__file__)).parents[1]
+    if here != there or engine.__version__ != __version__:
+        raise StartError(
+            f"the package `engine` in {there} does not belong to qwentts-daemon {__version__} in {here}; "
+            "install qwentts-daemon into a virtual environment of its own"
+        )
+
+
+def choose_engine(wanted: str, log_level: str) -> tuple[Settings, bool]:
+    """Settings of the worker for `engine.backend`, and whether it is the embedded voice itself."""
+    chosen = choice.choose(wanted)
+    log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
+    return Settings(f"qwentts-{chosen.name}", chosen.path, log_level), chosen.name == EMBEDDED
+
+
+def embedded_engine(log_level: str) -> Settings:
+    """Settings of the embedded voice that covers for another engine."""
+    return choose_engine(EMBEDDED, log_level)[0]
+
+
+class WorkerClient:
+    """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
+
+    def __init__(self, settings: Settings, limits: Limits, admission: Admission) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._admission = admission
+        self._jobs: dict[int, Job] = {}
+        self._ids = itertools.count(1)
+        self._commands: asyncio.WriteTransport | None = None
+        self.voices: tuple[Voice, ...] = worker.make_backend(settings).voices()
+        self.ready = False
+        self.failure: str | None = None
+        self.pid: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def admission(self) -> Admission:
+        return self._admission
+
+    @contextlib.asynccontextmanager
+    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
+        """Wait for a turn and begin a job; leaving the context cancels what is not finished. Raises SpeechError."""
+        requested_s = time.monotonic()
+        await self._admission.enter(priority)
+        job = self._open_job(requested_s)
+        try:
+            self._send(
+                Synthesize(job.id, request.voice, text, False, request.language, request.style, request.instruct)
+            )
+            yield job
+        finally:
+            if not job.finished:
+                self._send(Cancel(job.id))
+            self._jobs.pop(job.id, None)
+            self._admission.leave()
+
+    def _open_job(self, requested_s: float) -> Job:
+        number = next(self._ids)
+        control = Control(
+            append=lambda text: self._send(AppendText(number, text)),
+            end=lambda: self._send(EndText(number)),
+            hold=lambda held: self._send(Hold(number, held)),
+        )
+        job = Job(number, Timing(requested_s, time.monotonic()), control, self._limits.job_timeout_s)
+        self._jobs[number] = job
+        return job
+
+    def _send(self, command: Command) -> None:
+        if self._commands:  # else the worker has just died, and `_lose_jobs` has told the job so
+            self._commands.write(channel.pack(command))
+
+    # --- the process ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Spawn the worker, and again after each death, with growing pauses. Returns when it can never be loaded."""
+        delay_s = FIRST_RESTART_DELAY_S
+        while True:
+            began_s = time.monotonic()
+            await self._live_once()
+            if self.failure:
+                self._admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
+                return
+            if time.monotonic() - began_s > STEADY_AFTER_S:
+                delay_s = FIRST_RESTART_DELAY_S
+            pause_s = delay_s * random.uniform(0.5, 1.0)
+            log.warning("%s ended; a new one starts in %.1f s", self.name, pause_s)
+            await asyncio.sleep(pause_s)
+            delay_s = min(delay_s * 2, self._limits.restart_delay_max_s)
+
+    async def _live_once(self) -> None:
+        """One life of the process: from its spawning until it is gone."""
+        commands_reader, commands_writer = _spawn.Pipe(duplex=False)
+        events_reader, events_writer = _spawn.Pipe(duplex=False)
+        channel.enlarge(commands_writer)
+        channel.enlarge(events_writer)
+        arguments = (self._settings, commands_reader, events_writer, os.getpid())
+        process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
+        process.start()  # from this thread: the worker's death signal is bound to the thread that made it
+        self.pid = process.pid
+        commands_reader.close()
+        events_writer.close()
+        try:
+            async with self._connected(commands_writer, events_reader) as events:
+                await self._listen(events)
+        finally:
+            self.pid, self.ready = None, False
+            self._admission.set_capacity(0)
+            self._lose_jobs()
+            await _end(process)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, commands: Connection, events: Connection) -> AsyncIterator[asyncio.StreamReader]:
+        """Both pipes on the event loop; leaving tells the worker to stop."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=channel.CAPACITY_BYTES)
+        incoming, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), events)
+        try:
+            self._commands, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, commands)
+            yield reader
+        finally:
+            self._send(Stop())
+            if self._commands:
+                self._commands.close()
+                self._commands = None
+            incoming.close()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Take the worker's events until it is gone or has been silent for too long."""
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.heartbeat_timeout_s if self.ready else None):
+                    event: Event = await channel.receive(reader)
+            except channel.ChannelClosed:
+                return
+            except TimeoutError:
+                log.error("%s has been silent for %g s", self.name, self._limits.heartbeat_timeout_s)
+                return
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Chunk(number, pcm):
+                if job := self._jobs.get(number):
+                    job.deliver(pcm)
+            case Started(number, rate, received_s, made_s):
+                if job := self._jobs.get(number):
+                    job.started(rate, received_s, made_s)
+            case Done(number, _, busy_s, cut):
+                if job := self._jobs.get(number):
+                    job.finish(busy_s, cut)
+            case Failed(number, code, reason):
+                if job := self._jobs.get(number):
+                    job.fail(SpeechError(code, reason))
+            case Ready(voices, capacity, description):
+                self.voices, self.ready = voices, True
+                self._admission.set_capacity(capacity)
+                log.info("%s is ready: %s", self.name, description)
+            case LoadFailed(reason, permanent):
+                log.error("%s cannot be loaded: %s", self.name, reason)
+                self.failure = reason if permanent else None
+            case Health():
+                pass
+
+    def _lose_jobs(self) -> None:
+        for job in self._jobs.values():
+            if not job.finished:
+                job.fail(SpeechError(Code.ENGINE_UNAVAILABLE, "the engine worker ended while it was speaking"))
+        self._jobs.clear()
+
+
+async def _end(process: BaseProcess) -> None:
+    """Give the process a moment to go, then insist. Its heart may have stopped, so only SIGKILL is sure."""
+    await asyncio.to_thread(process.join, STOP_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        await asyncio.to_thread(process.join)
+    process.close()

@@ -1,0 +1,54 @@
+"""The engine workers of one daemon: the voice that was chosen, and the embedded one that covers for it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+from .admission import Priority
+from .errors import StartError
+from .jobs import Job, Request
+from .voices import EngineVoice, best_voice
+from .worker_client import WorkerClient
+
+
+class WorkerPool:
+    """Gives each job to a worker that can speak it now."""
+
+    def __init__(self, primary: WorkerClient, embedded: WorkerClient | None, language: str | None) -> None:
+        self.primary = primary
+        self._embedded = embedded
+        self._language = language
+
+    @property
+    def workers(self) -> list[WorkerClient]:
+        return [self.primary] + ([self._embedded] if self._embedded else [])
+
+    @property
+    def voices(self) -> tuple[EngineVoice, ...]:
+        return self.primary.voices
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job would be spoken at once, by whichever voice."""
+        return any(worker.ready for worker in self.workers)
+
+    def job(self, request: Request, text: str, priority: Priority) -> AbstractAsyncContextManager[Job]:
+        """Begin a job (see `WorkerClient.job`): with the embedded voice while the chosen one is not ready."""
+        covers = self._embedded and not self.primary.ready and (self._embedded.ready or self.primary.failure)
+        if self._embedded and covers:
+            return self._embedded.job(self._embedded_request(self._embedded, request), text, priority)
+        return self.primary.job(request, text, priority)
+
+    async def run(self) -> None:
+        """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
+        async with asyncio.TaskGroup() as tasks:
+            for worker in self.workers:
+                tasks.create_task(worker.run(), name=f"worker {worker.name}")
+        raise StartError(f"no voice can be loaded: {self.primary.failure}")
+
+    def _embedded_request(self, worker: WorkerClient, request: Request) -> Request:
+        voice = best_voice(worker.voices, request.language or self._language or "en")
+        style = request.style if request.style in voice.styles else None
+        return replace(request, voice=voice.id, language=None, style=style, instruct=None)

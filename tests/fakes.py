@@ -1,0 +1,128 @@
+"""Backends that stand in for a GPU engine, to be named as `tests.fakes:Class` in an engine's settings."""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from engine.backends import BackendError, JobError
+from engine.messages import Chunk, Done, Event, Started, Synthesize, Voice
+from engine.settings import Settings
+
+RATE = 24_000
+FRAME_SAMPLES = 1_920
+CHARACTERS_PER_FRAME = 2
+
+
+class ToneBackend:
+    """Speaks each character as a tone of its own: one frame a step and job, so that audio tells which text it was."""
+
+    description = "tones"
+    capacity = 4
+
+    def __init__(self, settings: Settings) -> None:
+        self._texts: dict[int, str] = {}
+        self._ended: set[int] = set()
+        self._held: set[int] = set()
+        self._made: dict[int, int] = {}
+
+    def voices(self) -> tuple[Voice, ...]:
+        return (
+            Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True),
+            Voice("vivian", "Vivian", ("zh-CN", "en-US"), styles=("soft",)),
+        )
+
+    def load(self) -> None:
+        pass
+
+    def add(self, request: Synthesize) -> None:
+        if "[refuse]" in request.text:
+            raise JobError("synthesis-failed", "told to refuse")
+        self._texts[request.job], self._made[request.job] = request.text, 0
+        if request.ended:
+            self._ended.add(request.job)
+
+    def append(self, job: int, text: str) -> None:
+        self._texts[job] += text
+
+    def end(self, job: int) -> None:
+        self._ended.add(job)
+
+    def cancel(self, job: int) -> None:
+        self._texts.pop(job, None)
+        self._made.pop(job, None)
+        self._ended.discard(job)
+        self._held.discard(job)
+
+    def hold(self, job: int, held: bool) -> None:
+        (self._held.add if held else self._held.discard)(job)
+
+    def step(self, send: Callable[[Event], None]) -> bool:
+        return any([self._advance(job, send) for job in list(self._texts) if job not in self._held])
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        piece, self._texts[job] = self._texts[job][:CHARACTERS_PER_FRAME], self._texts[job][CHARACTERS_PER_FRAME:]
+        if piece:
+            self._speak(job, piece, send)
+        elif job in self._ended:
+            send(Done(job, self._made[job], 0.0))
+            self.cancel(job)
+        return bool(piece)
+
+    def _speak(self, job: int, piece: str, send: Callable[[Event], None]) -> None:
+        if not self._made[job]:
+            now_s = time.monotonic()
+            send(Started(job, RATE, now_s, now_s))
+        self._made[job] += FRAME_SAMPLES
+        send(Chunk(job, tone(piece)))
+
+
+class SlowLoading(ToneBackend):
+    """Loads once the file that QWENTTS_TEST_GATE names exists."""
+
+    def load(self) -> None:
+        while not os.path.exists(os.environ["QWENTTS_TEST_GATE"]):
+            time.sleep(0.01)
+
+
+class Unloadable(ToneBackend):
+    """Can never be loaded."""
+
+    def load(self) -> None:
+        raise BackendError("no such model", permanent=True)
+
+
+class Endless(ToneBackend):
+    """Speaks a text for ever, as fast as it may."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        self._speak(job, "ab", send)
+        return True
+
+
+class Mute(ToneBackend):
+    """Takes jobs and makes nothing."""
+
+    def step(self, send: Callable[[Event], None]) -> bool:
+        return False
+
+
+class Suicidal(ToneBackend):
+    """Dies by SIGKILL when it meets `[die]`, after one frame."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if "[die]" in self._texts[job] and self._made[job]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._advance(job, send)
+
+
+def tone(piece: str) -> bytes:
+    """One frame whose pitch is made from the text."""
+    pitch_hz = 100 + sum(map(ord, piece)) % 2000
+    return array.array(
+        "h", (round(8000 * math.sin(2 * math.pi * pitch_hz * n / RATE)) for n in range(FRAME_SAMPLES))
+    ).tobytes()

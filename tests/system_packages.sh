@@ -1,0 +1,16 @@
+#!/bin/sh
+# Install the system packages that tests need, where they are missing and apt may.
+# usage: system_packages.sh PROGRAM…   (each program's package has its name)
+set -eu
+missing=
+for program in "$@"; do
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $program"
+done
+[ -n "$missing" ] || exit 0
+if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "installing$missing with apt ..."
+    if { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing; } >/dev/null; then
+        exit 0
+    fi
+fi
+echo "not installed:$missing; tests that need it are skipped (Debian: sudo apt install$missing)" >&2
