@@ -104,6 +104,7 @@ class Worker:
             case Cancel(job):
                 self._open.discard(job)
                 backend.cancel(job)
+                log.debug("job %d cancelled", job)
             case AppendText(job, text) if job in self._open:
                 backend.append(job, text)
             case EndText(job) if job in self._open:

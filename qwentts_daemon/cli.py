@@ -129,7 +129,7 @@ def _load(config: Path | None, settings: list[str] | None = None) -> Config:
 
 
 def _daemon_uri(config: Path | None, uri: str | None) -> str:
-    return uri or program_uri(_load(config))
+    return program_uri(_load(config, [f"wyoming.uri={uri}"] if uri else []))
 
 
 def _fail(error: BaseException) -> NoReturn:

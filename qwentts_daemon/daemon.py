@@ -120,6 +120,8 @@ def _on_signals(stopping: asyncio.Event) -> None:
 def program_uri(config: Config) -> str:
     """Where this daemon's own commands find it: the wildcard address is no address to connect to."""
     parts = urlsplit(config.wyoming.uri)
+    if parts.scheme == "stdio":
+        raise ConfigError("wyoming.uri: nobody can connect to stdio://; use --uri with tcp:// or unix://")
     if parts.scheme == "tcp" and parts.hostname in ("0.0.0.0", "::"):
         return f"tcp://127.0.0.1:{parts.port}"
     return config.wyoming.uri

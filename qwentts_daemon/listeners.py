@@ -105,11 +105,11 @@ def _start_error(uri: str, error: OSError) -> StartError:
 async def _serve_stdio(server: WyomingServer, finished: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=HEADER_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
     try:
-        await loop.connect_read_pipe(lambda: protocol, sys.stdin)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     except ValueError as error:
         raise StartError("stdio:// needs a pipe or a socket on standard input", os.EX_USAGE) from error
-    transport, _ = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdout)
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+    unread = asyncio.StreamReader()  # a pipe to write to has a protocol for flow control, which wants a reader
+    transport, protocol = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(unread), sys.stdout)
+    writer = asyncio.StreamWriter(transport, protocol, unread, loop)
     server.accept(reader, writer, half_close=True).add_done_callback(lambda _: finished.set())

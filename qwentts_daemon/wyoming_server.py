@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
@@ -77,6 +77,17 @@ class WyomingServer:
             await asyncio.wait(tasks)
 
 
+@dataclass(slots=True)
+class Speech:
+    """One reply on its way to a client."""
+
+    reply: Reply
+    streaming: bool
+    audio_started: bool = False
+    finished: bool = False
+    task: asyncio.Task[None] = field(init=False)
+
+
 class Connection:
     """One client, from its first event until either side closes."""
 
@@ -88,7 +99,7 @@ class Connection:
         self._writer = writer
         self._half_close = half_close
         self._stream: Reply | None = None  # its text is still arriving
-        self._speech: asyncio.Task[None] | None = None
+        self._speech: Speech | None = None
         self._idle = asyncio.timeout(None)
         self._shutting_down = False
         peername = writer.get_extra_info("peername")
@@ -97,7 +108,7 @@ class Connection:
     @property
     def speech(self) -> asyncio.Task[None] | None:
         """The reply being spoken, if any."""
-        return self._speech if self._speech and not self._speech.done() else None
+        return self._speech.task if self._speech and not self._speech.task.done() else None
 
     async def serve(self) -> None:
         """Answer events until the client leaves or breaks a rule."""
@@ -114,7 +125,7 @@ class Connection:
             error = SpeechError(Code.INTERNAL_ERROR, "internal error; see the log of the daemon")
             log.error("%s: internal error", self.peer, exc_info=_first(errors))
         finally:
-            if self._shutting_down and self._speech and self._speech.cancelled():
+            if self._shutting_down and self._speech and self._speech.task.cancelled():
                 error = SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
             await self._close(error)
             log.debug("%s disconnected", self.peer)
@@ -131,12 +142,12 @@ class Connection:
 
     async def _converse(self) -> None:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
-            self._restart_idle_clock(self._speech)
+            self._restart_idle_clock()
             while event := await read_event(self._reader):
                 await self._handle(event, tasks)
-                self._restart_idle_clock(self.speech)
-            if not self._half_close:
-                self._stop_speech()
+                self._restart_idle_clock()
+            if self.speech and not self._half_close:
+                self.speech.cancel()
 
     # --- events in --------------------------------------------------------------------------------------------
 
@@ -172,11 +183,20 @@ class Connection:
             raise SpeechError(Code.INVALID_REQUEST, "voice must be an object")
         name, language, speaker = (_word(voice, key) for key in ("name", "language", "speaker"))
         request = self._service.catalogue().resolve(name, language, speaker)
-        if self._stop_speech() and self._speech:
-            await asyncio.wait([self._speech])  # it sends its last events
+        await self._interrupt()
         reply = self._service.speaker.reply(request, self.peer)
-        self._speech = tasks.create_task(self._speak(reply, streaming), name=f"reply {reply.name}")
+        self._speech = Speech(reply, streaming)
+        self._speech.task = tasks.create_task(self._speak(self._speech), name=f"reply {reply.name}")
         return reply
+
+    async def _interrupt(self) -> None:
+        """Stop what is being spoken and end it in order: this client goes on with something else."""
+        self._stream = None
+        if (task := self.speech) and self._speech:
+            task.cancel()
+            await asyncio.wait([task])
+            if task.cancelled():
+                self._finish(self._speech)
 
     def _open_stream(self, event: Event) -> Reply:
         if self._stream is None:
@@ -190,34 +210,27 @@ class Connection:
                 Code.INVALID_REQUEST, f"no program {name!r:.60}; this server has {self._service.config.name!r}"
             )
 
-    def _stop_speech(self) -> bool:
-        self._stream = None
-        return self._speech is not None and self._speech.cancel()
-
     # --- events out -------------------------------------------------------------------------------------------
 
-    async def _speak(self, reply: Reply, streaming: bool) -> None:
-        started = False
-        try:
-            async with contextlib.aclosing(reply.pcm()) as audio:
-                async for pcm in audio:
-                    if not started:
-                        started = True
-                        await self._send(AudioStart(pcm.rate, SAMPLE_BYTES, 1).event())
-                    await self._send(AudioChunk(pcm.rate, SAMPLE_BYTES, 1, pcm.samples).event())
-        except asyncio.CancelledError:
-            if not self._shutting_down:
-                self._finish(started, streaming)
-            raise
-        self._finish(started, streaming)
+    async def _speak(self, speech: Speech) -> None:
+        async with contextlib.aclosing(speech.reply.pcm()) as audio:
+            async for pcm in audio:
+                if not speech.audio_started:
+                    speech.audio_started = True
+                    await self._send(AudioStart(pcm.rate, SAMPLE_BYTES, 1).event())
+                await self._send(AudioChunk(pcm.rate, SAMPLE_BYTES, 1, pcm.samples).event())
+        self._finish(speech)
         await self._drain()
-        self._restart_idle_clock(None)
+        self._restart_idle_clock(listening=False)
 
-    def _finish(self, started: bool, streaming: bool) -> None:
-        """The end of a reply, also of one that was cancelled: the client may ask for another on this connection."""
-        if started:
+    def _finish(self, speech: Speech) -> None:
+        """The end of a reply, also of one that was interrupted."""
+        if speech.finished:
+            return
+        speech.finished = True
+        if speech.audio_started:
             self._write(AudioStop().event())
-        if streaming:
+        if speech.streaming:
             self._write(SynthesizeStopped().event())
 
     async def _send(self, event: Event) -> None:
@@ -237,9 +250,10 @@ class Connection:
             self._writer.transport.abort()
             raise ConnectionAbortedError(f"nothing read for {self._service.config.write_timeout:g} s") from None
 
-    def _restart_idle_clock(self, speech: asyncio.Task[None] | None) -> None:
+    def _restart_idle_clock(self, listening: bool | None = None) -> None:
         """A client may be silent while it listens to a whole text, or for `idle_timeout`."""
-        listening = speech is not None and self._stream is None
+        if listening is None:
+            listening = self.speech is not None and self._stream is None
         now_s = asyncio.get_running_loop().time()
         self._idle.reschedule(None if listening else now_s + self._service.config.idle_timeout)
 

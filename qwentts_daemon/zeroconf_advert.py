@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 @contextlib.asynccontextmanager
 async def advertised(name: str, host: str, port: int) -> AsyncIterator[None]:
     """Advertise while the context is open. No network for it is no reason not to serve: a warning only."""
-    addresses = addresses_to_advertise(host, _interface_addresses(), _default_route_address())
+    addresses = addresses_to_advertise(host, interface_addresses(), _default_route_address())
     if not addresses:
         log.info("not advertised: %s is reached from this machine only", host)
         yield
@@ -50,7 +50,7 @@ def addresses_to_advertise(host: str, interfaces: Iterable[str], first: str | No
     usable = [
         str(address)
         for address in candidates
-        if address.version in versions and not (address.is_loopback or address.is_link_local)
+        if address.version in versions and not (address.is_loopback or address.is_link_local or address.is_unspecified)
     ]
     return sorted(dict.fromkeys(usable), key=lambda address: (address != first, ":" in address))
 
@@ -70,7 +70,8 @@ async def _register(stack: contextlib.AsyncExitStack, name: str, addresses: Sequ
     stack.push_async_callback(zeroconf.async_unregister_all_services)
 
 
-def _interface_addresses() -> list[str]:
+def interface_addresses() -> list[str]:
+    """Every address of every interface of this machine."""
     addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
     return [address if isinstance(address, str) else address[0] for address in addresses]
 

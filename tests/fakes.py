@@ -82,10 +82,10 @@ class ToneBackend:
 
 
 class SlowLoading(ToneBackend):
-    """Loads once the file that QWENTTS_TEST_GATE names exists."""
+    """Loads once the file that TEST_GATE names exists."""
 
     def load(self) -> None:
-        while not os.path.exists(os.environ["QWENTTS_TEST_GATE"]):
+        while not os.path.exists(os.environ["TEST_GATE"]):
             time.sleep(0.01)
 
 

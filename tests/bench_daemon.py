@@ -1,0 +1,100 @@
+"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes.
+
+    python -m tests.bench_daemon [--rounds 300] [--backend espeak] [--json]
+
+One connection an utterance, as Home Assistant does; the connection is there before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import re
+import statistics
+import time
+
+from wyoming.event import Event
+from wyoming.tts import Synthesize
+
+from qwentts_daemon.wyoming_wire import encode_event, read_event
+
+from .harness import DaemonProcess, started
+
+TEXT = "The washing machine is done, and it will rain at six."
+WARM_UP = 20
+
+
+async def first_audio_ms(port: int) -> tuple[float, float]:
+    """One utterance: milliseconds to its first audio-chunk and to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    began_s = time.perf_counter()
+    writer.write(encode_event(Synthesize(TEXT).event()))
+    await until(reader, "audio-chunk")
+    first_s = time.perf_counter()
+    await until(reader, "audio-stop")
+    ended_s = time.perf_counter()
+    writer.close()
+    await writer.wait_closed()
+    return (first_s - began_s) * 1000, (ended_s - began_s) * 1000
+
+
+async def until(reader: asyncio.StreamReader, kind: str) -> Event:
+    while event := await read_event(reader):
+        if event.type == kind:
+            return event
+    raise SystemExit(f"the daemon closed the connection before {kind}")
+
+
+async def measure(process: DaemonProcess, rounds: int) -> dict[str, list[float]]:
+    """Every figure of every round: the client's own and the hops from the daemon's log."""
+    port = process.port
+    totals = [await first_audio_ms(port) for _ in range(WARM_UP + rounds)][WARM_UP:]
+    process.wait_for(r"first audio ms \[", WARM_UP + rounds)
+    figures = {"client: first audio": [first for first, _ in totals], "client: whole reply": [end for _, end in totals]}
+    lines = [match[1] for line in process.lines if (match := re.search(r"first audio ms \[(.*)\]", line))]
+    for line in lines[WARM_UP:]:
+        for hop in line.split(", "):
+            name, _, value = hop.rpartition(" ")
+            figures.setdefault(f"hop: {name}", []).append(float(value))
+    hops = zip(*(values for name, values in figures.items() if name.startswith("hop")), strict=True)
+    known = [sum(each) for each in hops]
+    figures["hop: sockets and client"] = [
+        first - inside for first, inside in zip(figures["client: first audio"], known, strict=True)
+    ]
+    engine = figures["hop: engine"]
+    figures["added by the daemon"] = [
+        first - made for first, made in zip(figures["client: first audio"], engine, strict=True)
+    ]
+    return figures
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, round(share * len(values)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--backend", default="espeak")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with started(f"engine.backend={options.backend}", "log.level=INFO") as process:
+        process.wait_for("is ready: ")
+        figures = asyncio.run(measure(process, options.rounds))
+        process.stop()
+    table = {
+        name: {"p50": round(statistics.median(values), 2), "p95": round(percentile(values, 0.95), 2)}
+        for name, values in figures.items()
+    }
+    if options.json:
+        print(json.dumps({"rounds": options.rounds, "backend": options.backend, "text": TEXT, "ms": table}))
+        return
+    print(f"{options.backend}, {options.rounds} rounds, Python {platform.python_version()}, {len(TEXT)} characters; ms")
+    for name, row in table.items():
+        print(f"{name:26} p50 {row['p50']:7.2f}   p95 {row['p95']:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

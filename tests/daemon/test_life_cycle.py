@@ -1,0 +1,198 @@
+"""Start, stop, and what is left behind: nothing."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import psutil
+import pytest
+from wyoming.client import AsyncUnixClient
+from wyoming.tts import Synthesize
+
+from tests.fakes import RATE
+from tests.harness import ROOT, connected, daemon, hear, speak, started
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "qwentts_daemon", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, **options
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_daemon_and_every_process_of_it(number):
+    with started(fake="ToneBackend") as process:
+        process.wait_for("is ready", 2)
+        family = psutil.Process(process.process.pid).children(recursive=True)
+        assert len(family) >= 2
+        assert process.stop(number) == 0
+        assert not psutil.wait_procs(family, timeout=5)[1]
+        assert "Traceback" not in "\n".join(process.lines)
+
+
+async def test_a_running_reply_may_finish():
+    with started(fake="ToneBackend") as process:
+        process.wait_for("is ready: tones")
+        async with connected(process) as client:
+            await client.write_event(Synthesize("A sentence that takes a while to make. " * 40).event())
+            await hear(client, "audio-chunk")
+            process.process.send_signal(signal.SIGTERM)
+            process.wait_for("stopping")
+            heard = await hear(client, "audio-stop")
+            assert heard.types[-1] == "audio-stop"
+            assert (await hear(client, "never")).events == []
+        assert process.wait() == 0
+
+
+async def test_a_reply_that_takes_too_long_is_told_why_it_ends():
+    with started("daemon.shutdown_timeout=0.2", fake="Endless") as process:
+        process.wait_for("is ready: tones")
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            await hear(client, "audio-chunk")
+            process.process.send_signal(signal.SIGTERM)
+            heard = await hear(client, "never")
+        assert heard.code == "shutting-down"
+        assert "audio-stop" not in heard.types
+        assert process.wait() == 0
+
+
+async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
+    with started("daemon.shutdown_timeout=5", fake="Endless") as process:
+        process.wait_for("is ready: tones")
+        port = process.port
+        async with connected(process) as speaking, connected(process) as late:
+            await speaking.write_event(Synthesize("On and on.").event())
+            await hear(speaking, "audio-chunk")
+            process.process.send_signal(signal.SIGTERM)
+            process.wait_for("running replies")
+            await late.write_event(Synthesize("Me too.").event())
+            assert (await hear(late, "never")).code == "shutting-down"
+            with pytest.raises(OSError):
+                await asyncio.open_connection("127.0.0.1", port)
+        assert process.wait() == 0
+
+
+async def test_a_second_signal_ends_at_once():
+    with started("daemon.shutdown_timeout=60", fake="Endless") as process:
+        process.wait_for("is ready: tones")
+        workers = process.workers()
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            await hear(client, "audio-chunk")
+            process.process.send_signal(signal.SIGTERM)
+            process.wait_for("running replies")
+            assert process.stop() == 128 + signal.SIGTERM
+        assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+def test_a_port_in_use_is_one_clear_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        uri = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        finished = run("--uri", uri, "--backend", "espeak")
+    assert finished.returncode == os.EX_UNAVAILABLE
+    assert finished.stderr.splitlines()[-1] == f"qwentts-daemon: {uri} is in use already; is another daemon running? (wyoming.uri)"
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_missing_config_is_one_clear_line(tmp_path):
+    finished = run("--config", str(tmp_path / "none.yaml"))
+    assert finished.returncode == os.EX_CONFIG
+    assert finished.stderr == f"qwentts-daemon: {tmp_path}/none.yaml: No such file or directory\n"
+
+
+def test_a_wrong_key_is_one_clear_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("wyoming: {prot: 10200}")
+    finished = run("check-config", "--config", str(path))
+    assert finished.returncode == os.EX_CONFIG
+    assert len(finished.stderr.splitlines()) == 1
+    assert "wyoming.prot: unknown key" in finished.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
+def test_permission_denied_is_one_clear_line(tmp_path):
+    tmp_path.chmod(0o500)
+    finished = run("--uri", f"unix://{tmp_path}/socket", "--backend", "espeak")
+    assert finished.returncode == os.EX_NOPERM
+    assert "permission denied" in finished.stderr
+
+
+async def test_a_unix_socket_serves_and_is_removed(tmp_path):
+    path = tmp_path / "wyoming.socket"
+    with started(uri=f"unix://{path}", fake="ToneBackend") as process:
+        process.wait_for("is ready: tones")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        client = AsyncUnixClient(str(path))
+        await client.connect()
+        await client.write_event(Synthesize("Over a file.").event())
+        assert (await hear(client, "audio-stop")).rate == RATE
+        await client.disconnect()
+        assert process.stop() == 0
+    assert not path.exists()
+
+
+async def test_the_socket_of_a_killed_daemon_is_used_again_but_not_that_of_a_living_one(tmp_path):
+    path = tmp_path / "wyoming.socket"
+    with started(uri=f"unix://{path}", fake="ToneBackend") as process:
+        process.wait_for("listening")
+        finished = run("--uri", f"unix://{path}", "--backend", "espeak")
+        assert finished.returncode == os.EX_UNAVAILABLE
+        assert "in use already" in finished.stderr
+        process.stop(signal.SIGKILL)
+    assert path.exists()
+    with started(uri=f"unix://{path}", fake="ToneBackend") as process:
+        process.wait_for("listening")
+        assert process.stop() == 0
+
+
+def test_stdio_answers_what_was_asked_and_ends():
+    finished = run(
+        "--uri", "stdio://", "--backend", "espeak", input='{"type": "synthesize", "data": {"text": "Over a pipe."}}\n',
+        encoding="latin-1",
+    )  # fmt: skip
+    assert finished.returncode == 0
+    assert finished.stdout.startswith('{"type": "audio-start"')
+    assert '"type": "audio-stop"' in finished.stdout
+
+
+async def test_a_thousand_connections_leave_nothing_behind():
+    with daemon(fake="ToneBackend") as process:
+        await speak(process, "Warm up.")
+        process.wait_for("disconnected")
+        descriptors = psutil.Process(process.process.pid).num_fds()
+        for _ in range(50):
+            await asyncio.gather(*(touch(process) for _ in range(20)))
+        process.wait_for("disconnected", 1001)
+        assert psutil.Process(process.process.pid).num_fds() == descriptors
+
+
+async def touch(process):
+    async with connected(process):
+        pass
+
+
+def test_importing_the_daemon_never_imports_torch():
+    code = (
+        "import sys, pkgutil, importlib, qwentts_daemon, engine.worker\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        assert name.partition('.')[0] not in ('torch', 'transformers', 'numpy'), name\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "for module in pkgutil.iter_modules(qwentts_daemon.__path__):\n"
+        "    if module.name != '__main__': importlib.import_module(f'qwentts_daemon.{module.name}')\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+async def test_the_running_daemon_has_no_torch_in_it():
+    with daemon() as process:
+        await speak(process, "Hello.")
+        for each in (psutil.Process(process.process.pid), *process.workers()):
+            assert not [mapped.path for mapped in each.memory_maps() if "torch" in mapped.path]
+

@@ -1,0 +1,127 @@
+"""The engine worker may load slowly, fail, or die; clients are told, and served again."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+from wyoming.info import Describe
+from wyoming.tts import Synthesize
+
+from tests.fakes import RATE
+from tests.harness import connected, daemon, hear, speak, started
+
+ESPEAK_RATE = 22_050
+
+
+async def describe_lists_voices(process):
+    async with connected(process) as client:
+        await client.write_event(Describe().event())
+        return bool((await hear(client, "info")).events[-1].data["tts"][0]["voices"])
+
+
+async def test_the_embedded_voice_covers_for_a_model_that_loads(tmp_path):
+    gate = tmp_path / "gate"
+    with daemon(fake="SlowLoading", TEST_GATE=str(gate)) as process:  # ready: the embedded voice
+        assert await describe_lists_voices(process)
+        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        gate.touch()
+        process.wait_for("is ready: tones")
+        assert (await speak(process, "Now it is me.")).rate == RATE
+
+
+async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path):
+    gate = tmp_path / "gate"
+    with started("engine.fallback=false", fake="SlowLoading", TEST_GATE=str(gate)) as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize("I can wait.").event())
+            assert await describe_lists_voices(process)
+            gate.touch()
+            assert (await hear(client, "audio-stop")).rate == RATE
+
+
+async def test_the_embedded_voice_covers_for_a_model_that_cannot_be_loaded():
+    with daemon(fake="Unloadable") as process:
+        process.wait_for("cannot be loaded: no such model")
+        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+
+
+async def test_a_daemon_without_any_voice_says_so_and_ends():
+    with started("engine.fallback=false", fake="Unloadable") as process:
+        assert process.wait() == os.EX_UNAVAILABLE
+        assert "no voice can be loaded: no such model" in "\n".join(process.lines)
+        assert "Traceback" not in "\n".join(process.lines)
+
+
+async def test_a_killed_worker_is_an_error_for_its_client_and_replaced():
+    with daemon("engine.fallback=false", fake="Endless") as process:
+        (worker,) = process.workers()
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            await hear(client, "audio-chunk")
+            worker.kill()
+            heard = await hear(client, "never")
+        assert heard.code == "engine-unavailable"
+        assert "audio-stop" not in heard.types
+        assert await describe_lists_voices(process)
+        async with connected(process) as client:
+            await client.write_event(Synthesize("And on.").event())
+            assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
+
+
+async def test_a_worker_that_dies_of_one_text_lives_for_the_next():
+    with daemon("engine.fallback=false", fake="Suicidal") as process:
+        assert (await speak(process, "Please [die] now.")).code == "engine-unavailable"
+        assert (await speak(process, "And again.")).rate == RATE
+
+
+async def test_a_silent_worker_is_replaced():
+    with daemon("engine.fallback=false", "engine.heartbeat_timeout=1.5", fake="Endless") as process:
+        (worker,) = process.workers()
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            await hear(client, "audio-chunk")
+            worker.suspend()
+            assert (await hear(client, "never")).code == "engine-unavailable"
+        process.wait_for("has been silent for 1.5 s")
+        process.wait_for("is ready", 2)
+
+
+async def test_the_worker_ignores_signals_meant_for_the_daemon():
+    with daemon(fake="ToneBackend") as process:
+        for worker in process.workers():
+            worker.send_signal(signal.SIGINT)
+            worker.send_signal(signal.SIGTERM)
+        assert (await speak(process, "Nothing happened.")).rate == RATE
+        assert len([line for line in process.lines if "is ready" in line]) <= 2
+
+
+def test_no_worker_outlives_a_killed_daemon():
+    with daemon_killed() as workers:
+        gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(gone) == 2
+    assert not alive
+
+
+class daemon_killed:
+    """Both workers of a daemon that was killed without a chance to tell them."""
+
+    def __enter__(self):
+        self._context = started(fake="ToneBackend")
+        process = self._context.__enter__()
+        process.wait_for("is ready", 2)
+        workers = process.workers()
+        process.process.kill()
+        return workers
+
+    def __exit__(self, *error):
+        self._context.__exit__(*error)
+
+
+@pytest.mark.parametrize("backend", ["auto", "espeak"])
+async def test_the_choice_of_the_backend_is_one_line_with_its_reason(backend):
+    with daemon(f"engine.backend={backend}") as process:
+        assert len([line for line in process.lines if f"engine.backend {backend}: espeak, because" in line]) == 1
+        heard = await asyncio.wait_for(speak(process, "Good evening."), 10)
+    assert heard.rate == ESPEAK_RATE

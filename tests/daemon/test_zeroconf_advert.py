@@ -1,0 +1,65 @@
+"""Advertising: real addresses only, one stable name, gone after the stop."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zeroconf import IPVersion, Zeroconf
+
+from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, addresses_to_advertise, advertised, interface_addresses
+
+INTERFACES = ["127.0.0.1", "172.17.0.1", "192.168.1.5", "169.254.3.3", "::1", "fe80::1", "fd00::5"]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("0.0.0.0", ["192.168.1.5", "172.17.0.1"]),
+        ("::", ["192.168.1.5", "172.17.0.1", "fd00::5"]),
+        ("192.168.1.5", ["192.168.1.5"]),
+        ("127.0.0.1", []),
+        ("::1", []),
+        ("localhost", []),
+    ],
+)
+def test_real_addresses_the_one_of_the_default_route_first(host, expected):
+    assert addresses_to_advertise(host, INTERFACES, "192.168.1.5") == expected
+
+
+@given(st.lists(st.ip_addresses().map(str), max_size=6))
+def test_never_an_address_that_others_cannot_reach(interfaces):
+    for host in ("0.0.0.0", "::"):
+        for address in addresses_to_advertise(host, interfaces, None):
+            assert address not in ("0.0.0.0", "::")
+            assert not address.startswith(("127.", "169.254.", "fe80:"))
+
+
+def find(name):
+    with_everything = Zeroconf(ip_version=IPVersion.V4Only)
+    try:
+        return with_everything.get_service_info(SERVICE_TYPE, f"{name}.{SERVICE_TYPE}", timeout=3000)
+    finally:
+        with_everything.close()
+
+
+async def test_home_assistant_finds_it_while_it_runs_and_not_after(free_address):
+    async with advertised("qwen-tts-test", free_address, 10299):
+        found = await asyncio.to_thread(find, "qwen-tts-test")
+        assert found is not None
+        assert found.port == 10299
+        assert found.parsed_addresses() == [free_address]
+    assert await asyncio.to_thread(find, "qwen-tts-test") is None
+
+
+@pytest.fixture
+def free_address():
+    addresses = addresses_to_advertise("0.0.0.0", interface_addresses(), None)
+    if not addresses:
+        pytest.skip("this machine has no network to advertise on")
+    return addresses[0]
+
+
+async def test_a_loopback_address_is_not_advertised():
+    async with advertised("qwen-tts-test", "127.0.0.1", 10299):
+        assert await asyncio.to_thread(find, "qwen-tts-test") is None

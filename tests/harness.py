@@ -1,0 +1,186 @@
+"""A real daemon process for tests, and what a Wyoming client hears from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from wyoming.audio import AudioChunk, AudioStart
+from wyoming.client import AsyncTcpClient
+from wyoming.event import Event
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 20.0
+
+
+class DaemonProcess:
+    """The daemon on a free loopback port, its log lines as they come."""
+
+    def __init__(self, *settings: str, fake: str | None = None, uri: str = "tcp://127.0.0.1:0", **environment: str):
+        start = ["-m", "tests.daemon_with", fake] if fake else ["-m", "qwentts_daemon"]
+        backend = [] if any(word.startswith("engine.backend=") for word in settings) else [
+            f"engine.backend={'qwen3' if fake else 'espeak'}"
+        ]  # fmt: skip
+        words = [word for setting in (f"wyoming.uri={uri}", *backend, *settings) for word in ("--set", setting)]
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, *start, "run", "--debug", *words],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self.lines.append("(end of log)")
+            self._news.notify_all()
+
+    def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
+        """The count-th log line that matches."""
+
+        def found() -> list[re.Match[str]]:
+            return [match for line in self.lines if (match := re.search(pattern, line))]
+
+        with self._news:
+            if not self._news.wait_for(lambda: len(found()) >= count or self.lines[-1:] == ["(end of log)"], PATIENCE_S):
+                raise AssertionError(f"no {pattern!r} in time:\n" + "\n".join(self.lines))
+            if len(found()) < count:
+                raise AssertionError(f"the daemon ended without {pattern!r}:\n" + "\n".join(self.lines))
+            return found()[count - 1]
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_for(r"listening on tcp://127\.0\.0\.1:(\d+)")[1])
+
+    @property
+    def uri(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def workers(self) -> list[psutil.Process]:
+        """The engine worker processes, named by themselves."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if child.name().startswith("qwentts-")]
+
+    def rss(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and give the exit status."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(PATIENCE_S)
+        self._reader.join()
+        return status
+
+
+@contextlib.contextmanager
+def daemon(*settings: str, **options: str) -> Iterator[DaemonProcess]:
+    """A daemon that is ready to speak; stopped in order at the end, which must succeed."""
+    with started(*settings, **options) as process:
+        process.wait_for("is ready: ")
+        yield process
+        assert process.stop() == 0
+        assert not [line for line in process.lines if "Traceback" in line or "never retrieved" in line], process.lines
+
+
+@contextlib.contextmanager
+def started(*settings: str, **options: str) -> Iterator[DaemonProcess]:
+    """A daemon whose end is the test's business; killed if it is still there."""
+    process = DaemonProcess(*settings, **options)  # type: ignore[arg-type]
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.wait()
+
+
+@dataclass
+class Heard:
+    """One reply as a client received it."""
+
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def types(self) -> list[str]:
+        """Event types in order, audio chunks counted as one."""
+        types = [event.type for event in self.events]
+        return [kind for n, kind in enumerate(types) if n == 0 or kind != "audio-chunk" or types[n - 1] != kind]
+
+    @property
+    def pcm(self) -> bytes:
+        return b"".join(event.payload or b"" for event in self.events if event.type == "audio-chunk")
+
+    @property
+    def rate(self) -> int:
+        return next(AudioStart.from_event(event).rate for event in self.events if AudioStart.is_type(event.type))
+
+    @property
+    def seconds(self) -> float:
+        return sum(AudioChunk.from_event(event).seconds for event in self.events if AudioChunk.is_type(event.type))
+
+    @property
+    def code(self) -> str | None:
+        return next((event.data["code"] for event in self.events if event.type == "error"), None)
+
+
+@contextlib.asynccontextmanager
+async def connected(process: DaemonProcess) -> AsyncIterator[AsyncTcpClient]:
+    client = AsyncTcpClient("127.0.0.1", process.port)
+    await client.connect()
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(ConnectionError):
+            await client.disconnect()
+
+
+async def hear(client: AsyncTcpClient, last: str) -> Heard:
+    """Events until `last`, an error or the end of the connection."""
+    heard = Heard()
+    while event := await client.read_event():
+        heard.events.append(event)
+        if event.type == last:
+            break
+    return heard
+
+
+async def speak(process: DaemonProcess, text: str, voice: SynthesizeVoice | None = None) -> Heard:
+    """One `synthesize` on a connection of its own."""
+    async with connected(process) as client:
+        await client.write_event(Synthesize(text, voice).event())
+        return await hear(client, "audio-stop")
+
+
+async def stream(process: DaemonProcess, *pieces: str, compat: bool = False) -> Heard:
+    """One streamed reply on a connection of its own; with `compat` as Home Assistant sends it."""
+    async with connected(process) as client:
+        await client.write_event(SynthesizeStart().event())
+        for piece in pieces:
+            await client.write_event(SynthesizeChunk(piece).event())
+        if compat:
+            await client.write_event(Synthesize("".join(pieces)).event())
+        await client.write_event(SynthesizeStop().event())
+        return await hear(client, "synthesize-stopped")
+

@@ -1,0 +1,55 @@
+"""Who may import whom: the picture in the README, held by a test."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DAEMON, ENGINE = ROOT / "qwentts_daemon", ROOT / "engine"
+HEAVY = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "soundfile", "triton", "flash_attn"}
+TORCH_FREE = ["messages", "settings", "channel", "choice", "worker", "backends/__init__"]
+FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert"}
+
+
+def imports(path):
+    """Every module a file imports anywhere, relative ones as `.name`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield from ([f".{node.module}"] if node.module else (f".{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def top_level(names):
+    return {name.partition(".")[0] for name in names if not name.startswith(".")}
+
+
+@pytest.mark.parametrize("path", sorted(DAEMON.rglob("*.py")), ids=lambda path: path.stem)
+def test_only_the_worker_client_imports_the_engine(path):
+    names = top_level(imports(path))
+    assert "engine" not in names or path.stem == "worker_client"
+    assert not names & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_engine_never_imports_the_daemon_and_itself_relatively(path):
+    assert not top_level(imports(path)) & {"qwentts_daemon", "engine", "tests"}
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_the_border_of_the_engine_is_light(name):
+    assert not top_level(imports(ENGINE / f"{name}.py")) & HEAVY
+
+
+@pytest.mark.parametrize("name", ["messages", "settings"])
+def test_messages_and_settings_import_nothing_of_ours(name):
+    assert not [module for module in imports(ENGINE / f"{name}.py") if module.startswith(".")]
+
+
+@pytest.mark.parametrize("path", sorted(DAEMON.glob("*.py")), ids=lambda path: path.stem)
+def test_front_ends_are_used_by_the_root_only(path):
+    used = {name.removeprefix(".") for name in imports(path)} & FRONT_ENDS
+    assert not used or path.stem in ("daemon", "listeners")
