@@ -6,6 +6,7 @@ import base64
 import binascii
 import http.client
 import io
+import math
 import re
 import time
 import urllib.parse
@@ -76,12 +77,15 @@ def to_mono(samples: Samples) -> Samples:
 
 
 def resample(samples: Samples, rate: int, wanted: int = RATE) -> Samples:
-    """Mono samples at another rate, by soxr's high quality as in librosa's default: ceil(n · wanted / rate) of them."""
+    """Mono samples at another rate, sample for sample what librosa's default (soxr, high quality) gives.
+
+    The length is its float expression too: at 44.1 kHz a whole second becomes 24001 samples, the last one 0.
+    """
     if rate == wanted:
         return samples
     import soxr  # type: ignore[import-untyped]
 
-    length = -(-len(samples) * wanted // rate)
+    length = math.ceil(len(samples) * (wanted / rate))
     made = soxr.resample(samples, rate, wanted, quality="HQ")[:length]
     return np.pad(made, (0, length - len(made))).astype(np.float32, copy=False)
 
