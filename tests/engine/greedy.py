@@ -13,6 +13,7 @@ from engine.model.talker import Rows
 PENALTY = 1.05
 MIN_NEW_TOKENS = 2
 FIRST_MARK = 2048
+ROOM = 512
 
 
 @dataclass
@@ -40,10 +41,10 @@ def choose(logits: Tensor, past: list[int], eos: int) -> int:
 def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, samples: int, slot: int = 0) -> Spoken:
     """Prompt [T, H], trailing text [n, H], pad [H]; `samples` group-0 choices give at most one frame less."""
     talker, predictor, eos = model.talker, model.code_predictor, model.config.talker.ids.eos
-    cache, frame_cache = talker.allocate(slot + 1, 128), predictor.allocate(1)
+    cache, frame_cache = talker.allocate(slot + 1, ROOM), predictor.allocate(1)
     slots, start = torch.tensor([slot]), torch.tensor([0])
     lengths = torch.tensor([len(prompt)])
-    hidden, logits = talker.prefill(prompt[None], cache, Rows(slots, start, 128), lengths)
+    hidden, logits = talker.prefill(prompt[None], cache, Rows(slots, start, ROOM), lengths)
     spoken, frames, passes = [(hidden, logits)], [], []
 
     def best(scores: Tensor, group: int) -> Tensor:
@@ -56,7 +57,7 @@ def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, sam
         text = trailing[len(frames)] if len(frames) < len(trailing) else pad
         position = torch.tensor([len(prompt) + len(frames)])
         frames.append(codes[0])
-        hidden, logits = talker.step(talker.codes(codes) + text, cache, Rows(slots, position, 128))
+        hidden, logits = talker.step(talker.codes(codes) + text, cache, Rows(slots, position, ROOM))
         spoken.append((hidden, logits))
         past.append(choose(logits[0], past, eos))
     return Spoken(
