@@ -82,7 +82,7 @@ def generate(pair: Pair, items: int) -> Trace:
     return trace
 
 
-@pytest.mark.parametrize("items", [1, 1, 3])
+@pytest.mark.parametrize("items", [1, 2, 3])
 def test_greedy_speech(pair: Pair, items: int) -> None:
     trace = generate(pair, items)
     for item in range(items):
