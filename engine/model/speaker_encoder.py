@@ -1,0 +1,106 @@
+"""The speaker encoder (ECAPA-TDNN): a mel spectrogram to one vector that stands in the prompt for the voice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import SpeakerEncoderConfig
+
+
+class SameConv(nn.Module):
+    """A convolution that keeps the length, reflecting the signal at both ends."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.dilation * (self.weight.shape[-1] - 1) // 2
+        if side:
+            x = F.pad(x, (side, side), mode="reflect")
+        return F.conv1d(x, self.weight, self.bias, dilation=self.dilation)
+
+
+class Res2Net(nn.Module):
+    """Groups of channels, each after the second convolved together with the result of the one before it."""
+
+    def __init__(self, channels: int, kernel: int, dilation: int, scale: int) -> None:
+        super().__init__()
+        width = channels // scale
+        self.scale = scale
+        self.convs = nn.ModuleList(SameConv(width, width, kernel, dilation) for _ in range(scale - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *groups = x.chunk(self.scale, dim=1)
+        done: list[Tensor] = [first]
+        for index, (group, conv) in enumerate(zip(groups, self.convs, strict=True)):
+            done.append(F.relu(conv(group if index == 0 else group + done[-1])))
+        return torch.cat(done, dim=1)
+
+
+class SpeakerBlock(nn.Module):
+    """Res2Net between two pointwise layers, then a gate per channel from the mean over time."""
+
+    def __init__(self, channels: int, kernel: int, dilation: int, config: SpeakerEncoderConfig) -> None:
+        super().__init__()
+        self.enter, self.leave = SameConv(channels, channels), SameConv(channels, channels)
+        self.res2net = Res2Net(channels, kernel, dilation, config.scale)
+        self.squeeze = SameConv(channels, config.squeeze_channels)
+        self.excite = SameConv(config.squeeze_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.leave(self.res2net(F.relu(self.enter(x)))))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean(-1, keepdim=True)))))
+        return x + y * gate
+
+
+class AttentiveStatistics(nn.Module):
+    """Weighted mean and deviation over time, the weights found from the features and their plain statistics."""
+
+    def __init__(self, channels: int, attention_channels: int) -> None:
+        super().__init__()
+        self.reduce = SameConv(3 * channels, attention_channels)
+        self.expand = SameConv(attention_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T] → [B, 2 · C, 1]."""
+        mean, deviation = _statistics(x, torch.full_like(x[:, :1], 1 / x.shape[-1]))
+        around = torch.cat((x, mean.expand_as(x), deviation.expand_as(x)), dim=1)
+        weights = self.expand(torch.tanh(F.relu(self.reduce(around)))).softmax(-1)
+        return torch.cat(_statistics(x, weights), dim=1)
+
+
+def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    mean = (x * weights).sum(-1, keepdim=True)
+    variance = ((x - mean).square() * weights).sum(-1, keepdim=True)
+    return mean, variance.clamp(min=1e-12).sqrt()
+
+
+class SpeakerEncoder(nn.Module):
+    """Mel spectrograms [B, T, 128] to x-vectors of the talker's width."""
+
+    def __init__(self, config: SpeakerEncoderConfig) -> None:
+        super().__init__()
+        width, total = config.channels[0], config.channels[-1]
+        self.enter = SameConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
+        self.blocks = nn.ModuleList(
+            SpeakerBlock(width, kernel, dilation, config)
+            for kernel, dilation in zip(config.kernel_sizes[1:-1], config.dilations[1:-1], strict=True)
+        )
+        self.merge = SameConv(total, total, config.kernel_sizes[-1], config.dilations[-1])
+        self.pool = AttentiveStatistics(total, config.attention_channels)
+        self.leave = SameConv(2 * total, config.output_size)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, T, 128] → [B, H]."""
+        x = F.relu(self.enter(mel.transpose(1, 2).to(self.leave.weight.dtype)))
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        merged = F.relu(self.merge(torch.cat(outputs, dim=1)))
+        return self.leave(self.pool(merged)).squeeze(-1)

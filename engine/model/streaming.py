@@ -1,0 +1,173 @@
+"""What the codec decoder carries from one step to the next, a row per slot, updated in place.
+
+Exact streaming needs no window and no cross-fade: a causal convolution remembers its last inputs, a transposed one
+its last overlap (before the bias), attention its last 71 keys and values. All convolution memories of a slot lie in
+one flat row, so that a step gathers and scatters them once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import Rotary, SlotCache, rotary, rotary_frequencies
+from .config import TransformerConfig
+
+
+class Carry(Protocol):
+    """How a layer gets what came before its input, and leaves what comes after."""
+
+    def extend(self, x: Tensor, width: int) -> Tensor:
+        """x [B, C, n] with the `width` inputs before it in front: [B, C, width + n]."""
+
+    def fold(self, y: Tensor, width: int) -> Tensor:
+        """y [B, C, n + width] with the overlap before it added and its own last `width` columns held back."""
+
+
+class Fresh:
+    """The beginning of a stream decoded as a whole: silence before, nothing kept after."""
+
+    def extend(self, x: Tensor, width: int) -> Tensor:
+        return F.pad(x, (width, 0))
+
+    def fold(self, y: Tensor, width: int) -> Tensor:
+        return y[..., :-width]
+
+
+class Carried:
+    """Memories of one step's rows, handed out in the order in which the layers run."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.offset = rows, 0  # [B, floats]
+
+    def extend(self, x: Tensor, width: int) -> Tensor:
+        past = self._take(x.shape[1], width)
+        x = torch.cat((past, x), dim=-1)
+        past.copy_(x[..., -width:])
+        return x
+
+    def fold(self, y: Tensor, width: int) -> Tensor:
+        past = self._take(y.shape[1], width)
+        y[..., :width] += past
+        past.copy_(y[..., -width:])
+        return y[..., :-width]
+
+    def _take(self, channels: int, width: int) -> Tensor:
+        start, self.offset = self.offset, self.offset + channels * width
+        return self.rows[:, start : self.offset].view(-1, channels, width)
+
+
+class CausalConv(nn.Module):
+    """A convolution that looks back only."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.dilation, self.groups = dilation, groups
+        self.width = (kernel - 1) * dilation
+        self.state_floats = inputs * self.width
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        if self.width:
+            x = carry.extend(x, self.width)
+        return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+
+
+class CausalUpsample(nn.Module):
+    """A transposed convolution of kernel `rate` or 2 · `rate` whose overlap is carried without its bias."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
+        super().__init__()
+        self.rate, self.width = rate, kernel - rate
+        self.state_floats = outputs * self.width
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        if not self.width:
+            return F.conv_transpose1d(x, self.weight, self.bias, stride=self.rate)
+        y = F.conv_transpose1d(x, self.weight, None, stride=self.rate)  # [B, C, n · rate + width]
+        return carry.fold(y, self.width) + self.bias.unsqueeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSnapshot:
+    """A stream's state copied out, so that a voice's reference codes are decoded once and not per sentence."""
+
+    conv: Tensor  # [floats]
+    keys: Tensor  # [layers, heads, ring, head_dim]
+    values: Tensor
+    frames: Tensor  # []
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step's attention layers share."""
+
+    columns: Tensor  # [B, T] places in the ring
+    tables: Rotary
+    visible: Tensor  # [B, T, ring]
+
+
+class CodecState(nn.Module):
+    """The state of every slot's stream. A row given twice in one step (graph padding) is undefined: spare a slot."""
+
+    def __init__(self, config: TransformerConfig, conv: Tensor, window: int, max_step_frames: int) -> None:
+        super().__init__()
+        slots, device = conv.shape[0], conv.device
+        # A query still sees window - 1 frames back when the last of the step's frames is already written.
+        ring = (window - 1 + max_step_frames + 7) // 8 * 8
+        self.window, self.ring, self.max_step_frames = window, ring, ring - window + 1
+        shape = (slots, config.kv_heads, ring, config.head_dim)
+        self.layers = nn.ModuleList(
+            SlotCache(conv.new_zeros(shape), conv.new_zeros(shape)) for _ in range(config.layers)
+        )
+        self.register_buffer("conv", conv, persistent=False)  # [slots, floats]
+        self.register_buffer("frames", torch.zeros(slots, dtype=torch.int64, device=device), persistent=False)
+        self.register_buffer("columns", torch.arange(ring, device=device), persistent=False)
+        frequencies = rotary_frequencies(config.head_dim, config.rope_theta, device).double()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def plan(self, slots: Tensor, steps: int) -> StepPlan:
+        """Ring places, rotary tables and visibility of the next `steps` frames of slots [B].
+
+        Angles are taken in float64: the counter never wraps, and after days a float32 product would be off by whole
+        radians.
+        """
+        positions = self.frames.index_select(0, slots).unsqueeze(1) + self.columns[:steps]  # [B, T]
+        last = positions[:, -1:]
+        held = (last - (last - self.columns) % self.ring).unsqueeze(1)  # [B, 1, ring] frame in each place
+        now = positions.unsqueeze(-1)
+        visible = (held <= now) & (held > now - self.window) & (held >= 0)
+        tables = rotary(positions.double().unsqueeze(-1) * self.frequencies, self.conv.dtype)
+        return StepPlan(positions % self.ring, tables, visible)
+
+    @torch.no_grad()
+    def reset(self, slots: Tensor) -> None:
+        """Begin new streams in slots [B]. Keys and values need no clearing: a counter of 0 hides them."""
+        self.conv.index_fill_(0, slots, 0)
+        self.frames.index_fill_(0, slots, 0)
+
+    @torch.no_grad()
+    def snapshot(self, slot: int) -> CodecSnapshot:
+        """A copy of one slot's state."""
+        return CodecSnapshot(
+            conv=self.conv[slot].clone(),
+            keys=torch.stack([layer.keys[slot] for layer in self.layers]),
+            values=torch.stack([layer.values[slot] for layer in self.layers]),
+            frames=self.frames[slot].clone(),
+        )
+
+    @torch.no_grad()
+    def restore(self, slot: int, snapshot: CodecSnapshot) -> None:
+        """Make one slot continue where the snapshot was taken."""
+        self.conv[slot] = snapshot.conv
+        self.frames[slot] = snapshot.frames
+        for index, layer in enumerate(self.layers):
+            layer.keys[slot] = snapshot.keys[index]
+            layer.values[slot] = snapshot.values[index]

@@ -1,0 +1,119 @@
+"""The talker: reads text, writes code group 0 of every frame, and keeps its past in slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import SlotCache, rotary_table, visible_bias
+from .config import TalkerConfig
+from .layers import DecoderLayer, FrameEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where a batch stands: row b is slot slots[b], its first input at position starts[b].
+
+    `length` is how many cache positions the attention reads, static so that a graph can be captured for it; every
+    position written must lie below it.
+    """
+
+    slots: Tensor  # [B] int64
+    starts: Tensor  # [B] int64
+    length: int
+
+
+class TextEmbedding(nn.Module):
+    """Text tokens as talker inputs. The big table may lie in host memory while the projection is on the GPU."""
+
+    def __init__(self, config: TalkerConfig) -> None:
+        super().__init__()
+        width = config.text_hidden_size
+        self.table = nn.Parameter(torch.empty(config.text_vocab_size, width))
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, config.transformer.hidden_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [...] on any device → [..., H] on the projection's device."""
+        rows = F.embedding(ids.to(self.table.device), self.table).to(self.fc1.weight.device)
+        return self.fc2(F.silu(self.fc1(rows)))
+
+
+class TalkerCache(nn.Module):
+    """What the talker remembers of every slot: keys and values per layer, and the rotary table they need."""
+
+    def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
+        super().__init__()
+        t = config.transformer
+        shape = (slots, t.kv_heads, max_positions, t.head_dim)
+        self.max_positions = max_positions
+        self.layers = nn.ModuleList(SlotCache(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(t.layers))
+        cos, sin = rotary_table(t.head_dim, t.rope_theta, max_positions, like.device, like.dtype)
+        self.register_buffer("cos", cos, persistent=False)  # [max_positions, head_dim]
+        self.register_buffer("sin", sin, persistent=False)
+        columns = torch.arange(max_positions, device=like.device)
+        self.register_buffer("columns", columns, persistent=False)
+
+    @torch.no_grad()
+    def copy_prefix(self, source: int, target: int, positions: int) -> None:
+        """Give slot `target` the first `positions` positions of slot `source`: a prefix computed once, used by many."""
+        for layer in self.layers:
+            for kept in (layer.keys, layer.values):
+                kept[target, :, :positions] = kept[source, :, :positions]
+
+
+class Talker(nn.Module):
+    """Decoder layers over text and code embeddings. All calls are free of host synchronisation."""
+
+    def __init__(self, config: TalkerConfig, predictor_vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.transformer.hidden_size
+        self.text = TextEmbedding(config)
+        self.codes = FrameEmbedding(config.vocab_size, predictor_vocab_size, config.code_groups, hidden)
+        self.layers = nn.ModuleList(DecoderLayer(config.transformer, True) for _ in range(config.transformer.layers))
+        self.norm = nn.RMSNorm(hidden, eps=config.transformer.norm_eps)
+        self.head = nn.Linear(hidden, config.vocab_size, bias=False)
+
+    def allocate(self, slots: int, max_positions: int) -> TalkerCache:
+        """Static buffers for `slots` sequences of at most `max_positions` positions, on this model's device."""
+        assert max_positions <= self.config.max_positions, max_positions
+        return TalkerCache(self.config, slots, max_positions, self.head.weight)
+
+    def forward(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> Tensor:
+        """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
+
+        A row sees its own slot up to its own position only, so what lies behind (padding, an older sequence) never
+        matters.
+        """
+        t = self.config.transformer
+        positions = rows.starts.unsqueeze(1) + cache.columns[: inputs.shape[1]]  # [B, T]
+        tables = cache.cos[positions], cache.sin[positions]  # [B, T, head_dim]
+        visible = cache.columns[: rows.length] <= positions.unsqueeze(-1)  # [B, T, length]
+        bias = visible_bias(visible, t.heads // t.kv_heads, inputs.dtype)
+        x = inputs
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            store = partial(kept.update, slots=rows.slots, columns=positions, length=rows.length)
+            x = layer(x, tables, bias, store)
+        return self.norm(x)
+
+    def prefill(self, inputs: Tensor, cache: TalkerCache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Read prompts of unequal length: inputs [B, T, H], of which lengths [B] are real.
+
+        Padding stands at the right and is attended by nothing: its cache entries lie behind the last real position and
+        are overwritten before they come into sight. starts + T must not exceed rows.length. Gives the hidden state
+        [B, H] and the logits [B, V] of each last real position.
+        """
+        hidden = self(inputs, cache, rows)
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        hidden = hidden.gather(1, last).squeeze(1)
+        return hidden, self.head(hidden)
+
+    def step(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> tuple[Tensor, Tensor]:
+        """One position for B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
+        hidden = self(inputs.unsqueeze(1), cache, rows).squeeze(1)
+        return hidden, self.head(hidden)

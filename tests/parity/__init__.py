@@ -1,0 +1,1 @@
+"""Live comparison with the reference package; skipped where qwen_tts is not installed."""
