@@ -140,6 +140,13 @@ class PromptPlan:
         """Whether `count` text ids are enough to begin."""
         return ended or (self.ids_needed is not None and count >= self.ids_needed)
 
+    def positions(self, count: int, ended: bool) -> int:
+        """How long the prompt of `count` text ids is."""
+        body = len(self.codecs) - self.shared
+        if self.ids_needed is None:
+            body += len(self.reference_text) + count + ended
+        return len(self.prefix) + body
+
     def begin(self, text_ids: Sequence[int], ended: bool) -> Prompt:
         """Make the prompt of a text, or of its beginning. Raises PromptError for an empty text.
 

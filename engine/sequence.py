@@ -123,6 +123,11 @@ class Sequence:
         return prompt
 
     @property
+    def prompt_positions(self) -> int:
+        """How many positions the prompt of the text known so far takes."""
+        return self.plan.positions(len(self._pending), self._text_ended)
+
+    @property
     def starved(self) -> bool:
         """Whether the next step must wait for text."""
         return self._begun and not self._pending and not self._text_ended
@@ -152,6 +157,10 @@ class Sequence:
         else:
             self.frames += 1
         return self.verdict
+
+    def cut_short(self, reason: Cut) -> None:
+        """End here, for a reason that only the engine knows."""
+        self.verdict, self.cut = Verdict.CUT, reason
 
     def _reason_to_cut(self, code: int) -> Cut | None:
         if self.samples >= self._max_new_tokens:

@@ -62,7 +62,9 @@ class DaemonProcess:
             return [match for line in self.lines if (match := re.search(pattern, line))]
 
         with self._news:
-            if not self._news.wait_for(lambda: len(found()) >= count or self.lines[-1:] == ["(end of log)"], PATIENCE_S):
+            if not self._news.wait_for(
+                lambda: len(found()) >= count or self.lines[-1:] == ["(end of log)"], PATIENCE_S
+            ):
                 raise AssertionError(f"no {pattern!r} in time:\n" + "\n".join(self.lines))
             if len(found()) < count:
                 raise AssertionError(f"the daemon ended without {pattern!r}:\n" + "\n".join(self.lines))
@@ -96,10 +98,11 @@ class DaemonProcess:
 
 
 @contextlib.contextmanager
-def daemon(*settings: str, **options: str) -> Iterator[DaemonProcess]:
-    """A daemon that is ready to speak; stopped in order at the end, which must succeed."""
+def daemon(*settings: str, ready: str = "", **options: str) -> Iterator[DaemonProcess]:
+    """A daemon whose engine (or the worker named `ready`) can speak; stopped in order at the end, without a complaint."""
+    worker = ready or ("qwentts-qwen3" if "fake" in options else "qwentts-espeak")
     with started(*settings, **options) as process:
-        process.wait_for("is ready: ")
+        process.wait_for(f"{worker} is ready: ")
         yield process
         assert process.stop() == 0
         assert not [line for line in process.lines if "Traceback" in line or "never retrieved" in line], process.lines
@@ -183,4 +186,3 @@ async def stream(process: DaemonProcess, *pieces: str, compat: bool = False) -> 
             await client.write_event(Synthesize("".join(pieces)).event())
         await client.write_event(SynthesizeStop().event())
         return await hear(client, "synthesize-stopped")
-

@@ -327,6 +327,8 @@ async def test_many_clients_at_once_hear_what_one_hears():
     with daemon() as process:
         alone = (await speak(process, text)).pcm
         before = process.rss()
-        together = await asyncio.gather(*(speak(process, text) for _ in range(16)), *(stream(process, text) for _ in range(16)))
+        together = await asyncio.gather(
+            *(speak(process, text) for _ in range(16)), *(stream(process, text) for _ in range(16))
+        )
         assert [heard.pcm == alone for heard in together] == [True] * 32
         assert process.rss() - before < 20 << 20
