@@ -59,8 +59,9 @@ class SafetensorsSource:
         except OSError as error:
             raise WeightsError(f"{file}: cannot be read ({error})") from error
         except SafetensorError as error:
-            message = f"{file}: is truncated or corrupt ({error}); delete it and load again to download it anew"
-            raise WeightsError(message) from error
+            # In the hub's cache the name is a link, and only without the file behind it is it fetched anew.
+            advice = f"delete {file.resolve()} and load again to download it anew"
+            raise WeightsError(f"{file}: is truncated or corrupt ({error}); {advice}") from error
         self.shapes: Mapping[str, Shape] = MappingProxyType(shapes)
 
     def get(self, tensor: str) -> Tensor:

@@ -86,6 +86,9 @@ class Attention(nn.Module):
 class SlotCache(nn.Module):
     """Keys and values of one layer, a row of columns per slot; a column is a position or a place in a ring."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.register_buffer("keys", keys, persistent=False)  # [slots, kv_heads, columns, head_dim]
@@ -101,6 +104,9 @@ class SlotCache(nn.Module):
 
 class FrameCache(nn.Module):
     """Keys and values of one layer within one frame: rows of the batch, positions known when the graph is built."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()

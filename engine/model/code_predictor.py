@@ -20,6 +20,10 @@ Choose = Callable[[Tensor, int], Tensor]
 class CodePredictorCache(nn.Module):
     """Room for the 16 positions of one frame for up to `rows` sequences."""
 
+    cos: Tensor
+    sin: Tensor
+    first_bias: Tensor
+
     def __init__(self, config: CodePredictorConfig, rows: int, like: Tensor) -> None:
         super().__init__()
         t = config.transformer
@@ -34,6 +38,8 @@ class CodePredictorCache(nn.Module):
 
 class CodePredictor(nn.Module):
     """Decoder layers with a head per group. It reads the talker's embeddings, through a projection if widths differ."""
+
+    projected: Tensor | None
 
     def __init__(self, config: CodePredictorConfig, codes: FrameEmbedding) -> None:
         super().__init__()

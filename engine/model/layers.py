@@ -57,6 +57,8 @@ class Snake(nn.Module):
 class FrameEmbedding(nn.Module):
     """All 16 groups' code embeddings in one table, so that a whole frame is one gather and one sum."""
 
+    offsets: Tensor
+
     def __init__(self, vocab_size: int, group_size: int, groups: int, hidden_size: int) -> None:
         super().__init__()
         self.vocab_size, self.group_size = vocab_size, group_size

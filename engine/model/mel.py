@@ -17,7 +17,7 @@ LOG_STEP = math.log(6.4) / 27
 
 
 def log_mel(wave: Tensor, sample_rate: int = 24_000, bins: int = 128) -> Tensor:
-    """wave [B, N] → natural-log mel magnitudes [B, T, bins], T = 1 + (N - 256) // 256; float32 throughout."""
+    """wave [B, N], N above 384 → natural-log mel magnitudes [B, T, bins], T = N // 256; float32 throughout."""
     side = (WINDOW_SAMPLES - HOP_SAMPLES) // 2
     padded = F.pad(wave.float().unsqueeze(1), (side, side), mode="reflect").squeeze(1)
     frames = padded.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)  # [B, T, 1024]

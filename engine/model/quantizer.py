@@ -10,6 +10,8 @@ from torch.nn import functional as F
 class CodeTables(nn.Module):
     """Decode half. Every codebook has its output projection folded in, so a frame is 16 gathers and one sum."""
 
+    offsets: Tensor
+
     def __init__(self, groups: int, codebook_size: int, width: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty(groups * codebook_size, width))

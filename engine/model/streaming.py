@@ -117,6 +117,11 @@ class StepPlan:
 class CodecState(nn.Module):
     """The state of every slot's stream. A row given twice in one step (graph padding) is undefined: spare a slot."""
 
+    conv: Tensor
+    frames: Tensor
+    columns: Tensor
+    frequencies: Tensor
+
     def __init__(self, config: TransformerConfig, conv: Tensor, window: int, max_step_frames: int) -> None:
         super().__init__()
         slots, device = conv.shape[0], conv.device

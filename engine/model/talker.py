@@ -46,6 +46,10 @@ class TextEmbedding(nn.Module):
 class TalkerCache(nn.Module):
     """What the talker remembers of every slot: keys and values per layer, and the rotary table they need."""
 
+    cos: Tensor
+    sin: Tensor
+    columns: Tensor
+
     def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
         super().__init__()
         t = config.transformer
@@ -90,6 +94,7 @@ class Talker(nn.Module):
         A row sees its own slot up to its own position only, so what lies behind (padding, an older sequence) never
         matters.
         """
+        assert inputs.shape[1] <= rows.length <= cache.max_positions, (inputs.shape, rows.length, cache.max_positions)
         t = self.config.transformer
         positions = rows.starts.unsqueeze(1) + cache.columns[: inputs.shape[1]]  # [B, T]
         tables = cache.cos[positions], cache.sin[positions]  # [B, T, head_dim]
