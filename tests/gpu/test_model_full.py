@@ -326,3 +326,21 @@ def test_load_time_and_memory(directory: Path, table: str | None) -> None:
     ids = torch.tensor([3, 5], device=DEVICE)
     assert model.talker.text(ids).device.type == DEVICE
     assert model.talker.text.table.device.type == (table or DEVICE)
+
+
+def test_load_time_and_memory_of_the_reference(directory: Path) -> None:
+    """For the report beside ours: the same checkpoint, bfloat16."""
+    try:
+        import_reference()
+    except ImportError as reason:
+        pytest.skip(f"the reference is not installed ({reason})")
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before, started = torch.cuda.memory_allocated(), time.perf_counter()
+    model = load_reference(directory, device_map=DEVICE, dtype=torch.bfloat16)
+    torch.cuda.synchronize()
+    spent, peak = time.perf_counter() - started, torch.cuda.max_memory_allocated() - before
+    held = torch.cuda.memory_allocated() - before
+    print(f"{directory.name}, the reference: {spent:.2f} s, {held / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB")
+    assert model is not None
