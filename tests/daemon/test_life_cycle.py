@@ -95,7 +95,10 @@ def test_a_port_in_use_is_one_clear_line():
         uri = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         finished = run("--uri", uri, "--backend", "espeak")
     assert finished.returncode == os.EX_UNAVAILABLE
-    assert finished.stderr.splitlines()[-1] == f"qwentts-daemon: {uri} is in use already; is another daemon running? (wyoming.uri)"
+    assert (
+        finished.stderr.splitlines()[-1]
+        == f"qwentts-daemon: {uri} is in use already; is another daemon running? (wyoming.uri)"
+    )
     assert "Traceback" not in finished.stderr
 
 
@@ -161,7 +164,7 @@ def test_stdio_answers_what_was_asked_and_ends():
 
 
 async def test_a_thousand_connections_leave_nothing_behind():
-    with daemon(fake="ToneBackend") as process:
+    with daemon("wyoming.max_connections=2000", fake="ToneBackend") as process:
         await speak(process, "Warm up.")
         process.wait_for("disconnected")
         descriptors = psutil.Process(process.process.pid).num_fds()
@@ -195,4 +198,3 @@ async def test_the_running_daemon_has_no_torch_in_it():
         await speak(process, "Hello.")
         for each in (psutil.Process(process.process.pid), *process.workers()):
             assert not [mapped.path for mapped in each.memory_maps() if "torch" in mapped.path]
-
