@@ -19,7 +19,7 @@ FRAME_SAMPLES = 960
 
 
 class ToneBackend:
-    """Speaks each character as a tone of its own: a frame each, one a step and job, so that audio tells which text it was."""
+    """Speaks each character as a tone of its own, one a step and job, so that audio tells which text it was."""
 
     description = "tones"
     capacity = 4
@@ -62,7 +62,8 @@ class ToneBackend:
         (self._held.add if held else self._held.discard)(job)
 
     def step(self, send: Callable[[Event], None]) -> bool:
-        return any([self._advance(job, send) for job in list(self._texts) if job not in self._held])
+        advanced = [self._advance(job, send) for job in list(self._texts) if job not in self._held]
+        return any(advanced)
 
     def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
         piece, self._texts[job] = self._texts[job][:1], self._texts[job][1:]

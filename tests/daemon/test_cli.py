@@ -37,9 +37,8 @@ async def test_say_writes_what_the_daemon_speaks_and_prints_figures(speaking, tm
 
 async def test_say_streams_standard_input_while_it_arrives(speaking, tmp_path):
     path = tmp_path / "out.wav"
-    with subprocess.Popen(
-        [*COMMAND, "say", "-", "--uri", speaking.uri, "-o", str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as saying:  # fmt: skip
+    command = [*COMMAND, "say", "-", "--uri", speaking.uri, "-o", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as saying:
         saying.stdin.write("Grüße aus der Küche. And".encode()[:5])
         saying.stdin.flush()
         saying.stdin.write("Grüße aus der Küche. And".encode()[5:])

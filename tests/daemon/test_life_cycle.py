@@ -18,9 +18,8 @@ from tests.harness import ROOT, connected, daemon, hear, speak, started
 
 
 def run(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "qwentts_daemon", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, **options
-    )  # fmt: skip
+    command = [sys.executable, "-m", "qwentts_daemon", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -72,7 +71,7 @@ async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
             process.wait_for("running replies")
             await late.write_event(Synthesize("Me too.").event())
             assert (await hear(late, "never")).code == "shutting-down"
-            with pytest.raises(OSError):
+            with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", port)
         assert process.wait() == 0
 
