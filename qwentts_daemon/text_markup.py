@@ -29,7 +29,7 @@ class _Context:
 
 def _context(growing: list[str], tokens: dict[str, str]) -> _Context:
     named = (f"(?P<{name}>{pattern})" for name, pattern in tokens.items())
-    return _Context(re.compile("|".join(growing) or "(?!)"), re.compile("|".join(named), re.DOTALL))
+    return _Context(re.compile("|".join(growing)), re.compile("|".join(named), re.DOTALL))
 
 
 _LABEL = r"[^\[\]\n]{0,200}"
@@ -61,7 +61,7 @@ _START = _context(
         "blank_line": r"\n",
         "blank": " ",
         "fence": r"(?:`{3,20}[^`\n]{0,99}|~{3,20} ?[\w+#.-]{0,30} ?)(?=\n|\Z)",
-        "ruler": r"(?P<c>[-*_=])(?P=c){2,}(?=[ \n]|\Z)|(?P<d>[-*_=])(?P=d){19}",
+        "ruler": r"(?P<c>[-*_=])(?P=c){2,}(?=[ \n]|\Z)",  # or as much of it as is held back
         "heading": r"#{1,6}(?=[ \n]|\Z)",
         "quote": ">",
         "bullet": rf"[-*+–—](?=[ \n]|\Z)|[•◦‣{LEFT_OUT}]",  # an emoji too, as models like to write lists
@@ -243,7 +243,6 @@ class Markup:
         if not (self._cleaning.code_blocks or self._cleaning.markdown):
             self._on_text(token)
             return
-        self._break()
         mark = token.group()[0]
         self._fence = mark * (len(token.group()) - len(token.group().lstrip(mark)))
         self._context = self._code
@@ -290,16 +289,15 @@ class Markup:
     def _is_emphasis(self, run: str, before: str, after: str) -> bool:
         """Nearly as in CommonMark, but decided at once, and more willing: models write **“好”**的 as well."""
         kind = run[:2]
-        inside = _is_word(before) and _is_word(after)
         if (before.isspace() and not after.strip()) or (before.isdigit() and after.isdigit()):
             return False
-        if self._open[kind] and not before.isspace() and not (inside and run[0] == "_"):
+        if self._open[kind] and not before.isspace() and not (run[0] == "_" and _is_word(after)):
             self._open[kind] -= 1
             return True
         if after.strip() and not _is_word(before):
             self._open[kind] += 1
             return True
-        return kind in ("**", "~~") and not inside
+        return kind in ("**", "~~") and not _is_word(after)
 
     def _on_hashes(self, token: re.Match[str]) -> None:
         if not (self._heading and self._before == " "):

@@ -19,6 +19,12 @@ def spoken(fragments, cleaning=ALL, max_chars=400):
     return done + segmenter.end()
 
 
+def both_ways(text, cleaning=ALL):
+    whole = spoken([text], cleaning)
+    assert spoken(text, cleaning) == whole, "character by character"
+    return whole
+
+
 def table(**rows):
     return pytest.mark.parametrize(("text", "expected"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
@@ -76,7 +82,7 @@ def table(**rows):
     nothing=("", []),
 )  # fmt: skip
 def test_sentences(text, expected):
-    assert spoken([text]) == expected
+    assert both_ways(text) == expected
 
 
 @table(
@@ -84,14 +90,15 @@ def test_sentences(text, expected):
     newline_is_a_blank=("One\ntwo\r\nthree\rfour", ["One two three four"]),
     paragraph_separator=("One\u2028two\u2029\u2029three", ["One two", "three"]),
     list=("Buy:\n- milk\n* eggs\n+ jam\n• tea\n- and\n\nThen", ["Buy:", "milk", "eggs", "jam", "tea", "and", "Then"]),
-    numbers_stay=("1. Milk\n2) Eggs. Two\n10. Jam", ["1. Milk", "2) Eggs.", "Two", "10. Jam"]),
+    numbers_stay=("Buy\n1. Milk\n2) Eggs. Two\n10. Jam\nok", ["Buy", "1. Milk", "2) Eggs.", "Two", "10. Jam", "ok"]),
+    no_list=("-5 is\n+49 too\n–1 and\n2.5\n*x*", ["-5 is +49 too –1 and 2.5 x"]),
     heading=("# Title\nText here\n### Next ##\nMore", ["Title", "Text here", "Next", "More"]),
     emoji_list=("🌡️ Warm: 21\n💧 Wet: 45", ["Warm: 21", "Wet: 45"]),
     dialogue=("— Привет, я тут\n— Да", ["Привет, я тут", "Да"]),
     after_a_sentence=("One.\nTwo!\nthree", ["One.", "Two!", "three"]),
 )
 def test_lines(text, expected):
-    assert spoken([text]) == expected
+    assert both_ways(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,6 +113,11 @@ def test_lines(text, expected):
         ("नमस्ते। आप", "नमस्ते।"),
         ("「好。」他", "「好。」他"),
         ('"好。"他', '"好。"他'),
+        ("（好。）【他", "（好。）【"),
+        ("【好。】(他", "【好。】("),
+        ("(好。)《他", "(好。)《"),
+        ("《好。》『他", "《好。》『"),
+        ("『好。』他", "『好。』他"),
         ("好！世界", "好！世"),
         ("Yes\n\nNo", "Yes\n\n"),
         ("- one\n- two", "- one\n"),
@@ -126,11 +138,14 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     emphasis=("*a* **b** ***c*** _d_ __e__ ~~f~~ **g**h", ["a b c d e f gh"]),
     emphasis_over_sentences=("**One is. Two** is *there. Three* is.", ["One is.", "Two is there.", "Three is."]),
     emphasis_around_quotes=("*“Hi”* **“好”**的 **中**文 (*x*)", ["“Hi” “好”的 中文 (x)"]),
+    emphasis_nested=("*a *b* c* d, _a b_c d_ e_, *so 5*3 is* ok", ["a b c d, a b_c d e_, so 5*3 is ok"]),
+    emphasis_at_digits=("**5**x, **x**5, *y* is 5* now!* ok", ["5x, x5, y is 5* now!* ok"]),
+    emphasis_over_paragraphs=("**One\n\ntwo** three", ["One", "two three"]),
     ordinary_stars=("5*3, 2 * 3, x**2, 2**3, A* search, a * star", ["5*3, 2 * 3, x**2, 2**3, A* search, a * star"]),
     ordinary_lines=("snake_case, a__b, word_ and ~5", ["snake_case, a__b, word_ and ~5"]),
     stars_do_not_reach_further=("an *open one\n\nis 5* now", ["an open one", "is 5* now"]),
     code=("Use `a_b *c*` or ``x ` y``, ok", ["Use a_b *c* or x ` y, ok"]),
-    code_unclosed=("a ` b *c\n*d*", ["a b *c d"]),
+    code_unclosed=("a ` b *c\n*d* `*e*`", ["a b *c d *e*"]),
     quote=("> One\n> two\n>> three\n>\n> four", ["One two three", "four"]),
     tasks=("- [ ] a\n- [x] b\n- [y] c", ["a", "b", "[y] c"]),
     not_a_task=("[x] marks", ["[x] marks"]),
@@ -138,27 +153,32 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     link_in_chinese=("请看[这里](https://a.b)的说明", ["请看这里的说明"]),
     link_without_target=("[text] (no) and [x](two words)", ["[text] (no) and [x](two words)"]),
     link_long=(f"[a](data:image/png;base64,{'A' * 2000}) b", ["a b"]),
+    link_long_in_text=(f"[a](x:{'A' * 2000}), ![*b*](x:{'A' * 900} c", ["a, b c"]),
     image=("![A cat](cat.png) and ![](x.png) wow!", ["A cat and wow!"]),
     badge=("[![Build](b.svg)](https://ci.org) ok", ["Build ok"]),
     reference=("[text][ref] and [note][]", ["text and note"]),
     not_a_reference=("m[0][1] [1][2] a[i][j]", ["m[0][1] [1][2] a[i][j]"]),
-    definition=('One\n[ref]: https://a.b/c "Title"\nTwo', ["One", "Two"]),
+    definition=('One\n[ref]: https://a.b/c "Title"\n[r]: www.a.b\nTwo', ["One", "Two"]),
     footnote=("A claim[^1].\n\n[^1]: The proof.", ["A claim.", "The proof."]),
     autolink=("Mail <me@home.org> now", ["Mail me@home.org now"]),
     table=("|A|B|\n|---|:-:|\n| 1 | two. Three |\n||x|", ["A, B", "1, two.", "Three", "x"]),
     table_with_emoji=("| a | 😀 | b! | c |", ["a, b!", "c"]),
-    table_bare=("A | B\n--- | ---\n1 | 2", ["A, B", "1, 2"]),
+    table_bare=("A | B\n--- | ---\n1 | 2\n3 | 4", ["A, B", "1, 2", "3, 4"]),
+    table_of_markers=("| # | - a | 1. b |", ["#, - a, 1. b"]),
     ordinary_pipe=("a|b and a||b", ["a|b and a||b"]),
     rulers=("One\n---\nTwo\n***\nThree\n* * *\nFour\n===\n_ _ _", ["One", "Two", "Three", "Four"]),
     long_ruler=("-" * 70 + "\nOne", ["One"]),
     html=('One<br>two <b>x</b><a href="y. Z">z</a> H<sub>2</sub>O<BR/>end', ["One", "two xz H2O", "end"]),
+    html_blocks=("<ul><li>a</li><li class='x' >b</li></ul><p>c <em>d</em></p>e", ["a", "b", "c d", "e"]),
     not_html=("a < b, x<y and z>w, <3, List<int>", ["a < b, x<y and z>w, <3, List<int>"]),
     comment=("One <!-- not. This -- --> two", ["One two"]),
     entities=("a&amp;b &eacute;&#33; &#x41;&nbsp;z &lt;b&gt;", ["a&b é!", "A z <b>"]),
     entity_of_an_emoji=("a &#x1F600; b&#8203;c", ["a bc"]),
     not_an_entity=("AT&T; R&D &nope; &copyx; a&b", ["AT&T; R&D &nope; &copyx; a&b"]),
     escapes=(r"\*a\* \# \_b\_ C:\dir 1\. x", [r"*a* # _b_ C:\dir 1. x"]),
-    hash_is_no_heading=("#tag is C#\n####### x", ["#tag is C# ####### x"]),
+    escaped_newline=("a\\\nb", ["a b"]),
+    hash_is_no_heading=("#tag is C#\n####### x ##\ny", ["#tag is C# ####### x ## y"]),
+    heading_with_hashes=("# C# ##\n## #b #\n### F#", ["C#", "#b", "F#"]),
     fence=("Do:\n```python\nprint('hi. There')\n\n# no\n```\nDone", ["Do:", "Done"]),
     fence_tilde=("~~~\na\n```\nb\n~~~\nDone", ["Done"]),
     fence_longer=("````\na\n```\nb\n````\nDone", ["Done"]),
@@ -169,7 +189,7 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     tildes_are_no_fence=("~~~ Hello all ~~~\nOne", ["~~~ Hello all ~~~ One"]),
 )  # fmt: skip
 def test_markdown(text, expected):
-    assert spoken([text]) == expected
+    assert both_ways(text) == expected
 
 
 def test_without_markdown_the_text_stays():
@@ -184,7 +204,7 @@ def test_code_blocks_are_spoken_on_demand():
     assert spoken([text], Cleaning(code_blocks=False)) == ["Do:", "ls *.py_", "cd ~", "Ok"]
     assert spoken([text], Cleaning(markdown=False)) == ["Do:", "Ok"]
     assert spoken(["```\na\n```"], NOTHING) == ["``` a ```"]
-    assert spoken(["```\nsee https://a.b now\n```"], Cleaning(code_blocks=False)) == ["see now"]
+    assert spoken([f"```\nsee https://a.b/{'x' * 900} now\n```"], Cleaning(code_blocks=False)) == ["see now"]
 
 
 # --- addresses, emoji, characters ------------------------------------------------------------------------------------
@@ -201,13 +221,14 @@ def test_code_blocks_are_spoken_on_demand():
     chinese=("访问https://a.b/c查看，www.x.y。好", ["访问 查看，。", "好"]),
     korean=("주소는 https://a.b에서", ["주소는 에서"]),
     capitals=("See HTTPS://A.B/C and Www.x.y. Ok", ["See and.", "Ok"]),
-    long=(f"One https://a.b/{'x' * 2000} two", ["One two"]),
+    long=(f"One https://a.b/{'x' * 900} two `www.a.b/{'x' * 900}` three", ["One two three"]),
+    in_a_table=("|https://a.b|x|", ["x"]),
     alone=("https://a.b/c", []),
     email=("Mail me@www.home.org or a.b@c.de", ["Mail me@www.home.org or a.b@c.de"]),
     no_address=("who http: https:// www. shttp://x a.www.b", ["who http: https:// www. shttp://x a.www.b"]),
 )
 def test_addresses(text, expected):
-    assert spoken([text]) == expected
+    assert both_ways(text) == expected
 
 
 def test_addresses_are_spoken_on_demand():
@@ -237,7 +258,7 @@ def test_addresses_are_spoken_on_demand():
     alone=("😀", []),
 )
 def test_characters(text, expected):
-    assert spoken([text]) == expected
+    assert both_ways(text) == expected
 
 
 def test_emoji_are_kept_on_demand():
