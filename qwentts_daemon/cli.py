@@ -1,7 +1,8 @@
 """The command line: `qwentts-daemon [run]`, `say`, `voices`, `check-config`.
 
-Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 69 no server, or a port in use ·
-77 permission denied · 78 wrong configuration · 130 interrupted.
+Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe · 69 no server, a port
+in use, or no voice can be loaded · 73 a file cannot be written · 77 permission denied · 78 wrong configuration ·
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def say(
         result = asyncio.run(client.say(request, pieces, write))
     out.print(
         f"first audio {result.first_audio_s * 1000:.1f} ms, {result.audio_s:.2f} s of audio in {result.chunks} chunks, "
-        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}"
+        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}",
+        soft_wrap=True,
     )
 
 

@@ -9,11 +9,11 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
@@ -30,8 +30,8 @@ def _check_uri(uri: str) -> str:
         if not parts.hostname or parts.port is None:
             raise ValueError("write it as tcp://HOST:PORT, for example tcp://0.0.0.0:10200")
     elif parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("write it as unix:///PATH")
+        if parts.netloc or not parts.path:
+            raise ValueError("write it as unix:///PATH, with three strokes")
     elif uri != "stdio://":
         raise ValueError("it must begin with tcp://, unix:// or be stdio://")
     return uri
@@ -45,12 +45,19 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
+def _check_language(tag: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", tag):
+        raise ValueError("write a language tag such as de-DE or fr")
+    return tag
+
+
 def _check_name(name: str) -> str:
     if not name or set(name) & set("@+ \t\n"):
         raise ValueError("a name has no blanks, no '@' and no '+'")
     return name
 
 
+Language = Annotated[str, AfterValidator(_check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
 
 
@@ -75,7 +82,7 @@ class Engine(Section):
     backend: Literal["auto", "qwen3", "espeak"] = "auto"
     fallback: bool = True
     job_timeout: Seconds = 120
-    heartbeat_timeout: Seconds = 30
+    heartbeat_timeout: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30
     restart_delay_max: Seconds = 30
 
 
@@ -83,8 +90,8 @@ class Voices(Section):
     """How voices are named and found."""
 
     default: str | None = None
-    language: str | None = None
-    pin_languages: tuple[str, ...] = ()
+    language: Language | None = None
+    pin_languages: tuple[Language, ...] = ()
     styles: dict[Name, str] = {}
     aliases: dict[Name, str] = {}
 
@@ -103,6 +110,14 @@ class Replacement(Section):
 
     regex: Annotated[str, AfterValidator(_check_pattern)]
     replace: str
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        try:
+            re.sub(f"{self.regex}|", self.replace, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(f"replace does not fit regex: {error}") from None
+        return self
 
 
 class Text(Section):

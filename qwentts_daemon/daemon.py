@@ -36,11 +36,13 @@ async def serve(config: Config) -> None:
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
         stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
-        address = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
-        if address and config.wyoming.zeroconf:
-            await stack.enter_async_context(advertised(config.wyoming.name, *address))
+        listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
+        workers.start()
+        if listener.address and config.wyoming.zeroconf:
+            await stack.enter_async_context(advertised(config.wyoming.name, *listener.address))
         await workers.run_until(stopping)
         log.info("stopping")
+        listener.close()
         speaker.close()
 
 
@@ -50,7 +52,10 @@ def make_pool(config: Config) -> WorkerPool:
     settings, is_embedded = choose_engine(config.engine.backend, config.log.level)
     clients = [settings] if is_embedded or not config.engine.fallback else [settings, embedded_engine(config.log.level)]
     primary, *others = (
-        WorkerClient(each, limits, Admission(config.queue.max_size, config.queue.max_wait)) for each in clients
+        WorkerClient(
+            each, limits, Admission(config.queue.max_size, config.queue.max_wait), covered=each is not clients[-1]
+        )
+        for each in clients
     )
     return WorkerPool(primary, others[0] if others else None, config.voices.language)
 
@@ -62,9 +67,13 @@ class Workers:
         self._pool = pool
         self._task: asyncio.Task[None] | None = None
 
+    def start(self) -> None:
+        """Begin to load."""
+        self._task = asyncio.create_task(self._pool.run(), name="workers")
+
     async def run_until(self, stopping: asyncio.Event) -> None:
         """Returns when `stopping` is set. Raises what ends the pool before."""
-        self._task = asyncio.create_task(self._pool.run(), name="workers")
+        assert self._task, "start comes first"
         waiting = asyncio.create_task(stopping.wait(), name="stopping")
         try:
             await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from .admission import Priority
 from .errors import StartError
 from .jobs import Job, Request
 from .voices import EngineVoice, best_voice
-from .worker_client import WorkerClient
+from .worker_client import WorkerClient, WorkerLost
 
 
 class WorkerPool:
@@ -29,17 +30,24 @@ class WorkerPool:
     def voices(self) -> tuple[EngineVoice, ...]:
         return self.primary.voices
 
-    @property
-    def ready(self) -> bool:
-        """Whether a job would be spoken at once, by whichever voice."""
-        return any(worker.ready for worker in self.workers)
-
-    def job(self, request: Request, text: str, priority: Priority) -> AbstractAsyncContextManager[Job]:
+    @asynccontextmanager
+    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
         """Begin a job (see `WorkerClient.job`): with the embedded voice while the chosen one is not ready."""
-        covers = self._embedded and not self.primary.ready and (self._embedded.ready or self.primary.failure)
-        if self._embedded and covers:
-            return self._embedded.job(self._embedded_request(self._embedded, request), text, priority)
-        return self.primary.job(request, text, priority)
+        async with AsyncExitStack() as stack:
+            try:
+                if self._is_covered:
+                    raise WorkerLost
+                job = await stack.enter_async_context(self.primary.job(request, text, priority))
+            except WorkerLost:
+                if self._embedded is None:
+                    raise
+                asked = self._embedded_request(self._embedded, request)
+                job = await stack.enter_async_context(self._embedded.job(asked, text, priority))
+            yield job
+
+    @property
+    def _is_covered(self) -> bool:
+        return self._embedded is not None and not self._embedded.failure and not self.primary.ready
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""

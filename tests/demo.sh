@@ -5,7 +5,7 @@ set -eu
 program=$1 output=$2 text=$3
 mkdir -p "$(dirname "$output")"
 folder=$(mktemp -d)
-"$program" run --uri "unix://$folder/wyoming.socket" &
+"$program" run --config /dev/null --uri "unix://$folder/wyoming.socket" &
 daemon=$!
 trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
-"$program" say "$text" --uri "unix://$folder/wyoming.socket" --wait 60 --output "$output"
+"$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 20 --output "$output"

@@ -50,6 +50,11 @@ def test_values_of_the_environment_are_yaml():
         ("a: 'b", r"no valid YAML"),
         ("wyoming: {name: a, name: b}", r"'name' stands twice"),
         ("wyoming: {1: a}", r"the key 1 is no word"),
+        ("wyoming: {uri: 'unix://run/x.sock'}", r"wyoming\.uri: write it as unix:///PATH, with three strokes"),
+        ("voices: {language: German}", r"voices\.language: write a language tag such as de-DE"),
+        ("voices: {pin_languages: [klingon]}", r"voices\.pin_languages\.0: write a language tag"),
+        ("text: {replacements: [{regex: e, replace: '\\1'}]}", r"text\.replacements\.0: replace does not fit regex"),
+        ("engine: {heartbeat_timeout: 1}", r"engine\.heartbeat_timeout: .*greater than or equal to 3"),
         ("engine: {backend: gpt}", r"engine\.backend: .*'auto', 'qwen3' or 'espeak'"),
         ("text: {replacements: [{regex: '(', replace: ''}]}", r"text\.replacements\.0\.regex: no regular expression"),
         ("text: {replacements: [{regexp: x, replace: ''}]}", r"did you mean regex\?"),
@@ -73,7 +78,7 @@ def test_unknown_environment_variable_names_the_nearest():
 
 @pytest.mark.parametrize("word", ["wyoming.uri", "uri=x", ".=x", "wyoming.=x"])
 def test_malformed_setting_is_refused(word):
-    with pytest.raises(ConfigError, match="section.key=value"):
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
         load(None, {}, [word])
 
 
