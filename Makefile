@@ -5,9 +5,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PARITY := .venv-parity
+PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
-.PHONY: demo run test lint bench clean
+.PHONY: demo run test parity lint bench clean
 
 demo: $(VENV)/espeak.installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)"
@@ -19,6 +21,10 @@ test: $(VENV)/test.installed
 	@sh tests/system_packages.sh mosquitto
 	@$(BIN)/python -m pytest
 
+# Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
+parity: $(PARITY)/installed
+	@$(PARITY)/bin/python -m pytest tests/parity
+
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -28,7 +34,19 @@ bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(PARITY) out
+
+# torch comes first and stays: the reference's own list of packages would pull in much that its 12 Hz half never uses.
+$(PARITY)/installed: Makefile
+	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	@echo "installing the reference package into $(PARITY) ..."
+	@$(PARITY_PIP) torch==2.13.0
+	@$(PARITY_PIP) --no-deps qwen-tts-hf==0.1.1.post1
+	@echo torch==2.13.0 > $(PARITY)/constraints.txt
+	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa
+	@$(PARITY_PIP) -c $(PARITY)/constraints.txt pytest pytest-asyncio pytest-timeout
+	@touch $@
 
 $(VENV)/%.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }

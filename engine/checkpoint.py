@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from .hub import CODEC_WEIGHTS_FILE, WEIGHTS_FILE, DownloadError, IncompleteError, find_checkpoint
-from .model.config import CheckpointError, ConfigError, ModelConfig, read_config
-from .model.speech_model import SpeechModel
+from .model.config import CheckpointError, ConfigError, ModelConfig, read_codec_config, read_config
+from .model.speech_model import SpeechCodec, SpeechModel
 from .model.weight_map import codec_weights, model_weights
 from .weights import Place, SafetensorsSource, TensorSource, WeightsError, fill, move_buffers
 
@@ -23,6 +23,7 @@ __all__ = [
     "assemble",
     "find_checkpoint",
     "load",
+    "load_codec",
     "read_config",
 ]
 
@@ -45,6 +46,17 @@ def load(directory: Path, options: LoadOptions) -> SpeechModel:
     config = read_config(directory)
     model, codec = SafetensorsSource(directory / WEIGHTS_FILE), SafetensorsSource(directory / CODEC_WEIGHTS_FILE)
     return assemble(config, model, codec, options)
+
+
+def load_codec(config_file: Path, weights_file: Path, options: LoadOptions) -> SpeechCodec:
+    """The codec alone, in evaluation mode. Raises CheckpointError."""
+    config = read_codec_config(config_file)
+    with torch.device("meta"):
+        codec = SpeechCodec(config)
+    place = _placement(options)
+    fill(codec, codec_weights(config), SafetensorsSource(weights_file), place)
+    move_buffers(codec, place)
+    return codec.eval()
 
 
 def assemble(config: ModelConfig, model: TensorSource, codec: TensorSource, options: LoadOptions) -> SpeechModel:

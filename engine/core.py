@@ -109,6 +109,13 @@ class Engine:
         if entry := self._jobs.pop(job, None):
             self._release(entry)
 
+    def wants_text(self, job: int) -> bool:
+        """Whether a job can do nothing before more of its text comes."""
+        entry = self._jobs.get(job)
+        if entry is None or entry.text.ended:
+            return False
+        return not entry.sequence.can_begin if entry.slot is None else entry.sequence.starved
+
     @property
     def jobs(self) -> tuple[int, ...]:
         return tuple(self._jobs)

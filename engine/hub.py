@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ REQUIRED_FILES = (
     "merges.txt",
 )
 WANTED_FILES = (*REQUIRED_FILES, "generation_config.json")
+CODEC_ALONE_FILES = ("config.json", "model.safetensors")
+"""Of a repository that holds nothing but the codec, such as Qwen/Qwen3-TTS-Tokenizer-12Hz."""
 
 
 class DownloadError(CheckpointError):
@@ -32,39 +34,42 @@ class IncompleteError(CheckpointError):
 
 
 def find_checkpoint(
-    name: str, *, revision: str | None = None, offline: bool = False, cache: Path | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    cache: Path | None = None,
+    files: Sequence[str] = REQUIRED_FILES,
 ) -> Path:
     """The directory of checkpoint `name`, a path or a hub id such as Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice.
 
-    An interrupted download is resumed and its progress shown; `offline` looks into the cache only. Raises
-    DownloadError or IncompleteError.
+    An interrupted download is resumed and its progress shown; `offline` looks into the cache only. `files` must all
+    be there. Raises DownloadError or IncompleteError.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _complete(path)
+        return _complete(path, files)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise DownloadError(f"{name}: there is no such directory, and it is no hub id of the form owner/name")
-    return _complete(_download(name, revision, offline, cache))
+    with _explained(name, revision):
+        directory = _download(name, revision, offline, cache, files)
+    return _complete(directory, files)
 
 
-def _complete(directory: Path) -> Path:
-    missing = [file for file in REQUIRED_FILES if not (directory / file).is_file()]
+def _complete(directory: Path, files: Sequence[str]) -> Path:
+    missing = [file for file in files if not (directory / file).is_file()]
     if missing:
         raise IncompleteError(f"{directory}: lacks {', '.join(missing)}; it is no whole Qwen3-TTS 12 Hz checkpoint")
     return directory
 
 
-def _download(name: str, revision: str | None, offline: bool, cache: Path | None) -> Path:
+def _download(name: str, revision: str | None, offline: bool, cache: Path | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # heavy, and not needed for a local directory
 
-    with _explained(name, revision):
-        directory = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache,
-            local_files_only=offline,
-            allow_patterns=list(WANTED_FILES),
-        )
+    wanted = WANTED_FILES if files == REQUIRED_FILES else files
+    directory = snapshot_download(
+        name, revision=revision, cache_dir=cache, local_files_only=offline, allow_patterns=list(wanted)
+    )
     return Path(directory)
 
 

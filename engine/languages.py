@@ -48,9 +48,9 @@ def resolve_language(wanted: str | None, known: Mapping[str, int]) -> str | None
     raise PromptError(f"unknown language {wanted!r}{suggest(name, [*spoken, 'auto'])}")
 
 
-def resolve_speaker(wanted: str, known: Collection[str]) -> str:
+def resolve_speaker(wanted: str | None, known: Collection[str]) -> str:
     """The checkpoint's spelling of a speaker's name. Blanks and hyphens may stand for `_`. Raises PromptError."""
-    name = wanted.strip().lower()
+    name = (wanted or "").strip().lower()
     for candidate in (name, name.replace(" ", "_").replace("-", "_")):
         if candidate in known:
             return candidate

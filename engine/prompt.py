@@ -190,10 +190,10 @@ class PromptPlanner:
         return self.ids.kind == "voice_design" or (self.ids.kind == "custom_voice" and self.ids.size != "0b6")
 
     def custom_voice(
-        self, speaker: str, language: str | None = None, instruct: str | None = None, *, flowing: bool = True
+        self, speaker: str | None, language: str | None = None, instruct: str | None = None, *, flowing: bool = True
     ) -> PromptPlan:
         """A preset speaker. `flowing`: the text goes in step by step. An instruct to a 0.6B model is dropped."""
-        self._require("custom_voice")
+        self.require("custom_voice")
         name = resolve_speaker(speaker, self.ids.speakers)
         tags = self._codec_tags(self._language_id(language, self.ids.dialects.get(name, False)))
         tags.append(self.ids.speakers[name])
@@ -201,20 +201,20 @@ class PromptPlanner:
 
     def voice_design(self, instruct: str | None, language: str | None = None, *, flowing: bool = True) -> PromptPlan:
         """A voice described in words."""
-        self._require("voice_design")
+        self.require("voice_design")
         return self._plan(self._codec_tags(self._language_id(language)), instruct, flowing)
 
     def clone(
         self, voice: CloneVoice, language: str | None = None, instruct: str | None = None, *, flowing: bool = True
     ) -> PromptPlan:
         """A cloned voice, from its x-vector alone or, with a reference, by continuing that recording."""
-        self._require("base")
+        self.require("base")
         if instruct and instruct.strip():
             raise PromptError("a cloned voice takes no instruct: use a CustomVoice or VoiceDesign checkpoint")
         tags = [*self._codec_tags(self._language_id(language)), SpeakerVector()]
         return self._plan(tags, None, flowing, voice)
 
-    def _require(self, kind: str) -> None:
+    def require(self, kind: str) -> None:
         if self.ids.kind != kind:
             raise PromptError(f"this needs a {kind} checkpoint, but the loaded one is {self.ids.kind}")
 

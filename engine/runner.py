@@ -45,16 +45,20 @@ class Entry:
 
 
 class Runner:
-    """Talker, code predictor and codec over static slots."""
+    """Talker, code predictor and codec over static slots.
+
+    Every slot can hold `max_positions`. With `first_positions` memory is taken for that many at first, and for twice
+    as many whenever a sequence outgrows them.
+    """
 
     @torch.inference_mode()
-    def __init__(self, model: SpeechModel, slots: int, max_positions: int) -> None:
+    def __init__(self, model: SpeechModel, slots: int, max_positions: int, first_positions: int | None = None) -> None:
         self.model, self.slots, self.max_positions = model, slots, max_positions
         talker, config = model.talker, model.config.talker
         weight = talker.head.weight
         self.device = weight.device
         self.frame_samples = model.decoder.frame_samples
-        self._cache = talker.allocate(slots, max_positions)
+        self._cache = talker.allocate(slots, min(first_positions or max_positions, max_positions))
         self._frame_cache = model.code_predictor.allocate(slots)
         self._codec = model.decoder.allocate(slots + 1)  # the last one primes voices
         rules = CodeRules(
@@ -79,6 +83,7 @@ class Runner:
             self._length[entry.slot] = len(each)
             self._start_codec(entry.slot, entry.primed)
         batch = pad_sequence(inputs, batch_first=True)  # [B, T, H]
+        self._reserve(batch.shape[1])
         self._next[slots] = lengths
         starts = torch.zeros_like(lengths)
         rows = Rows(slots, starts, self._bucket(batch.shape[1]))
@@ -91,6 +96,7 @@ class Runner:
         talker, index = self.model.talker, self._index(slots)
         inputs = self._frame[index] + talker.text(torch.tensor(text_ids))  # [B, H]
         length = 1 + max(self._length[slot] for slot in slots)
+        self._reserve(length)
         rows = Rows(index, self._next[index], self._bucket(length))
         hidden, logits = talker.step(inputs, self._cache, rows)
         self._next.index_add_(0, index, torch.ones_like(index))
@@ -153,8 +159,15 @@ class Runner:
                 inputs[n] += entry.voice.speaker.to(inputs)
         return inputs
 
+    def _reserve(self, length: int) -> None:
+        size = self._cache.max_positions
+        while size < length:
+            size = min(2 * size, self.max_positions)
+        if size > self._cache.max_positions:
+            self._cache = self.model.talker.enlarged(self._cache, size)
+
     def _bucket(self, length: int) -> int:
-        return min(self.max_positions, -(-length // LENGTH_STEP) * LENGTH_STEP)
+        return min(self._cache.max_positions, -(-length // LENGTH_STEP) * LENGTH_STEP)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(list(numbers), dtype=torch.int64, device=self.device)

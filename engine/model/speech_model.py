@@ -7,9 +7,19 @@ from torch import nn
 from .code_predictor import CodePredictor
 from .codec_decoder import CodecDecoder
 from .codec_encoder import CodecEncoder
-from .config import ModelConfig
+from .config import CodecConfig, ModelConfig
 from .speaker_encoder import SpeakerEncoder
 from .talker import Talker
+
+
+class SpeechCodec(nn.Module):
+    """Only what turns sound into codes and back."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder = CodecDecoder(config.decoder)
+        self.encoder = CodecEncoder(config.encoder)
 
 
 class SpeechModel(nn.Module):

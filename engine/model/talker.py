@@ -88,6 +88,15 @@ class Talker(nn.Module):
         assert max_positions <= self.config.max_positions, max_positions
         return TalkerCache(self.config, slots, max_positions, self.head.weight)
 
+    @torch.no_grad()
+    def enlarged(self, cache: TalkerCache, max_positions: int) -> TalkerCache:
+        """A longer cache with the same contents; the old one is free afterwards."""
+        longer = self.allocate(cache.layers[0].keys.shape[0], max_positions)
+        for new, old in zip(longer.layers, cache.layers, strict=True):
+            new.keys[:, :, : cache.max_positions] = old.keys
+            new.values[:, :, : cache.max_positions] = old.values
+        return longer
+
     def forward(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> Tensor:
         """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
 

@@ -21,11 +21,11 @@ FLOAT32 = LoadOptions(device="cpu", dtype=torch.float32)
 
 
 @cache
-def tiny_directory(kind: str = "base", size: str = "1b7") -> Path:
+def tiny_directory(kind: str = "base", size: str = "1b7", eos_gain: float = 0.0) -> Path:
     """A tiny checkpoint's directory; read it, never write to it."""
     root = tempfile.mkdtemp(prefix="tiny-qwen3-tts-")
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    return build(Path(root), kind, size)
+    return build(Path(root), kind, size, eos_gain=eos_gain)
 
 
 @cache

@@ -14,6 +14,10 @@ import numpy as np
 import torch
 
 from tests.engine.goldens_format import (
+    API_CASES,
+    API_EOS_GAIN,
+    API_SAMPLES,
+    API_WAVE_STRIDE,
     CHUNKS,
     CODE_FRAMES,
     DIRECTORY,
@@ -93,13 +97,30 @@ def codec_case(model: Any) -> dict[str, np.ndarray]:
     } | {f"encoded{index}": item.audio_codes[0].numpy().astype(np.int16) for index, item in enumerate(encoded)}
 
 
+def api_case(root: Path, case: str) -> dict[str, np.ndarray]:
+    """What the reference's public API makes of one call: codes and thinned waves of every item."""
+    kind, size, method, given = API_CASES[case]
+    model = load_reference(build(root / f"{kind}-{size}-ends", kind, size, eos_gain=API_EOS_GAIN))
+    with traced(model) as trace:
+        waves, _ = getattr(model, method)(**given, max_new_tokens=API_SAMPLES, **GREEDY)
+    made = {f"codes{item}": codes.numpy().astype(np.int16) for item, codes in enumerate(trace.codes)}
+    return made | {
+        f"wave{item}": wave[len(wave) - 1920 * len(trace.codes[item]) :: API_WAVE_STRIDE]
+        for item, wave in enumerate(waves)
+    }
+
+
 def save(name: str, directory: Path, cases: dict[str, dict[str, np.ndarray]]) -> None:
     """One file per checkpoint, with the hashes of the weights that it was made from."""
     hashes = np.array(
         [weights_hash(directory / file) for file in ("model.safetensors", "speech_tokenizer/model.safetensors")]
     )
+    write(name, cases, hashes=hashes)
+
+
+def write(name: str, cases: dict[str, dict[str, np.ndarray]], **more: np.ndarray) -> None:
     arrays = {f"{case}.{key}": value for case, values in cases.items() for key, value in values.items()}
-    np.savez_compressed(DIRECTORY / f"{name}.npz", hashes=hashes, **arrays)
+    np.savez_compressed(DIRECTORY / f"{name}.npz", **more, **arrays)
     size = (DIRECTORY / f"{name}.npz").stat().st_size
     print(f"{name}: {len(arrays)} arrays, {size / 1000:.0f} kB")
 
@@ -115,6 +136,7 @@ def main() -> None:
             if (kind, size) == ("base", "1b7"):
                 cases["codec"] = codec_case(model)
             save(f"{kind}-{size}", directory, cases)
+        write("api", {case: api_case(Path(root), case) for case in API_CASES})
 
 
 if __name__ == "__main__":

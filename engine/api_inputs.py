@@ -1,0 +1,170 @@
+"""What callers of the Python API may pass, turned into what the engine takes; the rules of the reference and the seed.
+
+The seed is the streaming fork of the reference package, whose scripts shall run with only the import changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import LoadOptions
+from .emission import EmissionPlan
+from .languages import suggest
+from .sampling import SamplerLimits
+from .sampling_params import SamplingError, SamplingParams, resolve_sampling
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromPretrained:
+    """The keywords of `from_pretrained`."""
+
+    dtype: torch.dtype | str | None = None
+    torch_dtype: torch.dtype | str | None = None
+    device_map: Any = None
+    device: Any = None
+    attn_implementation: str | None = None
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    allow_url: bool = False
+    slots: int = 8
+    max_positions: int | None = None
+
+    @classmethod
+    def read(cls, keywords: Mapping[str, Any], without: tuple[str, ...] = ()) -> FromPretrained:
+        """Raises TypeError for a keyword that does not exist, naming the nearest one that does."""
+        names = [field.name for field in fields(cls) if field.name not in without]
+        for name in keywords:
+            if name not in names:
+                raise TypeError(f"from_pretrained: unknown keyword {name!r}{suggest(name, names)}")
+        return cls(**keywords)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Arguments of `find_checkpoint`."""
+        cache = None if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        return {"revision": self.revision, "offline": self.local_files_only, "cache": cache}
+
+    def load_options(self) -> LoadOptions:
+        """Device and types. Raises ValueError."""
+        if self.slots < 1 or (self.max_positions is not None and self.max_positions < 1):
+            raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
+        device = _device(self.device if self.device_map is None else self.device_map)
+        return LoadOptions(device=device, dtype=self._chosen_dtype(device))
+
+    def _chosen_dtype(self, device: str) -> torch.dtype:
+        wanted = self.torch_dtype if self.dtype is None else self.dtype
+        if wanted is None or wanted == "auto":
+            return torch.float32 if device == "cpu" else torch.bfloat16
+        found = DTYPES.get(str(wanted).removeprefix("torch."))
+        if found is None:
+            raise ValueError(f"dtype {wanted!r} is not supported. Valid: auto, {', '.join(DTYPES)}")
+        return found
+
+
+def _device(wanted: Any) -> str:
+    """A device from what Transformers calls a device map; None and "auto" prefer a GPU."""
+    places = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
+    if len(places) != 1:
+        raise ValueError(f"the model lies on one device, not on {sorted(map(str, places))}")
+    (place,) = places
+    if place in (None, "auto", "balanced", "sequential"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{place}" if isinstance(place, int) else str(torch.device(place))
+
+
+def texts_of(text: str | list[str]) -> list[str]:
+    """The texts of a batch. Raises TypeError."""
+    texts = text if isinstance(text, list) else [text]
+    if not all(isinstance(each, str) for each in texts):
+        raise TypeError("text must be a str or a list of str; an iterator of pieces can only be streamed")
+    return texts
+
+
+def spread(name: str, value: Any, count: int) -> list[Any]:
+    """One value for each text: a list of as many, or one for all. Raises ValueError."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ValueError(f"batch size mismatch: {count} texts, but {len(values)} of {name}")
+    return values
+
+
+def pieces_of(text: str | Iterable[str]) -> Iterator[str]:
+    """One text, whole or as it is written. Raises TypeError for a batch."""
+    if isinstance(text, str):
+        return iter((text,))
+    if isinstance(text, list) and len(text) != 1:
+        raise TypeError("a stream speaks one text: open one stream for each, or pass iter([...]) for pieces of one")
+    return iter(text)
+
+
+def checked_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any]) -> SamplingParams:
+    """Sampling parameters that this engine's sampler is built for. Raises SamplingError."""
+    sampling, limits = resolve_sampling(explicit, file), SamplerLimits()
+    if not sampling.fits(limits.k_limit, limits.nucleus, limits.window):
+        raise SamplingError(f"repetition_penalty_window must be at most {limits.window}, not {sampling.penalty_window}")
+    return sampling
+
+
+def numbered(sampling: SamplingParams, item: int) -> SamplingParams:
+    """For item number `item` of a batch: `seed` + item, so that equal texts do not sound the same."""
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + item) % (1 << 63))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """The streaming keywords of the seed at its defaults."""
+
+    emit_every_frames: int = 8
+    decode_window_frames: int = 80
+    overlap_samples: int = 512
+    max_frames: int = 10000
+    use_optimized_decode: bool = True
+    first_chunk_emit_every: int = 0
+    first_chunk_decode_window: int = 48
+    first_chunk_frames: int = 48
+    repetition_penalty_window: int = 100
+    repetition_penalty: float = 1.0
+    async_decode: bool = False
+    use_paged_engine: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("async_decode", "use_paged_engine"):
+            if getattr(self, name):
+                raise NotImplementedError(f"{name}=True is not supported yet; without it the audio is the same")
+        for name in ("emit_every_frames", "max_frames", "first_chunk_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @classmethod
+    def split(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
+        """Streaming keywords, and the others, which must be sampling parameters."""
+        names = {field.name for field in fields(cls)}
+        ours = {name: value for name, value in keywords.items() if name in names}
+        return cls(**ours), {name: value for name, value in keywords.items() if name not in names}
+
+    @property
+    def emission(self) -> EmissionPlan:
+        """Small chunks until `first_chunk_frames` frames are out, if that is wanted; then steady ones."""
+        first = self.first_chunk_emit_every
+        phase_one = (first,) * -(-self.first_chunk_frames // first) if first > 0 else ()
+        return EmissionPlan((*phase_one, self.emit_every_frames))
+
+    def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any]) -> SamplingParams:
+        """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
+        samples = min(self.max_frames + 1, explicit.get("max_new_tokens") or self.max_frames + 1)
+        ours = {
+            "repetition_penalty": self.repetition_penalty,
+            "repetition_penalty_window": self.repetition_penalty_window,
+            "max_new_tokens": samples,
+        }
+        return checked_sampling({**explicit, **ours}, file)
