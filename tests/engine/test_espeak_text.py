@@ -1,0 +1,71 @@
+"""How text is cleaned, cut and split for eSpeak: pure, so without its library."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.backends.espeak_text import Piece, by_script, clean, cut
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "rest"),
+    [
+        ("Hello there. How are", ["Hello there. "], "How are"),
+        ("Hello there.", ["Hello there."], ""),
+        ("It costs 3.50, roughly", ["It costs 3.50, "], "roughly"),
+        ("approx. five", [], "approx. five"),
+        ("On 3. May", [], "On 3. May"),
+        ("Really?! Yes", ["Really?! "], "Yes"),
+        ("12:30 or 1,000", [], "12:30 or 1,000"),
+        ("你好。再", ["你好。"], "再"),
+        ("...", [], "..."),
+    ],
+)
+def test_text_is_cut_where_a_clause_surely_ends(text, pieces, rest):
+    assert cut(text, ended=False) == (pieces, rest)
+    assert cut(text, ended=True) == (pieces + ([rest] if rest else []), "")
+
+
+def test_a_long_clause_is_broken_at_a_blank_with_a_comma():
+    pieces, _ = cut("word " * 100, ended=True)
+    assert len(pieces) == 4
+    assert all(piece.endswith("word, ") for piece in pieces[:-1])
+
+
+@given(st.lists(st.text(alphabet="aZ5.,;?!… \n'\"()-。日é\u0301я", max_size=80)))
+def test_no_text_is_lost_wherever_it_is_cut(parts):
+    pieces, rest = [], ""
+    for part in parts:
+        complete, rest = cut(rest + part, ended=False)
+        pieces += complete
+    pieces += cut(rest, ended=True)[0]
+    written = by_script_all(pieces)
+    assert kept("".join(pieces)) == kept("".join(parts)) == kept("".join(written))
+    assert all(len(piece.rstrip()) <= 162 or set(piece) <= set(".,;?!… \n") for piece in pieces)
+
+
+def by_script_all(pieces):
+    return [part.text for piece in pieces for part in by_script(piece, "Latin")]
+
+
+def kept(text):
+    return [char for char in text if char not in ", \n"]
+
+
+def test_stretches_of_writing_go_to_their_readers():
+    assert by_script("Now “Дорога” by Кино, π.", "") == [
+        Piece("Now “, ", "", pause=False),
+        Piece("Дорога”, ", "ru", pause=False),
+        Piece("by, ", "", pause=False),
+        Piece("Кино, ", "ru", pause=False),
+        Piece("π.", ""),
+    ]
+    assert by_script("Привет, «мир».", "Cyrillic") == [Piece("Привет, «мир».")]
+    assert by_script("«Привет».", "") == [Piece("«Привет».", "ru")]
+
+
+@given(st.text())
+def test_cleaned_text_can_be_encoded_and_cleaning_again_changes_nothing(text):
+    cleaned = clean(text)
+    assert b"\0" not in cleaned.encode()
+    assert clean(cleaned) == cleaned
