@@ -185,7 +185,8 @@ def _decode(data: bytes, limits: AudioLimits) -> tuple[Samples, int]:
             _check_format(rate, file.channels, file.frames, limits)
             samples = file.read(int(limits.max_duration_s * rate) + 1, dtype="float32")
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"not an audio file this engine can read (WAV, FLAC, OGG, MP3): {error}") from error
+        reason = getattr(error, "error_string", error)  # the whole message names an object in memory
+        raise AudioError(f"not an audio file this engine can read (WAV, FLAC, OGG, MP3): {reason}") from error
     return _checked(samples, rate, limits)
 
 

@@ -21,10 +21,15 @@ REQUIRED_FILES = (
     "merges.txt",
 )
 WANTED_FILES = (*REQUIRED_FILES, "generation_config.json")
+DENIED = (401, 403)
 
 
 class DownloadError(CheckpointError):
     """The files of a checkpoint cannot be had; the message says what to do."""
+
+
+class DownloadInterrupted(DownloadError):
+    """The files cannot be had now, but may be had later as things are: no network, a hub that is down, a full disk."""
 
 
 class IncompleteError(CheckpointError):
@@ -45,6 +50,17 @@ def find_checkpoint(
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise DownloadError(f"{name}: there is no such directory, and it is no hub id of the form owner/name")
     return _complete(_download(name, revision, offline, cache))
+
+
+def cached_file(name: str, file: str, revision: str | None, cache: Path | None) -> Path | None:
+    """One file of a hub id if it has been downloaded already, without asking the hub."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
+    except (ImportError, ValueError):  # not installed; the hub's complaint about a name is a ValueError
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _complete(directory: Path) -> Path:
@@ -90,17 +106,18 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise DownloadError(f"{name}: is neither a directory nor a hub id of the form owner/name") from error
     except errors.LocalEntryNotFoundError as error:
-        raise DownloadError(
+        raise DownloadInterrupted(
             f"{name}: not wholly in the local cache, and the hub cannot be reached or offline mode is on. Connect once "
             "to download it, or give the path of a copied directory"
         ) from error
     except errors.HfHubHTTPError as error:
-        raise DownloadError(f"{name}: the hub answered {_status(error)}. {_advice(error)}") from error
+        kind = DownloadError if _status(error) in DENIED else DownloadInterrupted
+        raise kind(f"{name}: the hub answered {_status(error)}. {_advice(error)}") from error
     except (httpx.HTTPError, ConnectionError) as error:
-        raise DownloadError(f"{name}: the download broke off ({error}). Run again: it resumes") from error
+        raise DownloadInterrupted(f"{name}: the download broke off ({error}). Run again: it resumes") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(
+            raise DownloadInterrupted(
                 f"{name}: the disk is full. Free space or point HF_HOME at a larger disk, then run again: it resumes"
             ) from error
         raise DownloadError(f"{name}: the cache cannot be written ({error}). Check HF_HOME and its rights") from error
@@ -112,6 +129,6 @@ def _status(error: Exception) -> int | None:
 
 
 def _advice(error: Exception) -> str:
-    if _status(error) in (401, 403):
+    if _status(error) in DENIED:
         return "Set HF_TOKEN to a token that may read it"
     return "Try again later: the download resumes"

@@ -91,6 +91,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Voices:
+    """The voices have changed; these are all of them."""
+
+    voices: tuple[Voice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The backend cannot be loaded; the worker exits after this. `permanent`: trying again is of no use."""
 
@@ -142,4 +149,4 @@ class Health:
     running: int
 
 
-Event = Ready | LoadFailed | Started | Chunk | Done | Failed | Health
+Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health

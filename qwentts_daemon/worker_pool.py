@@ -27,7 +27,8 @@ class WorkerPool:
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        return self.primary.voices
+        """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
+        return self.primary.voices or (self._embedded.voices if self._embedded else ())
 
     @property
     def ready(self) -> bool:
@@ -36,8 +37,7 @@ class WorkerPool:
 
     def job(self, request: Request, text: str, priority: Priority) -> AbstractAsyncContextManager[Job]:
         """Begin a job (see `WorkerClient.job`): with the embedded voice while the chosen one is not ready."""
-        covers = self._embedded and not self.primary.ready and (self._embedded.ready or self.primary.failure)
-        if self._embedded and covers:
+        if self._embedded and (self._covers(self._embedded) or not self.primary.voices):
             return self._embedded.job(self._embedded_request(self._embedded, request), text, priority)
         return self.primary.job(request, text, priority)
 
@@ -48,7 +48,12 @@ class WorkerPool:
                 tasks.create_task(worker.run(), name=f"worker {worker.name}")
         raise StartError(f"no voice can be loaded: {self.primary.failure}")
 
+    def _covers(self, embedded: WorkerClient) -> bool:
+        return not self.primary.ready and (embedded.ready or self.primary.failure is not None)
+
     def _embedded_request(self, worker: WorkerClient, request: Request) -> Request:
+        if request.voice in {voice.id for voice in worker.voices}:
+            return request
         voice = best_voice(worker.voices, request.language or self._language or "en")
         style = request.style if request.style in voice.styles else None
         return replace(request, voice=voice.id, language=None, style=style, instruct=None)
