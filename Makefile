@@ -7,10 +7,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
+# A directory or a hub id: `make demo MODEL=Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice` speaks with the model.
+MODEL ?=
+COMMA := ,
+DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
+
 .PHONY: demo run test lint bench clean
 
-demo: $(VENV)/espeak.installed
-	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)"
+demo: $(VENV)/$(DEMO_EXTRAS).installed
+	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
 
 run: $(VENV)/espeak.installed
 	@$(BIN)/qwentts-daemon run

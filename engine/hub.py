@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +26,9 @@ REQUIRED_FILES = (
 )
 WANTED_FILES = (*REQUIRED_FILES, "generation_config.json")
 DENIED = (401, 403)
+PROGRESS_INTERVAL_S = 15.0
+
+log = logging.getLogger(__name__)
 
 
 class DownloadError(CheckpointError):
@@ -73,7 +80,7 @@ def _complete(directory: Path) -> Path:
 def _download(name: str, revision: str | None, offline: bool, cache: Path | None) -> Path:
     from huggingface_hub import snapshot_download  # heavy, and not needed for a local directory
 
-    with _explained(name, revision):
+    with _explained(name, revision), _progress_logged(name, cache):
         directory = snapshot_download(
             name,
             revision=revision,
@@ -82,6 +89,29 @@ def _download(name: str, revision: str | None, offline: bool, cache: Path | None
             allow_patterns=list(WANTED_FILES),
         )
     return Path(directory)
+
+
+@contextmanager
+def _progress_logged(name: str, cache: Path | None) -> Iterator[None]:
+    """Say now and then how much has arrived, where the hub's own bars are not shown: they are for terminals."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(cache or HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(PROGRESS_INTERVAL_S):
+            with contextlib.suppress(OSError):  # a file gets its name
+                size = sum(file.stat().st_size for file in folder.glob("*"))
+                log.info("%s: %.2f GB are there, the download goes on", name, size / 1e9)
+
+    watcher = threading.Thread(target=watch, name="download", daemon=True)
+    if not sys.stderr.isatty():
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager

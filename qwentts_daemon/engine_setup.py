@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import engine
@@ -23,6 +26,17 @@ EMBEDDED = "espeak"
 REMEDY = "pip install 'qwentts-daemon[engine]'"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A voice to be cloned from a recording; `transcript` holds its words."""
+
+    name: str
+    audio: Path
+    transcript: str | None = None
+    language: str | None = None
+    description: str | None = None
 
 
 def check_installation() -> None:
@@ -75,23 +89,58 @@ def download(config: Config) -> Path:
 
 def judge_recording(audio: Path) -> list[str]:
     """What could be better about a recording to clone. Raises StartError when it cannot be used at all."""
-    try:
-        from engine.audio import AudioError, read_audio
+    with _explained(audio):
+        from engine.audio import read_audio
         from engine.recording import check_recording
 
         findings = check_recording(*read_audio(audio))
-    except ImportError as error:
-        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
-    except AudioError as error:
-        raise StartError(f"{audio}: {error}", os.EX_DATAERR) from error
     if errors := [finding.message for finding in findings if finding.level == "error"]:
         raise StartError(f"{audio}: {'; '.join(errors)}", os.EX_DATAERR)
     return [finding.message for finding in findings]
 
 
-def add_clone(folder: Path, voice: voice_folder.FolderVoice) -> Path:
+def add_clone(folder: Path, clone: Clone) -> Path:
     """Put a cloned voice into the folder, in the place of an older one of its name. Raises StartError."""
+    check_voice_name(clone.name)
+    description = clone.description or clone.name.replace("_", " ").capitalize()
+    languages = (clone.language,) if clone.language else ()
     try:
-        return voice_folder.write_clone(folder, voice)
+        with _explained(clone.audio), tempfile.TemporaryDirectory() as scratch:
+            recording = _as_reference(clone.audio, Path(scratch))
+            return voice_folder.write_clone(
+                folder,
+                voice_folder.FolderVoice(
+                    clone.name, "clone", description, languages, recording=recording, transcript=clone.transcript
+                ),
+            )
     except OSError as error:
         raise StartError(f"{folder}: {error.strerror or error} (voices.dir)", os.EX_CANTCREAT) from error
+
+
+def check_voice_name(name: str) -> None:
+    """Raises StartError for a name that no voice can have."""
+    try:
+        voice_folder.check_name(name)
+    except voice_folder.VoiceFolderError as error:
+        raise StartError(str(error), os.EX_USAGE) from error
+
+
+def _as_reference(audio: Path, scratch: Path) -> Path:
+    """The recording in one of the two formats of the voices folder; those are kept as they are."""
+    if f"reference{audio.suffix.lower()}" in voice_folder.REFERENCE_FILES:
+        return audio
+    from engine.audio import read_audio, write_wave
+
+    write_wave(scratch / "reference.wav", *read_audio(audio))
+    return scratch / "reference.wav"
+
+
+@contextmanager
+def _explained(audio: Path) -> Iterator[None]:
+    """Say what is missing or wrong when a recording is to be read."""
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
+    except ValueError as error:  # engine.audio.AudioError, which cannot be named before it is imported
+        raise StartError(f"{audio}: {error}", os.EX_DATAERR) from error
