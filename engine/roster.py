@@ -15,7 +15,7 @@ NARRATOR = FolderVoice(
     description="Narrator: calm and clear",
     instruct="The warm, calm and clear voice of a grown woman who reads aloud at an even pace and articulates well.",
 )
-"""What a VoiceDesign model speaks with until somebody describes a voice."""
+"""What a VoiceDesign model always has, after the voices that somebody described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ def read_roster(card: ModelCard, folder: Path) -> Roster:
             problems[name] = obstacle
         else:
             fitting[name] = voice
-    if card.kind == "voice_design" and not fitting:
-        fitting = {NARRATOR.name: NARRATOR}
+    if card.kind == "voice_design":
+        fitting.setdefault(NARRATOR.name, NARRATOR)
     listed = tuple(_listed(card, voice) for voice in fitting.values())
     return Roster(card.preset_voices() + listed, fitting, problems)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .qwen3_loading import Opened
 
 LOOK_INTERVAL_S = 1.0
+WARM_UP_FRAMES = 32
+NO_MEMORY = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr")
 REMEDY = "pip install 'qwentts-daemon[engine]'"
 
@@ -70,7 +72,10 @@ class Qwen3Backend:
     # --- loading ----------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Find or download the checkpoint, load it, hear the cloned voices. Raises BackendError."""
+        """Find or download the checkpoint, load it, hear the cloned voices. Raises BackendError.
+
+        Whether all of them can be used shows last; one that can may still come, so the model stays.
+        """
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
             raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
         directory = self._find()
@@ -80,12 +85,11 @@ class Qwen3Backend:
             from .qwen3_loading import open_engine
 
             self._opened = open_engine(directory, self._model)
+            self.description = self._opened.description
+            self._read_folder()
+            self._warm_up()
         except ImportError as error:
             raise BackendError(f"a package is damaged or too old ({error}); {REMEDY}", permanent=True) from error
-        self.description = self._opened.description
-        self._read_folder()
-        self._require_voices()
-        self._warm_up()
 
     def _find(self) -> Path:
         model = self._model
@@ -100,23 +104,26 @@ class Qwen3Backend:
         """A Base model has no voice of its own; it is asked again until there is one."""
         if self._roster.voices:
             return
-        self._report(self._roster.problems)
+        why = "".join(f" ({name}: {problem})" for name, problem in self._roster.problems.items())
         raise BackendError(
-            f"{self._model.name} speaks with cloned voices only, and {self._folder} holds none that it can use; "
+            f"{self._model.name} speaks with cloned voices only, and {self._folder} holds none that it can use{why}; "
             "make one: qwentts-daemon clone NAME --audio FILE"
         )
 
     def _warm_up(self) -> None:
         """Let a GPU choose and load its kernels before anybody waits for them."""
         opened = self._ready()
-        if not opened.on_gpu:
+        if not (opened.on_gpu and self._roster.voices):
             return
         utterance = self._utterance(Synthesize(0, self._roster.voices[0].id))
         opened.engine.add(0, utterance)
         opened.engine.append_text(0, "One, two, three, four, five.")
         opened.engine.end_text(0)
-        for _ in range(32):
-            opened.engine.step()
+        try:
+            for _ in range(WARM_UP_FRAMES):
+                opened.engine.step()
+        except opened.out_of_memory as error:
+            raise BackendError(f"{self._model.name}: not enough GPU memory to speak; lower engine.max_jobs") from error
         opened.engine.cancel(0)
 
     # --- jobs -------------------------------------------------------------------------------------------------
@@ -194,8 +201,7 @@ class Qwen3Backend:
         log.error("out of GPU memory with %d jobs (engine.max_jobs): %s", len(lost), str(error).splitlines()[0])
         for number in lost:
             self.cancel(number)
-            reason = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
-            send(Failed(number, "synthesis-failed", reason))
+            send(Failed(number, "synthesis-failed", NO_MEMORY))
         opened.free_memory()
 
     def _ready(self) -> Opened:
@@ -218,6 +224,8 @@ class Qwen3Backend:
             return self._planned(request, self._roster.folder.get(request.voice))
         except PromptError as error:
             raise JobError("synthesis-failed", str(error)) from error
+        except self._ready().out_of_memory as error:
+            raise JobError("synthesis-failed", NO_MEMORY) from error
 
     def _planned(self, request: Synthesize, voice: FolderVoice | None) -> Utterance:
         from ..core import Utterance

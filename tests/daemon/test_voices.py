@@ -90,7 +90,8 @@ def test_wrong_names_in_the_configuration_stop_the_start(config):
 
 def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
     voices = [
-        Voice("vivian", "V", ("zh", "en", "de")), Voice("aiden", "A", ("en-US", "zh")), Voice("ryan", "R", ("en", "de-AT")),
+        Voice("vivian", "V", ("zh", "en", "de")), Voice("aiden", "A", ("en-US", "zh")),
+        Voice("ryan", "R", ("en", "de-AT")),
     ]  # fmt: skip
     found = {tag: best_voice(voices, tag).id for tag in ("en", "en-US", "en-GB", "de", "de-AT", "de-CH", "ja")}
     assert found == {

@@ -34,6 +34,13 @@ def at_once(monkeypatch):
     monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.0)
 
 
+def step(backend):
+    """The events of one step."""
+    events = []
+    backend.step(events.append)
+    return events
+
+
 # --- what is spoken ------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +160,18 @@ def test_base_without_a_voice_says_how_to_make_one_and_may_be_tried_again(tmp_pa
     with pytest.raises(BackendError, match="make one: qwentts-daemon clone NAME --audio FILE") as refused:
         loaded(tmp_path, "base")
     assert not refused.value.permanent
-    assert len([line for line in caplog.messages if "broken" in line]) == 1
+    assert "(broken: " in str(refused.value)
+    assert caplog.messages == []  # the daemon says it, once
+
+
+def test_base_whose_only_recording_is_no_sound_stays_for_a_better_one(tmp_path, at_once):
+    (put_voice(tmp_path, "anna", kind="clone") / "reference.wav").write_bytes(b"no sound")
+    backend = loaded(tmp_path, "base")
+    assert backend.voices() == ()
+    put_voice(tmp_path, "anna", 1, kind="clone")
+    events = [event for _ in range(2) for event in step(backend)]
+    assert [voice.id for event in events for voice in event.voices] == ["anna"]
+    assert spoken(backend, voice="anna")
 
 
 def test_a_prompt_is_computed_once_and_again_when_its_recording_changes(tmp_path, monkeypatch):
@@ -344,6 +362,20 @@ def test_out_of_memory_fails_the_jobs_of_that_step_and_the_next_one_is_fine(pres
     assert spoken(preset, job=4) == whole
     preset.hold(3, False)
     assert isinstance(drain(preset)[-1], Done)
+
+
+def test_out_of_memory_for_a_voice_fails_its_job_only(tmp_path, monkeypatch):
+    put_voice(tmp_path, "anna", 1, "the door", kind="clone")
+    backend = loaded(tmp_path, "base")
+
+    def full(codes):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as short:
+        short.setattr(backend._opened.clones._runner, "prime", full)
+        with pytest.raises(JobError, match="GPU ran out of memory"):
+            backend.add(Synthesize(1, "anna", TEXT))
+    assert spoken(backend, voice="anna")
 
 
 def test_another_error_of_the_device_ends_the_worker(preset):

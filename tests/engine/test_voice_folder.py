@@ -149,7 +149,8 @@ def test_a_checkpoint_lists_the_voices_that_it_fits(tmp_path):
     ]
     assert "needs a voice_design model, and this one is base" in roster.problems["ghost"]
     assert "does not speak 'nb-NO'; it speaks zh, en" in roster.problems["olaf"]
-    (ghost,) = read_roster(DESIGN, tmp_path).voices
+    ghost, narrator = read_roster(DESIGN, tmp_path).voices
+    assert narrator.id == NARRATOR.name
     assert (ghost.id, ghost.styles, ghost.follows_instruct) == ("ghost", ("sad",), True)
 
 
