@@ -109,7 +109,8 @@ def say(
         result = asyncio.run(client.say(request, pieces, write))
     out.print(
         f"first audio {result.first_audio_s * 1000:.1f} ms, {result.audio_s:.2f} s of audio in {result.chunks} chunks, "
-        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}"
+        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}",
+        soft_wrap=True,
     )
 
 

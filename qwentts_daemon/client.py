@@ -114,20 +114,26 @@ def sink(output: Path | None, play: bool) -> Iterator[Write]:
 
 
 def _wav_writer(stack: contextlib.ExitStack, output: Path | None) -> Write | None:
+    """The file is made when there is audio for it, so that a failure leaves none behind."""
     if output is None:
         return None
-    try:
-        wav = stack.enter_context(wave.open(str(output), "wb"))  # noqa: SIM115 - the stack closes it
-    except OSError as error:
-        raise StartError(f"{output}: {error.strerror}", os.EX_CANTCREAT) from error
-    wav.setparams((1, 2, 22_050, 0, "NONE", ""))
+    files: list[wave.Wave_write] = []
 
     def write(rate: int, pcm: bytes) -> None:
-        if not wav.tell():
-            wav.setframerate(rate)
-        wav.writeframesraw(pcm)
+        if not files:
+            files.append(stack.enter_context(_open_wav(output, rate)))
+        files[0].writeframesraw(pcm)
 
     return write
+
+
+def _open_wav(path: Path, rate: int) -> wave.Wave_write:
+    try:
+        wav = wave.open(str(path), "wb")  # noqa: SIM115 - the caller closes it
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}", os.EX_CANTCREAT) from error
+    wav.setparams((1, 2, rate, 0, "NONE", ""))
+    return wav
 
 
 def _player(stack: contextlib.ExitStack, play: bool) -> Write | None:

@@ -15,7 +15,7 @@ from .admission import Priority
 from .config import Audio, Text
 from .errors import Code, QwenTtsError, SpeechError
 from .jobs import Job, Request
-from .text import Cleaning, Segmenter
+from .text import Cleaning, Segmenter, separator
 from .worker_pool import WorkerPool
 
 NOTHING_TO_SAY_S = 0.1
@@ -66,6 +66,7 @@ class Reply:
         self._segmenter = Segmenter(speaker.cleaning)
         self._length = 0
         self._waiting: list[str] = []
+        self._last_character = ""
         self._segments = 0
         self._ended = False
         self._job: Job | None = None
@@ -157,7 +158,11 @@ class Reply:
         self._changed.set()
 
     def _take_text(self) -> str:
-        text = "".join(segment + "\n" for segment in self._waiting)
+        """The segments that wait, with the blanks that belong before and between them."""
+        text = ""
+        for segment in self._waiting:
+            text += separator(self._last_character) + segment
+            self._last_character = segment[-1]
         self._waiting.clear()
         return text
 

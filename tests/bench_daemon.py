@@ -1,4 +1,5 @@
-"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes.
+"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes; and
+from a client's leaving to the moment when the worker has dropped its job.
 
     python -m tests.bench_daemon [--rounds 300] [--backend espeak] [--json]
 
@@ -14,6 +15,7 @@ import platform
 import re
 import statistics
 import time
+from datetime import datetime
 
 from wyoming.event import Event
 from wyoming.tts import Synthesize
@@ -70,6 +72,21 @@ async def measure(process: DaemonProcess, rounds: int) -> dict[str, list[float]]
     return figures
 
 
+async def cancel_ms(process: DaemonProcess, rounds: int) -> list[float]:
+    """From the closing of a connection in the middle of a long text to the worker's line about it."""
+    closed_s = []
+    for number in range(rounds):
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(encode_event(Synthesize(f"{TEXT} " * 80).event()))
+        await until(reader, "audio-chunk")
+        closed_s.append(time.time())
+        writer.transport.abort()
+        await asyncio.to_thread(process.wait_for, r"engine\.worker: job \d+ cancelled", number + 1)
+    stamps = [line[:23] for line in process.lines if re.search(r"engine\.worker: job \d+ cancelled", line)]
+    dropped_s = [datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp() for stamp in stamps]
+    return [(dropped - closed) * 1000 for dropped, closed in zip(dropped_s, closed_s, strict=True)]
+
+
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, round(share * len(values)))]
 
@@ -80,9 +97,13 @@ def main() -> None:
     parser.add_argument("--backend", default="espeak")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with started(f"engine.backend={options.backend}", "log.level=INFO") as process:
+    with started(f"engine.backend={options.backend}", debug=False) as process:
         process.wait_for("is ready: ")
         figures = asyncio.run(measure(process, options.rounds))
+        process.stop()
+    with started(f"engine.backend={options.backend}", debug=True) as process:
+        process.wait_for("is ready: ")
+        figures["client leaves: job dropped"] = asyncio.run(cancel_ms(process, 50))
         process.stop()
     table = {
         name: {"p50": round(statistics.median(values), 2), "p95": round(percentile(values, 0.95), 2)}

@@ -1,4 +1,4 @@
-"""Runs the daemon with another class in the place of the Qwen3 engine: `python -m tests.daemon_with CLASS ARGUMENT…`."""
+"""Runs the daemon with another class as its Qwen3 engine: `python -m tests.daemon_with CLASS ARGUMENT…`."""
 
 import sys
 

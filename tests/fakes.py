@@ -8,18 +8,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from engine.backends import BackendError, JobError
 from engine.messages import Chunk, Done, Event, Started, Synthesize, Voice
 from engine.settings import Settings
 
 RATE = 24_000
-FRAME_SAMPLES = 1_920
-CHARACTERS_PER_FRAME = 2
+FRAME_SAMPLES = 960
 
 
 class ToneBackend:
-    """Speaks each character as a tone of its own: one frame a step and job, so that audio tells which text it was."""
+    """Speaks each character as a tone of its own, one a step and job, so that audio tells which text it was."""
 
     description = "tones"
     capacity = 4
@@ -62,10 +62,11 @@ class ToneBackend:
         (self._held.add if held else self._held.discard)(job)
 
     def step(self, send: Callable[[Event], None]) -> bool:
-        return any([self._advance(job, send) for job in list(self._texts) if job not in self._held])
+        advanced = [self._advance(job, send) for job in list(self._texts) if job not in self._held]
+        return any(advanced)
 
     def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
-        piece, self._texts[job] = self._texts[job][:CHARACTERS_PER_FRAME], self._texts[job][CHARACTERS_PER_FRAME:]
+        piece, self._texts[job] = self._texts[job][:1], self._texts[job][1:]
         if piece:
             self._speak(job, piece, send)
         elif job in self._ended:
@@ -85,7 +86,7 @@ class SlowLoading(ToneBackend):
     """Loads once the file that TEST_GATE names exists."""
 
     def load(self) -> None:
-        while not os.path.exists(os.environ["TEST_GATE"]):
+        while not Path(os.environ["TEST_GATE"]).exists():
             time.sleep(0.01)
 
 
@@ -100,7 +101,7 @@ class Endless(ToneBackend):
     """Speaks a text for ever, as fast as it may."""
 
     def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
-        self._speak(job, "ab", send)
+        self._speak(job, "a", send)
         return True
 
 
@@ -120,9 +121,9 @@ class Suicidal(ToneBackend):
         return super()._advance(job, send)
 
 
-def tone(piece: str) -> bytes:
-    """One frame whose pitch is made from the text."""
-    pitch_hz = 100 + sum(map(ord, piece)) % 2000
+def tone(character: str) -> bytes:
+    """One frame whose pitch is made from the character."""
+    pitch_hz = 100 + 7 * (ord(character) % 256)
     return array.array(
         "h", (round(8000 * math.sin(2 * math.pi * pitch_hz * n / RATE)) for n in range(FRAME_SAMPLES))
     ).tobytes()

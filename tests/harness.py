@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from wyoming.audio import AudioChunk, AudioStart
@@ -26,7 +27,14 @@ PATIENCE_S = 20.0
 class DaemonProcess:
     """The daemon on a free loopback port, its log lines as they come."""
 
-    def __init__(self, *settings: str, fake: str | None = None, uri: str = "tcp://127.0.0.1:0", **environment: str):
+    def __init__(
+        self,
+        *settings: str,
+        fake: str | None = None,
+        uri: str = "tcp://127.0.0.1:0",
+        debug: bool = True,
+        **environment: str,
+    ):
         start = ["-m", "tests.daemon_with", fake] if fake else ["-m", "qwentts_daemon"]
         backend = [] if any(word.startswith("engine.backend=") for word in settings) else [
             f"engine.backend={'qwen3' if fake else 'espeak'}"
@@ -35,7 +43,7 @@ class DaemonProcess:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, *start, "run", "--debug", *words],
+            [sys.executable, *start, "run", *(["--debug"] if debug else []), *words],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
@@ -98,8 +106,8 @@ class DaemonProcess:
 
 
 @contextlib.contextmanager
-def daemon(*settings: str, ready: str = "", **options: str) -> Iterator[DaemonProcess]:
-    """A daemon whose engine (or the worker named `ready`) can speak; stopped in order at the end, without a complaint."""
+def daemon(*settings: str, ready: str = "", **options: Any) -> Iterator[DaemonProcess]:
+    """A daemon whose engine (or the worker `ready`) can speak; stopped in order at the end, without a complaint."""
     worker = ready or ("qwentts-qwen3" if "fake" in options else "qwentts-espeak")
     with started(*settings, **options) as process:
         process.wait_for(f"{worker} is ready: ")
@@ -109,9 +117,9 @@ def daemon(*settings: str, ready: str = "", **options: str) -> Iterator[DaemonPr
 
 
 @contextlib.contextmanager
-def started(*settings: str, **options: str) -> Iterator[DaemonProcess]:
+def started(*settings: str, **options: Any) -> Iterator[DaemonProcess]:
     """A daemon whose end is the test's business; killed if it is still there."""
-    process = DaemonProcess(*settings, **options)  # type: ignore[arg-type]
+    process = DaemonProcess(*settings, **options)
     try:
         yield process
     finally:

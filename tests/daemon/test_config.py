@@ -73,7 +73,7 @@ def test_unknown_environment_variable_names_the_nearest():
 
 @pytest.mark.parametrize("word", ["wyoming.uri", "uri=x", ".=x", "wyoming.=x"])
 def test_malformed_setting_is_refused(word):
-    with pytest.raises(ConfigError, match="section.key=value"):
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
         load(None, {}, [word])
 
 

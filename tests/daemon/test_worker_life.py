@@ -23,7 +23,7 @@ async def describe_lists_voices(process):
 
 async def test_the_embedded_voice_covers_for_a_model_that_loads(tmp_path):
     gate = tmp_path / "gate"
-    with daemon(fake="SlowLoading", TEST_GATE=str(gate)) as process:  # ready: the embedded voice
+    with daemon(fake="SlowLoading", ready="qwentts-espeak", TEST_GATE=str(gate)) as process:
         assert await describe_lists_voices(process)
         assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
         gate.touch()
@@ -42,7 +42,7 @@ async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path
 
 
 async def test_the_embedded_voice_covers_for_a_model_that_cannot_be_loaded():
-    with daemon(fake="Unloadable") as process:
+    with daemon(fake="Unloadable", ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: no such model")
         assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
 

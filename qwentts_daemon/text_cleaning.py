@@ -1,0 +1,148 @@
+"""What single characters and finished segments need before they can be spoken.
+
+`Characters` decides one character at a time, so how a text was cut into fragments can never matter.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+BREAK = "\n"  # in the output of a filter: here a segment ends
+LEFT_OUT = "\ufffc"  # in the output of a filter: here stood something that is not spoken
+# Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Han and kana, with the full-width forms.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What is taken out before speaking, since not every house wants the same read to it."""
+
+    markdown: bool = True
+    emoji: bool = True
+    urls: bool = True
+    code_blocks: bool = True
+    replacements: tuple[tuple[re.Pattern[str], str], ...] = ()
+
+
+# --- characters ------------------------------------------------------------------------------------------------------
+
+_NEWLINES = "\n\v\f\x85\u2028\u2029"  # a carriage return counts as a blank: CR LF leaves one newline
+# Invisible, though Unicode does not call them format characters; U+FFFC is our own mark, U+FFFD a decoding error.
+_INVISIBLE = re.compile("[\u034f\ufe00-\ufe0f\ufffc\ufffd\U000e0100-\U000e01ef]")
+_EMOJI = re.compile(  # Unicode 17 emoji-data.txt, with the pictograph blocks whole so that the next emoji are in
+    "[\u231a\u231b\u2328\u23cf\u23e9-\u23f3\u23f8-\u23fa\u25fd\u25fe\u2600-\u2604\u260e\u2611\u2614\u2615\u2618\u261d"
+    "\u2620\u2622\u2623\u2626\u262a\u262e\u262f\u2638-\u263a\u2640\u2642\u2648-\u2653\u265f\u2660\u2663\u2665\u2666"
+    "\u2668\u267b\u267e\u267f\u2692-\u2697\u2699\u269b\u269c\u26a0\u26a1\u26a7\u26aa\u26ab\u26b0\u26b1\u26bd\u26be"
+    "\u26c4\u26c5\u26c8\u26ce\u26cf\u26d1\u26d3\u26d4\u26e9\u26ea\u26f0-\u26f5\u26f7-\u26fa\u26fd\u2702\u2705"
+    "\u2708-\u270d\u270f\u2712\u2714\u2716\u271d\u2721\u2728\u2733\u2734\u2744\u2747\u274c\u274e\u2753-\u2755\u2757"
+    "\u2763\u2764\u2795-\u2797\u27b0\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f004\U0001f0cf\U0001f170\U0001f171\U0001f17e"
+    "\U0001f17f\U0001f18e\U0001f191-\U0001f19a\U0001f1e6-\U0001f1ff\U0001f201\U0001f202\U0001f21a\U0001f22f"
+    "\U0001f232-\U0001f23a\U0001f250\U0001f251\U0001f300-\U0001f64f\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7ff"
+    "\U0001f90c-\U0001f9ff\U0001fa70-\U0001faff]"
+)
+_VARIATION, _KEYCAP = "\ufe0f", "\u20e3"
+_KEYCAP_BASES = "0123456789#*"
+# Ordinary characters, such as arrows and ℹ, that are an emoji only before U+FE0F.
+_STYLED = "\u203c\u2049\u2139\u2194-\u2199\u21a9\u21aa\u24c2\u25aa\u25ab\u25b6\u25c0\u25fb\u25fc\u27a1\u2934\u2935"
+_MAY_BE_EMOJI = re.compile(f"[{_KEYCAP_BASES}{_STYLED}\u2b05-\u2b07\u3030\u303d\u3297\u3299]")
+# A shortcut for what passes anyway: letters and most of ASCII, with single blanks.
+_WORD = r"""(?:[!"$-)+-/:-~]|[^\W\d_\u2139])+"""
+_WORDS = re.compile(f"{_WORD}(?: {_WORD})*")
+
+
+def visible(char: str, emoji: bool) -> str:
+    """The character itself, a plain newline or blank, LEFT_OUT for an emoji if those go, or nothing."""
+    if char.isascii() and char.isprintable():
+        return char
+    if char in _NEWLINES:
+        return "\n"
+    if char.isspace():
+        return " "
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs") or _INVISIBLE.match(char):
+        return ""
+    return LEFT_OUT if emoji and _EMOJI.match(char) else char
+
+
+def _is_high(char: str) -> bool:
+    return "\ud800" <= char <= "\udbff"
+
+
+class Characters:
+    """Lets visible characters through, with single blanks, so that nothing behind it meets a stray code point."""
+
+    def __init__(self, emoji: bool) -> None:
+        self._emoji = emoji
+        self._held = ""  # half of a surrogate pair, or what the next character may turn into an emoji
+        self._last = "\n"
+
+    def feed(self, text: str) -> str:
+        out, at = [], 0
+        while at < len(text):
+            if not self._held and (words := _WORDS.match(text, at)):
+                out.append(words.group())
+                self._last, at = out[-1][-1], words.end()
+            else:
+                out.append(self._next(text[at]))
+                at += 1
+        return "".join(out)
+
+    def end(self) -> str:
+        held, self._held = self._held, ""
+        return self._out(held)
+
+    def _next(self, char: str) -> str:
+        held, self._held = self._held, ""
+        if _is_high(held):
+            is_pair = "\udc00" <= char <= "\udfff"
+            char = (held + char).encode("utf-16", "surrogatepass").decode("utf-16") if is_pair else char
+            held = ""
+        if held and held in _KEYCAP_BASES and char == _VARIATION:
+            self._held = held  # 1 + U+FE0F is still the number one; only U+20E3 makes it a keycap
+            return ""
+        if held and char == (_KEYCAP if held in _KEYCAP_BASES else _VARIATION):
+            return self._spaced(LEFT_OUT)
+        out = self._out(held)
+        if _is_high(char) or (self._emoji and _MAY_BE_EMOJI.match(char)):
+            self._held = char
+            return out
+        return out + self._out(char)
+
+    def _out(self, char: str) -> str:
+        return self._spaced(visible(char, self._emoji))
+
+    def _spaced(self, plain: str) -> str:
+        if plain == " " and self._last in " \n":
+            return ""
+        self._last = plain or self._last
+        return plain
+
+
+# --- segments --------------------------------------------------------------------------------------------------------
+
+_OPENERS = r"(\[{<（【「『《“‘„\"'«‹"
+_CLOSERS = r")\]}>）】」』》”’\"'»›"
+_UNSPOKEN = rf"[ {LEFT_OUT}]*{LEFT_OUT}[ {LEFT_OUT}]*"
+_EMPTIED = re.compile(rf"[{_OPENERS}]{_UNSPOKEN}[{_CLOSERS}]")
+_AT_AN_EDGE = re.compile(
+    rf"(?:^|(?<=[{_OPENERS}¿¡])){_UNSPOKEN}|{_UNSPOKEN}(?=[.,;:!?…{_CLOSERS}、，。；：！？]|$)",
+)
+# `Markup` knows lower case only: to hold back every capital H would delay each sentence that begins with How.
+_SHOUTED_URL = re.compile(r"(?<![\w@.-])(?i:https?://|www\.)(?=\w)[^\s<>\"|]*[\w/]")
+_CELL_BORDER = re.compile(r"(?P<stop>[.,;:!?…]?) \|(?: \|)*(?= )")
+_BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to what has been spoken already
+
+
+def tidy(segment: str, cleaning: Cleaning) -> str:
+    """The segment as it is spoken, in single blanks; empty if there is neither letter nor digit in it."""
+    text = _SHOUTED_URL.sub(LEFT_OUT, segment) if cleaning.urls else segment
+    text = " ".join(_AT_AN_EDGE.sub("", _EMPTIED.sub(LEFT_OUT, text)).replace(LEFT_OUT, " ").split())
+    if belated := _BELATED.match(text):
+        text = text[belated.end() :]
+    if cleaning.markdown:
+        text = _CELL_BORDER.sub(lambda border: border["stop"] or ",", text.strip(" |"))
+    for pattern, replacement in cleaning.replacements:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    return text if any(map(str.isalnum, text)) else ""
