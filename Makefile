@@ -2,7 +2,7 @@
 # It needs python3.11 or newer (with venv and pip) and make.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
-	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!

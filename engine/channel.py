@@ -14,6 +14,7 @@ import os
 import pickle
 import select
 import struct
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -51,13 +52,15 @@ class Outbox:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._lock = threading.Lock()
 
     def put(self, message: object) -> None:
-        """Send one message. Raises ChannelClosed."""
+        """Send one message, from any thread. Raises ChannelClosed."""
         view = memoryview(pack(message))
         try:
-            while view:
-                view = view[os.write(self._pipe.fileno(), view) :]
+            with self._lock:
+                while view:
+                    view = view[os.write(self._pipe.fileno(), view) :]
         except BrokenPipeError as error:
             raise ChannelClosed from error
 

@@ -144,9 +144,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The worker's loop turned: sent about once a second."""
-
-    running: int
+    """The worker is alive: sent about once a second, also while it loads."""
 
 
 Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health

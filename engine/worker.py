@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from .backends import Backend, BackendError, JobError
@@ -72,7 +75,8 @@ class Worker:
         """Load the backend, then work until `Stop`."""
         try:
             backend = make_backend(settings)
-            backend.load()
+            with self._heartbeat():
+                backend.load()
         except BackendError as error:
             self._outbox.put(LoadFailed(str(error), error.permanent))
             return
@@ -91,7 +95,25 @@ class Worker:
             busy = backend.step(self._send)
             if time.monotonic() - last_health_s >= HEALTH_INTERVAL_S:
                 last_health_s = time.monotonic()
-                self._outbox.put(Health(len(self._open)))
+                self._outbox.put(Health())
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Show life from a thread of its own while loading keeps the loop from it."""
+        loaded = threading.Event()
+
+        def beat() -> None:
+            with contextlib.suppress(ChannelClosed):  # the loop finds that out too
+                while not loaded.wait(HEALTH_INTERVAL_S):
+                    self._outbox.put(Health())
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            loaded.set()
+            thread.join()
 
     def _apply(self, backend: Backend, command: Command) -> None:
         match command:
@@ -122,7 +144,7 @@ def _settle(settings: Settings, parent: int) -> None:
     """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when its worker ends,
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also when a signal goes to the whole group
-    os.dup2(sys.stderr.fileno(), 1)  # stdout may be a Wyoming connection (stdio://)
+    os.dup2(sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY), 1)  # it may be stdio://
     logging.basicConfig(level=settings.log_level, format=settings.log_format, stream=sys.stderr)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

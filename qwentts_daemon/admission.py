@@ -35,7 +35,7 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        return sum(not turn.done() for *_, turn in self._line)
+        return len(self._line)
 
     def set_capacity(self, capacity: int) -> None:
         """More or fewer may run from now on; who runs already is not touched."""
@@ -66,8 +66,12 @@ class Admission:
     def close(self, error: SpeechError) -> None:
         """Nobody will ever be let in again: everybody who waits, or comes, gets `error`."""
         self._closed = error
+        self.dismiss(error)
+
+    def dismiss(self, error: SpeechError) -> None:
+        """Everybody who waits now gets `error`."""
         for *_, turn in self._line:
-            if not turn.done():
+            if not turn.done():  # else its owner was cancelled and has not been told yet
                 turn.set_exception(error)
         self._line.clear()
 
@@ -77,9 +81,13 @@ class Admission:
         self._admit()
 
     def _give_up(self, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled() and not turn.exception():  # admitted in the same turn of the loop
+        """Leave the line, or give back the place that was given in this very turn of the loop."""
+        if not turn.done():
+            turn.cancel()
+        elif not turn.cancelled() and not turn.exception():
             self.leave()
-        turn.cancel()
+        self._line = [entry for entry in self._line if entry[2] is not turn]
+        heapq.heapify(self._line)
 
     def _admit(self) -> None:
         while self._line and self._running < self._capacity:

@@ -1,7 +1,8 @@
 """The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`.
 
-Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 65 a recording that cannot be used ·
-69 no server, no model, or a port in use · 77 permission denied · 78 wrong configuration · 130 interrupted.
+Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe, a name that no voice
+can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, or no voice can be loaded ·
+73 a file cannot be written · 77 permission denied · 78 wrong configuration · 130 interrupted.
 """
 
 from __future__ import annotations

@@ -199,6 +199,8 @@ async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> Result
             write(chunk.rate, chunk.audio)
         elif SynthesizeStopped.is_type(event.type):
             result.total_s = time.monotonic() - began_s
+            if not result.audio_s:
+                raise SpeechError(Code.SYNTHESIS_FAILED, "the daemon sent no audio")
             return result
         elif not (AudioStart.is_type(event.type) or AudioStop.is_type(event.type)):
             continue

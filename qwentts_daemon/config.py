@@ -9,11 +9,11 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
@@ -30,8 +30,8 @@ def _check_uri(uri: str) -> str:
         if not parts.hostname or parts.port is None:
             raise ValueError("write it as tcp://HOST:PORT, for example tcp://0.0.0.0:10200")
     elif parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("write it as unix:///PATH")
+        if parts.netloc or not parts.path:
+            raise ValueError("write it as unix:///PATH, with three strokes")
     elif uri != "stdio://":
         raise ValueError("it must begin with tcp://, unix:// or be stdio://")
     return uri
@@ -43,6 +43,12 @@ def _check_pattern(pattern: str) -> str:
     except re.error as error:
         raise ValueError(f"no regular expression: {error}") from None
     return pattern
+
+
+def _check_language(tag: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", tag):
+        raise ValueError("write a language tag such as de-DE or fr")
+    return tag
 
 
 def _check_name(name: str) -> str:
@@ -63,6 +69,7 @@ def _check_model(model: str) -> str:
     return model
 
 
+Language = Annotated[str, AfterValidator(_check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
@@ -97,7 +104,7 @@ class Engine(Section):
     max_jobs: Annotated[int, Field(ge=1, le=256)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     job_timeout: Seconds = 120
-    heartbeat_timeout: Seconds = 30
+    heartbeat_timeout: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30
     restart_delay_max: Seconds = 30
 
 
@@ -121,8 +128,8 @@ class Voices(Section):
 
     dir: str | None = None
     default: str | None = None
-    language: str | None = None
-    pin_languages: tuple[str, ...] = ()
+    language: Language | None = None
+    pin_languages: tuple[Language, ...] = ()
     styles: dict[Name, str] = {}
     aliases: dict[Name, str] = {}
 
@@ -141,6 +148,14 @@ class Replacement(Section):
 
     regex: Annotated[str, AfterValidator(_check_pattern)]
     replace: str
+
+    @model_validator(mode="after")
+    def _check_template(self) -> Self:
+        try:
+            re.sub(f"{self.regex}|", self.replace, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(f"replace does not fit regex: {error}") from None
+        return self
 
 
 class Text(Section):

@@ -37,20 +37,25 @@ async def serve(config: Config) -> None:
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
         stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
-        address = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
-        if address and config.wyoming.zeroconf:
-            await stack.enter_async_context(advertised(config.wyoming.name, *address))
+        listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
+        workers.start()
+        if listener.address and config.wyoming.zeroconf:
+            await stack.enter_async_context(advertised(config.wyoming.name, *listener.address))
         await workers.run_until(stopping)
         log.info("stopping")
+        listener.close()
         speaker.close()
 
 
 def make_pool(config: Config) -> WorkerPool:
     """The workers that the configuration asks for, not started yet."""
     limits = Limits(config.engine.job_timeout, config.engine.heartbeat_timeout, config.engine.restart_delay_max)
+    engines = choose_engines(config, os.environ)
     primary, *others = (
-        WorkerClient(settings, limits, Admission(config.queue.max_size, config.queue.max_wait))
-        for settings in choose_engines(config, os.environ)
+        WorkerClient(
+            each, limits, Admission(config.queue.max_size, config.queue.max_wait), covered=each is not engines[-1]
+        )
+        for each in engines
     )
     return WorkerPool(primary, others[0] if others else None, config.voices.language)
 
@@ -62,9 +67,13 @@ class Workers:
         self._pool = pool
         self._task: asyncio.Task[None] | None = None
 
+    def start(self) -> None:
+        """Begin to load."""
+        self._task = asyncio.create_task(self._pool.run(), name="workers")
+
     async def run_until(self, stopping: asyncio.Event) -> None:
         """Returns when `stopping` is set. Raises what ends the pool before."""
-        self._task = asyncio.create_task(self._pool.run(), name="workers")
+        assert self._task, "start comes first"
         waiting = asyncio.create_task(stopping.wait(), name="stopping")
         try:
             await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)

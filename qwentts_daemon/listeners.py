@@ -11,7 +11,9 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
 from .errors import StartError
@@ -23,30 +25,39 @@ BACKLOG = 128
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Host and port of a TCP socket, None for others; `close` accepts no more."""
+
+    address: tuple[str, int] | None
+    close: Callable[[], None]
+
+
 @contextlib.asynccontextmanager
-async def listening(uri: str, server: WyomingServer, finished: asyncio.Event) -> AsyncIterator[tuple[str, int] | None]:
-    """Accept connections for `server` while the context is open; gives host and port of a TCP socket.
+async def listening(uri: str, server: WyomingServer, finished: asyncio.Event) -> AsyncIterator[Listener]:
+    """Accept connections for `server` while the context is open.
 
     `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
     """
     parts = urlsplit(uri)
     if parts.scheme == "stdio":
         await _serve_stdio(server, finished)
-        yield None
+        yield Listener(None, lambda: None)
         return
-    listener = _unix_socket(Path(unquote(parts.path))) if parts.scheme == "unix" else _tcp_socket(uri)
+    path = Path(unquote(parts.path)) if parts.scheme == "unix" else None
+    listener = _unix_socket(path) if path else _tcp_socket(uri)
     try:
         acceptor = await asyncio.start_server(_accept_with(server), sock=listener, limit=HEADER_BYTES)
-        address = listener.getsockname()
-        log.info("listening on %s", uri if parts.scheme == "unix" else f"tcp://{address[0]}:{address[1]}")
+        address = None if path else listener.getsockname()[:2]
+        log.info("listening on %s", f"tcp://{address[0]}:{address[1]}" if address else uri)
         try:
-            yield None if parts.scheme == "unix" else (str(address[0]), int(address[1]))
+            yield Listener(address, acceptor.close)
         finally:
             acceptor.close()
     finally:
         listener.close()
-        if parts.scheme == "unix":
-            _remove(Path(unquote(parts.path)))
+        if path:
+            _remove(path)
 
 
 def _accept_with(server: WyomingServer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
@@ -103,13 +114,20 @@ def _start_error(uri: str, error: OSError) -> StartError:
 
 
 async def _serve_stdio(server: WyomingServer, finished: asyncio.Event) -> None:
+    if not (_is_pipe(sys.stdin) and _is_pipe(sys.stdout)):
+        raise StartError("stdio:// needs pipes or sockets as standard input and output", os.EX_USAGE)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=HEADER_BYTES)
-    try:
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    except ValueError as error:
-        raise StartError("stdio:// needs a pipe or a socket on standard input", os.EX_USAGE) from error
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     unread = asyncio.StreamReader()  # a pipe to write to has a protocol for flow control, which wants a reader
     transport, protocol = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(unread), sys.stdout)
     writer = asyncio.StreamWriter(transport, protocol, unread, loop)
     server.accept(reader, writer, half_close=True).add_done_callback(lambda _: finished.set())
+
+
+def _is_pipe(stream: TextIO | None) -> bool:
+    """Whether the event loop can wait for it; a file or /dev/null it cannot."""
+    if stream is None:
+        return False
+    mode = os.fstat(stream.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stream.isatty()

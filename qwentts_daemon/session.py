@@ -102,6 +102,9 @@ class Reply:
         except QwenTtsError as error:
             result = f"failed: {error}"
             raise
+        except Exception as error:
+            result = f"failed: {type(error).__name__}"
+            raise
         finally:
             self._report(result)
 

@@ -50,8 +50,19 @@ class Catalogue:
             raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
         self._voices = {voice.id: voice for voice in voices}
         self._config = config
+        self._check_languages()
         self.default = self._default(voices)
         self.entries = self._entries()
+
+    def _check_languages(self) -> None:
+        configured = {
+            "voices.language": [self._config.language or ""],
+            "voices.pin_languages": self._config.pin_languages,
+        }
+        for key, tags in configured.items():
+            for tag in filter(None, tags):
+                if all(voice.languages and not match_language(tag, voice.languages) for voice in self._voices.values()):
+                    raise ConfigError(f"{key}: no voice speaks {tag}")
 
     def _default(self, voices: Sequence[EngineVoice]) -> str:
         wanted = self._config.default
@@ -71,6 +82,7 @@ class Catalogue:
 
     def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
         """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
+        asked = name
         if name is None and language is not None:
             name = self._for_language(language)
         name = self._config.aliases.get(name or self.default, name or self.default)
@@ -80,7 +92,8 @@ class Catalogue:
             names = [*self._voices, *self._config.aliases]
             raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{_nearest(base, names)}")
         style = speaker or style
-        tag = self._language(voice, pinned or language or self._config.language)
+        wanted = pinned or language if asked else language or pinned  # a pin in the default voice's name is a default
+        tag = self._language(voice, wanted or self._config.language)
         if style is None:
             return Request(voice.id, tag)
         if style not in self._styles(voice):

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from engine import channel, worker
+from engine.backends import BackendError
 from engine.messages import (
     AppendText,
     Cancel,
@@ -41,7 +42,7 @@ from engine.messages import (
 from engine.settings import Settings
 
 from .admission import Admission, Priority
-from .errors import Code, SpeechError
+from .errors import Code, SpeechError, StartError
 from .jobs import Control, Job, Request, Timing
 
 FIRST_RESTART_DELAY_S = 0.1
@@ -61,17 +62,29 @@ class Limits:
     restart_delay_max_s: float
 
 
+class WorkerLost(SpeechError):
+    """The worker is gone and this job has not begun: another worker may have it."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")
+
+
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, limits: Limits, admission: Admission) -> None:
+    def __init__(self, settings: Settings, limits: Limits, admission: Admission, covered: bool) -> None:
+        """`covered`: jobs that wait here when the process dies are given back, since another worker can speak them."""
         self._settings = settings
+        self._covered = covered
         self._limits = limits
         self._admission = admission
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
         self._commands: asyncio.WriteTransport | None = None
-        self.voices: tuple[Voice, ...] = worker.make_backend(settings).voices()
+        try:
+            self.voices: tuple[Voice, ...] = worker.make_backend(settings).voices()
+        except BackendError as error:
+            raise StartError(str(error)) from error
         self.ready = False
         self.failure: str | None = None
         self.pid: int | None = None
@@ -92,6 +105,8 @@ class WorkerClient:
         await self._admission.enter(priority)
         job = self._open_job(requested_s)
         try:
+            if not self.ready:  # it died after it had let this job in
+                raise WorkerLost
             self._send(
                 Synthesize(job.id, request.voice, text, False, request.language, request.style, request.instruct)
             )
@@ -124,7 +139,10 @@ class WorkerClient:
         delay_s = FIRST_RESTART_DELAY_S
         while True:
             began_s = time.monotonic()
-            await self._live_once()
+            try:
+                await self._live_once()
+            except OSError as error:  # no more processes or descriptors to be had at present
+                log.error("%s cannot be started: %s", self.name, error)
             if self.failure:
                 self._admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
                 return
@@ -154,6 +172,8 @@ class WorkerClient:
         finally:
             self.pid, self.ready = None, False
             self._admission.set_capacity(0)
+            if self._covered:
+                self._admission.dismiss(WorkerLost())
             self._lose_jobs()
             await _end(process)
 
@@ -177,7 +197,7 @@ class WorkerClient:
         """Take the worker's events until it is gone or has been silent for too long."""
         while True:
             try:
-                async with asyncio.timeout(self._limits.heartbeat_timeout_s if self.ready else None):
+                async with asyncio.timeout(self._limits.heartbeat_timeout_s):
                     event: Event = await channel.receive(reader)
             except channel.ChannelClosed:
                 return
@@ -229,8 +249,9 @@ class WorkerClient:
 
 async def _end(process: BaseProcess) -> None:
     """Give the process a moment to go, then insist. Its heart may have stopped, so only SIGKILL is sure."""
-    await asyncio.to_thread(process.join, STOP_TIMEOUT_S)
-    if process.is_alive():
+    try:
+        await asyncio.to_thread(process.join, STOP_TIMEOUT_S)
+    finally:  # also when the daemon stops meanwhile: multiprocessing would wait for a living child at exit, for ever
         process.kill()
         await asyncio.to_thread(process.join)
-    process.close()
+        process.close()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from .admission import Priority
 from .errors import StartError
 from .jobs import Job, Request
 from .voices import EngineVoice, best_voice
-from .worker_client import WorkerClient
+from .worker_client import WorkerClient, WorkerLost
 
 
 class WorkerPool:
@@ -30,16 +31,25 @@ class WorkerPool:
         """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
         return self.primary.voices or (self._embedded.voices if self._embedded else ())
 
-    @property
-    def ready(self) -> bool:
-        """Whether a job would be spoken at once, by whichever voice."""
-        return any(worker.ready for worker in self.workers)
-
-    def job(self, request: Request, text: str, priority: Priority) -> AbstractAsyncContextManager[Job]:
+    @asynccontextmanager
+    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
         """Begin a job (see `WorkerClient.job`): with the embedded voice while the chosen one is not ready."""
-        if self._embedded and (self._covers(self._embedded) or not self.primary.voices):
-            return self._embedded.job(self._embedded_request(self._embedded, request), text, priority)
-        return self.primary.job(request, text, priority)
+        async with AsyncExitStack() as stack:
+            try:
+                if self._is_covered:
+                    raise WorkerLost
+                job = await stack.enter_async_context(self.primary.job(request, text, priority))
+            except WorkerLost:
+                if self._embedded is None:
+                    raise
+                asked = self._embedded_request(self._embedded, request)
+                job = await stack.enter_async_context(self._embedded.job(asked, text, priority))
+            yield job
+
+    @property
+    def _is_covered(self) -> bool:
+        speaks = self.primary.ready and self.primary.voices
+        return self._embedded is not None and not self._embedded.failure and not speaks
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
@@ -47,9 +57,6 @@ class WorkerPool:
             for worker in self.workers:
                 tasks.create_task(worker.run(), name=f"worker {worker.name}")
         raise StartError(f"no voice can be loaded: {self.primary.failure}")
-
-    def _covers(self, embedded: WorkerClient) -> bool:
-        return not self.primary.ready and (embedded.ready or self.primary.failure is not None)
 
     def _embedded_request(self, worker: WorkerClient, request: Request) -> Request:
         if request.voice in {voice.id for voice in worker.voices}:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 
-from wyoming.event import Event
 from wyoming.info import Attribution, Info, TtsProgram, TtsVoice, TtsVoiceSpeaker
 
 from . import __version__
 from .voices import Catalogue, Entry
+from .wyoming_wire import encode_event
 
 _ATTRIBUTION = Attribution("Qwen3-TTS and eSpeak NG", "https://github.com/QwenLM/Qwen3-TTS")
 
 
 @functools.lru_cache(maxsize=1)
-def info_event(catalogue: Catalogue, program_name: str) -> Event:
-    """The info event of a catalogue; Home Assistant asks for it every 30 s."""
+def info_bytes(catalogue: Catalogue, program_name: str) -> bytes:
+    """The info event of a catalogue, encoded; Home Assistant asks for it every 30 s."""
     program = TtsProgram(
         name=program_name,
         attribution=_ATTRIBUTION,
@@ -25,7 +25,7 @@ def info_event(catalogue: Catalogue, program_name: str) -> Event:
         voices=[_voice(entry) for entry in catalogue.entries],
         supports_synthesize_streaming=True,
     )
-    return Info(tts=[program]).event()
+    return encode_event(Info(tts=[program]).event())
 
 
 def _voice(entry: Entry) -> TtsVoice:

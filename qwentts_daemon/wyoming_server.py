@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -24,7 +24,7 @@ from .config import Wyoming
 from .errors import Code, SpeechError, WireError
 from .session import Reply, Speaker
 from .voices import Catalogue
-from .wyoming_info import info_event
+from .wyoming_info import info_bytes
 from .wyoming_wire import encode_event, read_event
 
 SAMPLE_BYTES = 2
@@ -56,9 +56,9 @@ class WyomingServer:
     ) -> asyncio.Task[None]:
         """Serve one connection in a task of its own. With `half_close` a client that has sent all still listens."""
         connection = Connection(self._service, reader, writer, half_close)
-        free = len(self._open) < self._service.config.max_connections
-        work = connection.serve() if free else connection.refuse()
-        task = self._tasks.create_task(work, name=f"wyoming {connection.peer}")
+        if len(self._open) >= self._service.config.max_connections:
+            return self._tasks.create_task(_guarded(connection.refuse()), name=f"refuse {connection.peer}")
+        task = self._tasks.create_task(_guarded(connection.serve()), name=f"wyoming {connection.peer}")
         self._open[connection] = task
         task.add_done_callback(lambda _: self._open.pop(connection))
         return task
@@ -75,6 +75,14 @@ class WyomingServer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def _guarded(work: Coroutine[None, None, None]) -> None:
+    """No fault in the service of one client may reach the others."""
+    try:
+        await work
+    except Exception:
+        log.exception("internal error at the end of a connection")
 
 
 @dataclass(slots=True)
@@ -119,7 +127,7 @@ class Connection:
         except* (SpeechError, WireError, TimeoutError) as errors:
             error = self._as_speech_error(_first(errors))
             log.warning("%s: %s (%s)", self.peer, error, error.code)
-        except* ConnectionError as errors:
+        except* OSError as errors:
             log.info("%s: connection lost: %s", self.peer, _first(errors))
         except* Exception as errors:
             error = SpeechError(Code.INTERNAL_ERROR, "internal error; see the log of the daemon")
@@ -146,6 +154,7 @@ class Connection:
             while event := await read_event(self._reader):
                 await self._handle(event, tasks)
                 self._restart_idle_clock()
+                await asyncio.sleep(0)  # reading what is buffered already never waits: let the others have a turn
             if self.speech and not self._half_close:
                 self.speech.cancel()
 
@@ -154,7 +163,8 @@ class Connection:
     async def _handle(self, event: Event, tasks: asyncio.TaskGroup) -> None:
         match event.type:
             case "describe":
-                await self._send(info_event(self._service.catalogue(), self._service.config.name))
+                self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
+                await self._drain()
             case "ping":
                 await self._send(Pong(_word(event.data, "text")).event())
             case "select-program":
@@ -274,7 +284,7 @@ class Connection:
                     await self._linger()
                 self._writer.close()
                 await self._writer.wait_closed()
-        except (ConnectionError, TimeoutError):
+        except OSError:  # also ENOTCONN from write_eof, when the client is gone already; and TimeoutError
             self._writer.transport.abort()
 
     async def _linger(self) -> None:

@@ -1,5 +1,5 @@
-"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes; and
-from a client's leaving to the moment when the worker has dropped its job.
+"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes; then
+from a client's leaving to the moment when the worker has dropped its job, and what a killed worker costs.
 
     python -m tests.bench_daemon [--rounds 300] [--backend espeak] [--json]
 
@@ -87,6 +87,23 @@ async def cancel_ms(process: DaemonProcess, rounds: int) -> list[float]:
     return [(dropped - closed) * 1000 for dropped, closed in zip(dropped_s, closed_s, strict=True)]
 
 
+async def kill_ms(process: DaemonProcess, rounds: int) -> tuple[list[float], list[float]]:
+    """From the worker's SIGKILL in mid-sentence to the client's error, and to the next reply's first audio."""
+    errors_ms, recoveries_ms = [], []
+    for _ in range(rounds):
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(encode_event(Synthesize(f"{TEXT} " * 80).event()))
+        await until(reader, "audio-chunk")
+        process.workers()[0].kill()
+        killed_s = time.perf_counter()
+        await until(reader, "error")
+        errors_ms.append((time.perf_counter() - killed_s) * 1000)
+        await first_audio_ms(process.port)
+        recoveries_ms.append((time.perf_counter() - killed_s) * 1000)
+        writer.close()
+    return errors_ms, recoveries_ms
+
+
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, round(share * len(values)))]
 
@@ -104,6 +121,8 @@ def main() -> None:
     with started(f"engine.backend={options.backend}", debug=True) as process:
         process.wait_for("is ready: ")
         figures["client leaves: job dropped"] = asyncio.run(cancel_ms(process, 50))
+        errors_ms, recoveries_ms = asyncio.run(kill_ms(process, 3))
+        figures["worker killed: error told"], figures["worker killed: next speech"] = errors_ms, recoveries_ms
         process.stop()
     table = {
         name: {"p50": round(statistics.median(values), 2), "p95": round(percentile(values, 0.95), 2)}
@@ -114,7 +133,7 @@ def main() -> None:
         return
     print(f"{options.backend}, {options.rounds} rounds, Python {platform.python_version()}, {len(TEXT)} characters; ms")
     for name, row in table.items():
-        print(f"{name:26} p50 {row['p50']:7.2f}   p95 {row['p95']:7.2f}")
+        print(f"{name:28} p50 {row['p50']:7.2f}   p95 {row['p95']:7.2f}")
 
 
 if __name__ == "__main__":

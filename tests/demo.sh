@@ -4,13 +4,13 @@
 # usage: demo.sh QWENTTS_DAEMON OUTPUT TEXT [MODEL]
 set -eu
 program=$1 output=$2 text=$3 model=${4:-}
-case $model in */*/* | [./~]*) ;; */*) ;; ?*) model=./$model ;; esac
+[ ! -d "$model" ] || model=$(cd "$model" && pwd)
 mkdir -p "$(dirname "$output")"
 folder=$(mktemp -d)
-set -- --uri "unix://$folder/wyoming.socket"
+set -- --config /dev/null --uri "unix://$folder/wyoming.socket"
 [ -z "$model" ] || set -- "$@" --backend qwen3 --set "engine.model=$model" \
     --set engine.fallback=false --set queue.max_wait=7200 --set engine.job_timeout=3600
 "$program" run "$@" &
 daemon=$!
 trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
-"$program" say "$text" --uri "unix://$folder/wyoming.socket" --wait 60 --output "$output"
+"$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 20 --output "$output"

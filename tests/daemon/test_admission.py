@@ -75,6 +75,29 @@ async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
     assert (admission.running, admission.waiting) == (1, 0)
 
 
+async def test_one_who_gives_up_leaves_the_line_at_once():
+    admission = Admission(max_waiting=1, max_wait_s=5)
+    waiting = await entered(admission)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert admission.waiting == 0
+    again = await entered(admission)
+    admission.set_capacity(1)
+    await again
+
+
+async def test_the_dismissed_go_and_others_may_come():
+    admission = Admission(max_waiting=2, max_wait_s=5)
+    first, second = await entered(admission), await entered(admission)
+    admission.dismiss(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
+    for waiting in (first, second):
+        with pytest.raises(SpeechError, match="gone"):
+            await waiting
+    admission.set_capacity(1)
+    await admission.enter(Priority.ASSIST)
+    assert (admission.running, admission.waiting) == (1, 0)
+
+
 async def test_a_closed_line_refuses_all_who_wait_and_come():
     admission = Admission(max_waiting=2, max_wait_s=5)
     waiting = await entered(admission)

@@ -162,6 +162,18 @@ def test_stdio_answers_what_was_asked_and_ends():
     assert '"type": "audio-stop"' in finished.stdout
 
 
+@pytest.mark.parametrize("stdin", [subprocess.DEVNULL, None], ids=["/dev/null", "a file"])
+def test_stdio_without_a_pipe_is_one_clear_line(tmp_path, stdin):
+    (tmp_path / "input").write_text("")
+    with (tmp_path / "input").open() as file:
+        finished = run("--uri", "stdio://", "--backend", "espeak", stdin=file if stdin is None else stdin)
+    assert finished.returncode == os.EX_USAGE
+    assert (
+        finished.stderr.splitlines()[-1]
+        == "qwentts-daemon: stdio:// needs pipes or sockets as standard input and output"
+    )
+
+
 async def test_a_thousand_connections_leave_nothing_behind():
     with daemon("wyoming.max_connections=2000", fake="ToneBackend") as process:
         await speak(process, "Warm up.")

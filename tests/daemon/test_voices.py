@@ -12,7 +12,7 @@ RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
 ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))
 CONFIG = Voices(
     default="ryan",
-    pin_languages=("de-DE", "fr-FR"),
+    pin_languages=("de-DE",),
     styles={"whisper": "Whisper."},
     aliases={"kitchen": "ryan+whisper@de-DE", "boss": "anna"},
 )
@@ -98,6 +98,19 @@ def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
         "en": "ryan", "en-US": "aiden", "en-GB": "aiden", "de": "vivian", "de-AT": "ryan", "de-CH": "vivian",
         "ja": "vivian",
     }  # fmt: skip
+
+
+def test_a_language_asked_for_beats_the_pin_of_a_default_but_not_of_a_name():
+    voices = Catalogue([RYAN], Voices(default="ryan@de-DE"))
+    assert voices.resolve() == Request("ryan", "de-DE")
+    assert voices.resolve(language="en-US") == Request("ryan", "en-US")
+    assert voices.resolve("ryan@de-DE", language="en-US") == Request("ryan", "de-DE")
+
+
+@pytest.mark.parametrize("config", [Voices(language="sv-SE"), Voices(pin_languages=("de-DE", "sv"))])
+def test_a_language_that_nobody_speaks_stops_the_start(config):
+    with pytest.raises(ConfigError, match=r"voices\.(language|pin_languages): no voice speaks sv"):
+        Catalogue([RYAN, ANNA], config)
 
 
 def test_no_voices_is_refused():

@@ -1,6 +1,7 @@
 """The engine worker may load slowly, fail, or die; clients are told, and served again."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -29,6 +30,27 @@ async def test_the_embedded_voice_covers_for_a_model_that_loads(tmp_path):
         gate.touch()
         process.wait_for("is ready: tones")
         assert (await speak(process, "Now it is me.")).rate == RATE
+
+
+async def test_a_request_before_any_voice_is_ready_is_spoken_by_the_first_that_is(tmp_path):
+    with started(fake="SlowLoading", TEST_GATE=str(tmp_path / "gate")) as process:
+        assert (await speak(process, "Is anybody there?")).rate == ESPEAK_RATE
+
+
+async def test_requests_that_wait_for_a_worker_that_dies_go_to_the_embedded_voice():
+    with daemon(fake="Endless") as process:
+        process.wait_for("qwentts-espeak is ready")
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):  # as many as the engine takes
+                client = await stack.enter_async_context(connected(process))
+                await client.write_event(Synthesize("On and on.").event())
+                await hear(client, "audio-chunk")
+            waiting = await stack.enter_async_context(connected(process))
+            await waiting.write_event(Synthesize("Me too.").event())
+            await waiting.write_event(Describe().event())
+            await hear(waiting, "info")
+            next(worker for worker in process.workers() if worker.name() == "qwentts-qwen3").kill()
+            assert (await hear(waiting, "audio-stop")).rate == ESPEAK_RATE
 
 
 async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path):
@@ -77,15 +99,37 @@ async def test_a_worker_that_dies_of_one_text_lives_for_the_next():
 
 
 async def test_a_silent_worker_is_replaced():
-    with daemon("engine.fallback=false", "engine.heartbeat_timeout=1.5", fake="Endless") as process:
+    with daemon("engine.fallback=false", "engine.heartbeat_timeout=3", fake="Endless") as process:
         (worker,) = process.workers()
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
             await hear(client, "audio-chunk")
             worker.suspend()
             assert (await hear(client, "never")).code == "engine-unavailable"
-        process.wait_for("has been silent for 1.5 s")
+        process.wait_for("has been silent for 3 s")
         process.wait_for("is ready", 2)
+
+
+def test_the_daemon_can_be_stopped_while_a_silent_worker_is_being_replaced():
+    with started("engine.fallback=false", "engine.heartbeat_timeout=3", fake="ToneBackend") as process:
+        process.wait_for("is ready")
+        process.workers()[0].suspend()
+        process.wait_for("has been silent for 3 s")
+        assert process.stop() == 0
+
+
+def test_a_worker_that_is_silent_while_it_loads_is_replaced_too(tmp_path):
+    gate = tmp_path / "gate"
+    settings = ("engine.fallback=false", "engine.heartbeat_timeout=3")
+    with started(*settings, fake="SlowLoading", TEST_GATE=str(gate)) as process:
+        process.wait_for("listening")
+        while not process.workers():
+            pass  # it names itself a moment after it was spawned
+        process.workers()[0].suspend()
+        process.wait_for("has been silent for 3 s")
+        gate.touch()
+        process.wait_for("is ready")
+        assert process.stop() == 0
 
 
 async def test_the_worker_ignores_signals_meant_for_the_daemon():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
 from wyoming.audio import AudioStop
@@ -198,6 +199,21 @@ async def test_what_is_no_event_ends_the_connection_with_an_error(tone_daemon, d
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "data", [b"\n", b'{"type": "synthesize-stop"}\n', b""], ids=["no event", "bad request", "nothing"]
+)
+@pytest.mark.parametrize("limit", [1, 64], ids=["refused", "served"])
+async def test_clients_that_leave_before_they_hear_the_error_harm_nobody(data, limit):
+    with daemon(f"wyoming.max_connections={limit}", fake="ToneBackend") as process:
+        async with connected(process) as other:
+            await describe(other)
+            for _ in range(300):
+                with socket.create_connection(("127.0.0.1", process.port)) as client:
+                    client.sendall(data)
+            await other.write_event(Synthesize("Still here.").event())
+            assert (await hear(other, "audio-stop")).pcm == tones("Still here.")
+
+
 async def test_null_data_is_an_event_without_data(tone_daemon):
     reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
     writer.write(b'{"type": "ping", "data": null}\n')
@@ -232,7 +248,7 @@ async def test_more_connections_than_allowed_are_refused():
         assert (await speak(process, "Free again.")).types == ONE_SHOT
 
 
-async def test_a_client_that_says_nothing_is_sent_away_but_a_listener_is_not():
+async def test_a_client_that_says_nothing_is_sent_away_also_in_the_middle_of_its_text():
     with daemon("wyoming.idle_timeout=0.3", fake="ToneBackend") as process:
         async with connected(process) as silent, connected(process) as halfway:
             await halfway.write_event(SynthesizeStart().event())

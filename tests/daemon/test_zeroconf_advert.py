@@ -1,6 +1,7 @@
 """Advertising: real addresses only, one stable name, gone after the stop."""
 
 import asyncio
+import uuid
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from zeroconf import IPVersion, Zeroconf
 
 from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, addresses_to_advertise, advertised, interface_addresses
 
+NAME = f"qwen-tts-test-{uuid.uuid4()}"
 INTERFACES = ["127.0.0.1", "172.17.0.1", "192.168.1.5", "169.254.3.3", "::1", "fe80::1", "fd00::5"]
 
 
@@ -44,12 +46,12 @@ def find(name):
 
 
 async def test_home_assistant_finds_it_while_it_runs_and_not_after(free_address):
-    async with advertised("qwen-tts-test", free_address, 10299):
-        found = await asyncio.to_thread(find, "qwen-tts-test")
+    async with advertised(NAME, free_address, 10299):
+        found = await asyncio.to_thread(find, NAME)
         assert found is not None
         assert found.port == 10299
         assert found.parsed_addresses() == [free_address]
-    assert await asyncio.to_thread(find, "qwen-tts-test") is None
+    assert await asyncio.to_thread(find, NAME) is None
 
 
 @pytest.fixture
@@ -61,5 +63,5 @@ def free_address():
 
 
 async def test_a_loopback_address_is_not_advertised():
-    async with advertised("qwen-tts-test", "127.0.0.1", 10299):
-        assert await asyncio.to_thread(find, "qwen-tts-test") is None
+    async with advertised(NAME, "127.0.0.1", 10299):
+        assert await asyncio.to_thread(find, NAME) is None
