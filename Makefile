@@ -9,10 +9,15 @@ PARITY := .venv-parity
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
+# A directory or a hub id: `make demo MODEL=Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice` speaks with the model.
+MODEL ?=
+COMMA := ,
+DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
+
 .PHONY: demo run test parity lint bench clean
 
-demo: $(VENV)/espeak.installed
-	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)"
+demo: $(VENV)/$(DEMO_EXTRAS).installed
+	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
 
 run: $(VENV)/espeak.installed
 	@$(BIN)/qwentts-daemon run
@@ -45,7 +50,7 @@ $(PARITY)/installed: Makefile
 	@$(PARITY_PIP) --no-deps qwen-tts-hf==0.1.1.post1
 	@echo torch==2.13.0 > $(PARITY)/constraints.txt
 	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa
-	@$(PARITY_PIP) -c $(PARITY)/constraints.txt pytest pytest-asyncio pytest-timeout
+	@$(PARITY_PIP) -c $(PARITY)/constraints.txt pytest pytest-asyncio pytest-timeout pytest-xdist
 	@touch $@
 
 $(VENV)/%.installed: pyproject.toml constraints.txt

@@ -90,6 +90,14 @@ def resample(samples: Samples, rate: int, wanted: int = RATE) -> Samples:
     return np.pad(made, (0, length - len(made))).astype(np.float32, copy=False)
 
 
+def write_wave(path: Path, samples: Samples, rate: int) -> None:
+    """Write float32 [samples] or [samples, channels] as they are. Raises OSError."""
+    import soundfile  # type: ignore[import-untyped]
+
+    with path.open("wb") as file:
+        soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
+
+
 def float_to_pcm16(samples: npt.NDArray[np.floating[Any]]) -> bytes:
     """Samples in −1…1 as little-endian signed 16-bit, clipped and rounded; not a number becomes silence."""
     bounded = np.nan_to_num(np.clip(samples, -1.0, 1.0), nan=0.0)
@@ -177,7 +185,7 @@ def _fetch(url: str, limits: AudioLimits) -> bytes:
 
 def _decode(data: bytes, limits: AudioLimits) -> tuple[Samples, int]:
     """Decode a file's bytes; no more samples are read than the limit allows."""
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -185,7 +193,8 @@ def _decode(data: bytes, limits: AudioLimits) -> tuple[Samples, int]:
             _check_format(rate, file.channels, file.frames, limits)
             samples = file.read(int(limits.max_duration_s * rate) + 1, dtype="float32")
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"not an audio file this engine can read (WAV, FLAC, OGG, MP3): {error}") from error
+        reason = getattr(error, "error_string", error)  # the whole message names an object in memory
+        raise AudioError(f"not an audio file this engine can read (WAV, FLAC, OGG, MP3): {reason}") from error
     return _checked(samples, rate, limits)
 
 

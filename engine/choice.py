@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 BACKENDS = {
@@ -24,21 +24,26 @@ class Choice:
 
 
 def choose(
-    wanted: str, installed: Callable[[str], bool] = lambda module: importlib.util.find_spec(module) is not None
+    wanted: str, model: str, installed: Callable[[str], bool] = lambda module: find_spec(module) is not None
 ) -> Choice:
-    """The backend for `auto`, `qwen3` or `espeak`."""
+    """The backend for `auto`, `qwen3` or `espeak`, where `model` is the checkpoint that Qwen3 would speak with."""
     if wanted != "auto":
         return Choice(wanted, BACKENDS[wanted], "the configuration says so")
-    obstacle = _obstacle_to_qwen3(installed)
+    obstacle = _obstacle_to_qwen3(model, installed)
     name = "espeak" if obstacle else "qwen3"
     return Choice(name, BACKENDS[name], obstacle or "there is a GPU and everything it needs")
 
 
-def _obstacle_to_qwen3(installed: Callable[[str], bool]) -> str | None:
-    if not installed("engine.backends.qwen3"):
-        return "this version has no Qwen3-TTS engine yet"
+def has_gpu() -> bool:
+    """Whether the driver of an NVIDIA GPU is there, asked without torch."""
+    return any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def _obstacle_to_qwen3(model: str, installed: Callable[[str], bool]) -> str | None:
     if not installed("torch"):
         return "torch is not installed (pip install 'qwentts-daemon[engine]')"
-    if not any(Path(device).exists() for device in GPU_DEVICES):
+    if not has_gpu():
         return "there is no NVIDIA GPU here"
+    if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        return f"engine.model {model} is no directory"
     return None

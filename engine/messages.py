@@ -91,6 +91,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Voices:
+    """The voices have changed; these are all of them."""
+
+    voices: tuple[Voice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The backend cannot be loaded; the worker exits after this. `permanent`: trying again is of no use."""
 
@@ -140,4 +147,4 @@ class Health:
     """The worker is alive: sent about once a second, also while it loads."""
 
 
-Event = Ready | LoadFailed | Started | Chunk | Done | Failed | Health
+Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health

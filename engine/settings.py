@@ -6,6 +6,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which checkpoint speaks, where and how. `sampling` holds what was given, under the reference's names."""
+
+    name: str
+    voices_dir: str
+    device: str
+    dtype: str
+    revision: str | None
+    offline: bool
+    cache_dir: str | None
+    max_jobs: int
+    sampling: dict[str, float | int | bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`backend` names a class as `module:Class`; the worker makes it with these settings and drives it."""
 
@@ -13,3 +28,4 @@ class Settings:
     backend: str
     log_level: str = "INFO"
     log_format: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    model: ModelSettings | None = None

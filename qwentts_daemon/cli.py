@@ -1,8 +1,8 @@
-"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `check-config`.
+"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`.
 
-Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe · 69 no server, a port
-in use, or no voice can be loaded · 73 a file cannot be written · 77 permission denied · 78 wrong configuration ·
-130 interrupted.
+Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe, a name that no voice
+can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, or no voice can be loaded ·
+73 a file cannot be written · 77 permission denied · 78 wrong configuration · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, client, logs
-from .config import ENV_CONFIG, Config, load
+from . import __version__, client, engine_setup, logs, trial
+from .config import ENV_CONFIG, Config, load, voices_dir
 from .daemon import program_uri, serve
+from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
 
 DEFAULT_COMMAND = "run"
@@ -123,6 +124,69 @@ def voices(config: ConfigPath = None, uri: Uri = None, wait: Wait = 0.0) -> None
         styles = ", ".join(speaker.name for speaker in listed.speakers or ())
         table.add_row(listed.name, listed.description, ", ".join(listed.languages), styles)
     out.print(table)
+
+
+@app.command()
+def download(
+    model: Annotated[str | None, typer.Argument(help="A hub id; without it, engine.model.")] = None,
+    config: ConfigPath = None,
+    settings: Settings = None,
+) -> None:
+    """Fetch a model before it is needed. An interrupted download goes on where it was."""
+    words = ["engine.offline=false", *([f"engine.model={model}"] if model else [])]
+    loaded = _load(config, [*(settings or []), *words])
+    directory = engine_setup.download(loaded)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    out.print(f"{loaded.engine.model} is there, {size / 1e9:.2f} GB in {directory}", soft_wrap=True)
+
+
+@app.command()
+def clone(
+    name: Annotated[str, typer.Argument(help="What the voice shall be called.")],
+    audio: Annotated[Path, typer.Option("--audio", help="3 to 30 s of one person speaking: WAV, FLAC, OGG or MP3.")],
+    transcript: Annotated[
+        str | None, typer.Option(help="The words of the recording; the clone is closer then.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="The language of the voice, such as de-DE.")] = None,
+    description: Annotated[str | None, typer.Option(help="What lists of voices show.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the voice of this name.")] = False,
+    config: ConfigPath = None,
+    settings: Settings = None,
+    uri: Uri = None,
+) -> None:
+    """Make a voice out of a recording, for a Base model; a running daemon finds it by itself."""
+    folder = voices_dir(_load(config, settings), os.environ)
+    engine_setup.check_voice_name(name)
+    if (folder / name).exists() and not replace:
+        raise StartError(f"{folder / name} exists already; use another name, or --replace", os.EX_CANTCREAT)
+    for advice in engine_setup.judge_recording(audio):
+        err.print(f"{audio}: {advice}", soft_wrap=True, markup=False)
+    new = not (folder / name).exists()
+    directory = engine_setup.add_clone(folder, Clone(name, audio, transcript, language, description))
+    out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
+    _try_out(client.Request(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None)
+
+
+def _try_out(request: client.Request, name: str, language: str | None, directory: Path | None) -> None:
+    """Let a running daemon speak with a new voice, or say how to; one that was replaced is still the old one."""
+    later = f"try it: qwentts-daemon say --voice {name} --play 'Good evening.'"
+    if directory is None:
+        out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
+        return
+    try:
+        listed = asyncio.run(trial.appears(request, name))
+    except StartError as error:
+        model = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
+        out.print(f"{error}; run one with a Base model (engine.model: {model}), then {later}", soft_wrap=True)
+        return
+    if not listed:
+        out.print(
+            f"the running daemon does not list {name}: its log says why (voices.dir, engine.model)", soft_wrap=True
+        )
+        raise SystemExit(1)
+    output = directory / "sample.wav"
+    result = asyncio.run(trial.speak(request, name, language, output))
+    out.print(f"{name} has spoken {result.audio_s:.1f} s: {output}", soft_wrap=True)
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:

@@ -57,8 +57,22 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError("it must be auto, cpu, cuda or cuda:NUMBER")
+    return device
+
+
+def _check_model(model: str) -> str:
+    if not model.startswith((".", "/", "~")) and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError("it must be a directory (begin it with /, ./ or ~) or a hub id of the form owner/name")
+    return model
+
+
 Language = Annotated[str, AfterValidator(_check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Section(BaseModel):
@@ -81,14 +95,38 @@ class Engine(Section):
 
     backend: Literal["auto", "qwen3", "espeak"] = "auto"
     fallback: bool = True
+    model: Annotated[str, AfterValidator(_check_model)] = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
+    revision: str | None = None
+    offline: bool = False
+    cache_dir: str | None = None
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_jobs: Annotated[int, Field(ge=1, le=256)] = 4
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     job_timeout: Seconds = 120
     heartbeat_timeout: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30
     restart_delay_max: Seconds = 30
 
 
+class Sampling(Section):
+    """How the Qwen3 model draws sounds, under the names of its generation_config.json; None: as that file says."""
+
+    do_sample: bool | None = None
+    temperature: Temperature | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Share | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    subtalker_dosample: bool | None = None
+    subtalker_temperature: Temperature | None = None
+    subtalker_top_k: Annotated[int, Field(ge=0)] | None = None
+    subtalker_top_p: Share | None = None
+    max_new_tokens: Count | None = None
+
+
 class Voices(Section):
     """How voices are named and found."""
 
+    dir: str | None = None
     default: str | None = None
     language: Language | None = None
     pin_languages: tuple[Language, ...] = ()
@@ -155,12 +193,23 @@ class Config(Section):
 
     wyoming: Wyoming = Wyoming()
     engine: Engine = Engine()
+    sampling: Sampling = Sampling()
     voices: Voices = Voices()
     audio: Audio = Audio()
     text: Text = Text()
     queue: Queue = Queue()
     daemon: Daemon = Daemon()
     log: Log = Log()
+
+
+def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of cloned and designed voices: `voices.dir`, a service's own state, or the user's."""
+    if config.voices.dir:
+        return Path(config.voices.dir).expanduser().absolute()
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(state) / "voices"
+    home = environment.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser() / "qwentts" / "voices"
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 from .admission import Admission
 from .config import Config
+from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
 from .session import Speaker
 from .voices import Catalogue
-from .worker_client import Limits, WorkerClient, check_installation, choose_engine, embedded_engine
+from .worker_client import Limits, WorkerClient
 from .worker_pool import WorkerPool
 from .wyoming_server import Service, WyomingServer
 from .zeroconf_advert import advertised
@@ -49,13 +50,12 @@ async def serve(config: Config) -> None:
 def make_pool(config: Config) -> WorkerPool:
     """The workers that the configuration asks for, not started yet."""
     limits = Limits(config.engine.job_timeout, config.engine.heartbeat_timeout, config.engine.restart_delay_max)
-    settings, is_embedded = choose_engine(config.engine.backend, config.log.level)
-    clients = [settings] if is_embedded or not config.engine.fallback else [settings, embedded_engine(config.log.level)]
+    engines = choose_engines(config, os.environ)
     primary, *others = (
         WorkerClient(
-            each, limits, Admission(config.queue.max_size, config.queue.max_wait), covered=each is not clients[-1]
+            each, limits, Admission(config.queue.max_size, config.queue.max_wait), covered=each is not engines[-1]
         )
-        for each in clients
+        for each in engines
     )
     return WorkerPool(primary, others[0] if others else None, config.voices.language)
 

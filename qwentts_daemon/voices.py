@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class Catalogue:
 
     def __init__(self, voices: Sequence[EngineVoice], config: Voices) -> None:
         if not voices:
-            raise ConfigError("the engine has no voices")
+            raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
         self._voices = {voice.id: voice for voice in voices}
         self._config = config
         self._check_languages()
@@ -153,14 +153,21 @@ def match_language(wanted: str, offered: Sequence[str]) -> str | None:
 
 
 def best_voice(voices: Sequence[EngineVoice], language: str, strict: bool = False) -> EngineVoice:
-    """The voice that speaks a language best. With `strict` a language nobody speaks raises SpeechError."""
+    """The voice that speaks a language best: as its own, in that region, or at all.
+
+    With `strict` a language nobody speaks raises SpeechError.
+    """
     exact = language.replace("_", "-").lower()
-    for voice in voices:
-        if exact in (tag.lower() for tag in voice.languages):
-            return voice
-    for voice in voices:
-        if not voice.languages or match_language(language, voice.languages):
-            return voice
+    fits: list[Callable[[EngineVoice], bool]] = [
+        lambda voice: exact in (tag.lower() for tag in voice.languages[:1]),
+        lambda voice: exact in (tag.lower() for tag in voice.languages),
+        lambda voice: match_language(language, voice.languages[:1]) is not None,
+        lambda voice: not voice.languages or match_language(language, voice.languages) is not None,
+    ]
+    for fit in fits:
+        for voice in voices:
+            if fit(voice):
+                return voice
     if strict:
         raise SpeechError(Code.LANGUAGE_NOT_SUPPORTED, f"no voice speaks {language!r:.40}")
     return voices[0]

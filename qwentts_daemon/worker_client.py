@@ -1,6 +1,6 @@
 """One engine worker process as the daemon sees it: spawned, listened to, and spawned again when it dies.
 
-The only daemon file that imports `engine`.
+With `engine_setup` the only daemon file that imports `engine`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
-import engine
-from engine import channel, choice, worker
+from engine import channel, worker
 from engine.backends import BackendError
 from engine.messages import (
     AppendText,
@@ -39,10 +37,10 @@ from engine.messages import (
     Stop,
     Synthesize,
     Voice,
+    Voices,
 )
 from engine.settings import Settings
 
-from . import __version__
 from .admission import Admission, Priority
 from .errors import Code, SpeechError, StartError
 from .jobs import Control, Job, Request, Timing
@@ -50,7 +48,6 @@ from .jobs import Control, Job, Request, Timing
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 2.0
-EMBEDDED = "espeak"
 
 log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
@@ -63,28 +60,6 @@ class Limits:
     job_timeout_s: float
     heartbeat_timeout_s: float
     restart_delay_max_s: float
-
-
-def check_installation() -> None:
-    """`engine` is a name that other packages may carry too. Raises StartError when it is not ours."""
-    here, there = Path(__file__).parents[1], Path(str(engine.__file__)).parents[1]
-    if here != there or engine.__version__ != __version__:
-        raise StartError(
-            f"the package `engine` in {there} does not belong to qwentts-daemon {__version__} in {here}; "
-            "install qwentts-daemon into a virtual environment of its own"
-        )
-
-
-def choose_engine(wanted: str, log_level: str) -> tuple[Settings, bool]:
-    """Settings of the worker for `engine.backend`, and whether it is the embedded voice itself."""
-    chosen = choice.choose(wanted)
-    log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
-    return Settings(f"qwentts-{chosen.name}", chosen.path, log_level), chosen.name == EMBEDDED
-
-
-def embedded_engine(log_level: str) -> Settings:
-    """Settings of the embedded voice that covers for another engine."""
-    return choose_engine(EMBEDDED, log_level)[0]
 
 
 class WorkerLost(SpeechError):
@@ -113,6 +88,7 @@ class WorkerClient:
         self.ready = False
         self.failure: str | None = None
         self.pid: int | None = None
+        self._complaint = ""
 
     @property
     def name(self) -> str:
@@ -173,7 +149,8 @@ class WorkerClient:
             if time.monotonic() - began_s > STEADY_AFTER_S:
                 delay_s = FIRST_RESTART_DELAY_S
             pause_s = delay_s * random.uniform(0.5, 1.0)
-            log.warning("%s ended; a new one starts in %.1f s", self.name, pause_s)
+            level = logging.DEBUG if self._complaint else logging.WARNING
+            log.log(level, "%s ended; a new one starts in %.1f s", self.name, pause_s)
             await asyncio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._limits.restart_delay_max_s)
 
@@ -246,12 +223,22 @@ class WorkerClient:
             case Ready(voices, capacity, description):
                 self.voices, self.ready = voices, True
                 self._admission.set_capacity(capacity)
+                self._complaint = ""
                 log.info("%s is ready: %s", self.name, description)
+            case Voices(voices):
+                self.voices = voices
             case LoadFailed(reason, permanent):
-                log.error("%s cannot be loaded: %s", self.name, reason)
-                self.failure = reason if permanent else None
+                self._complain(reason, permanent)
             case Health():
                 pass
+
+    def _complain(self, reason: str, permanent: bool) -> None:
+        """Say once why the worker cannot be loaded, however often it is tried."""
+        advice = "" if permanent else "; it is tried again until it can"
+        level = logging.DEBUG if reason == self._complaint else logging.ERROR
+        log.log(level, "%s cannot be loaded: %s%s", self.name, reason, advice)
+        self._complaint = reason
+        self.failure = reason if permanent else None
 
     def _lose_jobs(self) -> None:
         for job in self._jobs.values():

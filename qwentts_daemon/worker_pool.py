@@ -28,7 +28,8 @@ class WorkerPool:
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        return self.primary.voices
+        """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
+        return self.primary.voices or (self._embedded.voices if self._embedded else ())
 
     @asynccontextmanager
     async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
@@ -47,7 +48,8 @@ class WorkerPool:
 
     @property
     def _is_covered(self) -> bool:
-        return self._embedded is not None and not self._embedded.failure and not self.primary.ready
+        speaks = self.primary.ready and self.primary.voices
+        return self._embedded is not None and not self._embedded.failure and not speaks
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
@@ -57,6 +59,8 @@ class WorkerPool:
         raise StartError(f"no voice can be loaded: {self.primary.failure}")
 
     def _embedded_request(self, worker: WorkerClient, request: Request) -> Request:
+        if request.voice in {voice.id for voice in worker.voices}:
+            return request
         voice = best_voice(worker.voices, request.language or self._language or "en")
         style = request.style if request.style in voice.styles else None
         return replace(request, voice=voice.id, language=None, style=style, instruct=None)

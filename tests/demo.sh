@@ -1,11 +1,16 @@
 #!/bin/sh
 # Start a daemon on a socket of its own, let it speak TEXT into a WAV file, and stop it again.
-# usage: demo.sh QWENTTS_DAEMON OUTPUT TEXT
+# With MODEL (a directory or a hub id, downloaded if need be) it speaks with that; else with the embedded voice.
+# usage: demo.sh QWENTTS_DAEMON OUTPUT TEXT [MODEL]
 set -eu
-program=$1 output=$2 text=$3
+program=$1 output=$2 text=$3 model=${4:-}
+[ ! -d "$model" ] || model=$(cd "$model" && pwd)
 mkdir -p "$(dirname "$output")"
 folder=$(mktemp -d)
-"$program" run --config /dev/null --uri "unix://$folder/wyoming.socket" &
+set -- --config /dev/null --uri "unix://$folder/wyoming.socket"
+[ -z "$model" ] || set -- "$@" --backend qwen3 --set "engine.model=$model" \
+    --set engine.fallback=false --set queue.max_wait=7200 --set engine.job_timeout=3600
+"$program" run "$@" &
 daemon=$!
 trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
 "$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 20 --output "$output"

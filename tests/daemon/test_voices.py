@@ -6,7 +6,7 @@ from engine.messages import Voice
 from qwentts_daemon.config import Voices
 from qwentts_daemon.errors import Code, ConfigError, SpeechError
 from qwentts_daemon.jobs import Request
-from qwentts_daemon.voices import Catalogue, match_language
+from qwentts_daemon.voices import Catalogue, best_voice, match_language
 
 RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
 ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))
@@ -86,6 +86,18 @@ def test_the_configured_language_is_a_wish_not_a_demand():
 def test_wrong_names_in_the_configuration_stop_the_start(config):
     with pytest.raises(ConfigError, match=r"voices\.(default|aliases\.x): "):
         Catalogue([RYAN], config)
+
+
+def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
+    voices = [
+        Voice("vivian", "V", ("zh", "en", "de")), Voice("aiden", "A", ("en-US", "zh")),
+        Voice("ryan", "R", ("en", "de-AT")),
+    ]  # fmt: skip
+    found = {tag: best_voice(voices, tag).id for tag in ("en", "en-US", "en-GB", "de", "de-AT", "de-CH", "ja")}
+    assert found == {
+        "en": "ryan", "en-US": "aiden", "en-GB": "aiden", "de": "vivian", "de-AT": "ryan", "de-CH": "vivian",
+        "ja": "vivian",
+    }  # fmt: skip
 
 
 def test_a_language_asked_for_beats_the_pin_of_a_default_but_not_of_a_name():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import shutil
+import time
 from pathlib import Path
 
 import httpx
@@ -175,3 +177,23 @@ def test_every_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, error: E
 def test_nothing_cached_and_no_network_by_the_hub_itself(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="give the path of a copied directory"):
         find_checkpoint(HUB_ID, offline=True, cache=tmp_path)
+
+
+def test_a_long_download_says_how_much_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    blobs = tmp_path / f"models--{HUB_ID.replace('/', '--')}" / "blobs"
+
+    def slow(*arguments: object, **options: object) -> str:
+        blobs.mkdir(parents=True)
+        with (blobs / "abc.incomplete").open("wb") as file:
+            file.truncate(2_340_000_000)
+        deadline = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return str(tiny_directory())
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
+    monkeypatch.setattr("engine.hub.PROGRESS_INTERVAL_S", 0.02)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with caplog.at_level("INFO", "engine.hub"):
+        find_checkpoint(HUB_ID, cache=tmp_path)
+    assert f"{HUB_ID}: 2.34 GB are there, the download goes on" in caplog.messages

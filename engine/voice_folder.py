@@ -1,0 +1,209 @@
+"""Voices that people put into a folder: a recording to clone, or a voice described in words.
+
+NAME/voice.yaml            kind: clone or design, and what else `Sheet` says
+NAME/reference.wav|flac    a cloned voice's recording
+NAME/transcript.txt        its words; with them the clone is closer
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SHEET_FILE = "voice.yaml"
+TRANSCRIPT_FILE = "transcript.txt"
+REFERENCE_FILES = ("reference.wav", "reference.flac")
+VOICE_FILES = (SHEET_FILE, TRANSCRIPT_FILE, *REFERENCE_FILES)
+MODEL_KINDS = {"clone": "base", "design": "voice_design"}
+"""Which kind of checkpoint speaks each kind of voice."""
+MAX_FILE_BYTES = 64 * 1024
+
+Signature = tuple[tuple[str, str, int, int, int], ...]
+
+
+class VoiceFolderError(Exception):
+    """A voice of the folder cannot be used; the message names its file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderVoice:
+    """One voice as its files describe it. `languages` are BCP-47 tags, the voice's own; empty: not said.
+
+    `instruct` describes a designed voice, `styles` what to add to it for each of its styles.
+    """
+
+    name: str
+    kind: str
+    description: str
+    languages: tuple[str, ...] = ()
+    instruct: str | None = None
+    styles: Mapping[str, str] = field(default_factory=dict)
+    recording: Path | None = None
+    transcript: str | None = None
+
+
+def signature(folder: Path) -> Signature:
+    """Something that changes whenever a file of a voice does; a few microseconds for each."""
+    found = []
+    for directory in _directories(folder):
+        for name in VOICE_FILES:
+            try:
+                status = (directory / name).stat()
+            except OSError:
+                continue
+            found.append((directory.name, name, status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, FolderVoice], dict[str, str]]:
+    """Every voice of the folder by its name, and what is wrong with the others. A missing folder is empty."""
+    voices, problems = {}, {}
+    for directory in _directories(folder):
+        try:
+            voices[directory.name] = read_voice(directory)
+        except VoiceFolderError as error:
+            problems[directory.name] = str(error)
+    return voices, problems
+
+
+def read_voice(directory: Path) -> FolderVoice:
+    """The voice in one directory. Raises VoiceFolderError."""
+    check_name(directory.name)
+    sheet = _Sheet(directory / SHEET_FILE)
+    kind = sheet.choice("kind", tuple(MODEL_KINDS))
+    sheet.allow(("kind", "description", "language", *(("instruct", "styles") if kind == "design" else ())))
+    voice = FolderVoice(
+        name=directory.name,
+        kind=kind,
+        description=sheet.text("description") or directory.name.replace("_", " ").capitalize(),
+        languages=sheet.words("language"),
+        instruct=sheet.text("instruct"),
+        styles=sheet.mapping("styles"),
+        recording=_recording(directory) if kind == "clone" else None,
+        transcript=_transcript(directory) if kind == "clone" else None,
+    )
+    if kind == "design" and not voice.instruct:
+        raise VoiceFolderError(f"{sheet.file}: `instruct` is missing: describe the voice in words")
+    return voice
+
+
+def write_clone(folder: Path, voice: FolderVoice) -> Path:
+    """Make a cloned voice's directory, whole or not at all; its recording is copied. Raises OSError."""
+    assert voice.recording is not None, voice.name
+    directory, partial = folder / voice.name, folder / f".{voice.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    sheet: dict[str, Any] = {"kind": "clone", "description": voice.description}
+    if voice.languages:
+        sheet["language"] = voice.languages[0]
+    (partial / SHEET_FILE).write_text(yaml.safe_dump(sheet, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if voice.transcript:
+        (partial / TRANSCRIPT_FILE).write_text(voice.transcript.strip() + "\n", encoding="utf-8")
+    shutil.copyfile(voice.recording, partial / f"reference{voice.recording.suffix.lower()}")
+    if directory.exists():
+        shutil.rmtree(directory)
+    partial.rename(directory)
+    return directory
+
+
+def check_name(name: str) -> None:
+    """Raises VoiceFolderError for a name that clients could not say."""
+    if not name or name.startswith(".") or set(name) & set("@+/ \t\n"):
+        raise VoiceFolderError(f"{name!r}: a voice's name has no blank, no '/', '@' or '+', and no dot at its start")
+
+
+def _directories(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _recording(directory: Path) -> Path:
+    found = [directory / name for name in REFERENCE_FILES if (directory / name).is_file()]
+    if len(found) != 1:
+        fault = "there are two recordings" if found else "the recording is missing"
+        raise VoiceFolderError(f"{directory}: {fault}: put {' or '.join(REFERENCE_FILES)} there")
+    return found[0]
+
+
+def _transcript(directory: Path) -> str | None:
+    file = directory / TRANSCRIPT_FILE
+    if not file.exists():
+        return None
+    words = _read(file).strip()
+    if not words:
+        raise VoiceFolderError(f"{file}: is empty: write down what is said, or delete it")
+    return words
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise VoiceFolderError(f"{file}: is larger than {MAX_FILE_BYTES} bytes")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise VoiceFolderError(f"{file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise VoiceFolderError(f"{file}: is not UTF-8 text") from error
+
+
+class _Sheet:
+    """The mapping in a voice.yaml, which complains with its path and the key."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            values = yaml.safe_load(_read(file))
+        except yaml.YAMLError as error:
+            raise VoiceFolderError(f"{file}: no valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise VoiceFolderError(f"{file}: expected keys such as `kind: clone`")
+        self._values = values
+
+    def allow(self, known: Sequence[str]) -> None:
+        """Refuse every other key."""
+        for key in self._values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise VoiceFolderError(f"{self.file}: unknown key {key!r}; {hint}")
+
+    def choice(self, key: str, known: tuple[str, ...]) -> str:
+        value = self._values.get(key)
+        if value not in known:
+            raise VoiceFolderError(f"{self.file}: `{key}` must be {' or '.join(known)}, not {value!r}")
+        return str(value)
+
+    def text(self, key: str) -> str | None:
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.strip():
+            raise VoiceFolderError(f"{self.file}: `{key}` must be a text, not {value!r}")
+        return " ".join(value.split())
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """One word or a list of them."""
+        value = self._values.get(key)
+        words = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(word, str) and word for word in words):
+            raise VoiceFolderError(f"{self.file}: `{key}` must be a tag such as de-DE or a list of them, not {value!r}")
+        return tuple(words)
+
+    def mapping(self, key: str) -> dict[str, str]:
+        value = self._values.get(key)
+        pairs = {} if value is None else value
+        if not isinstance(pairs, dict) or not all(isinstance(word, str) for pair in pairs.items() for word in pair):
+            raise VoiceFolderError(f"{self.file}: `{key}` must map names to words, not {value!r}")
+        for name in pairs:
+            check_name(name)
+        return pairs

@@ -1,0 +1,146 @@
+"""The engine as it is chosen, fetched and given voices, before any worker runs.
+
+With `worker_client` the only daemon file that imports `engine`; what is heavy there is imported on use.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import engine
+from engine import choice, hub, voice_folder
+from engine.model.config import CheckpointError
+from engine.settings import ModelSettings, Settings
+
+from . import __version__
+from .config import Config, voices_dir
+from .errors import StartError
+
+EMBEDDED = "espeak"
+REMEDY = "pip install 'qwentts-daemon[engine]'"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A voice to be cloned from a recording; `transcript` holds its words."""
+
+    name: str
+    audio: Path
+    transcript: str | None = None
+    language: str | None = None
+    description: str | None = None
+
+
+def check_installation() -> None:
+    """`engine` is a name that other packages may carry too. Raises StartError when it is not ours."""
+    here, there = Path(__file__).parents[1], Path(str(engine.__file__)).parents[1]
+    if here != there or engine.__version__ != __version__:
+        raise StartError(
+            f"the package `engine` in {there} does not belong to qwentts-daemon {__version__} in {here}; "
+            "install qwentts-daemon into a virtual environment of its own"
+        )
+
+
+def choose_engines(config: Config, environment: Mapping[str, str]) -> list[Settings]:
+    """Settings of the worker that speaks and, where one may cover for it, of the embedded voice's."""
+    wanted, model = config.engine.backend, model_settings(config, environment)
+    chosen = choice.choose(wanted, model.name)
+    log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
+    names = [chosen.name] if chosen.name == EMBEDDED or not config.engine.fallback else [chosen.name, EMBEDDED]
+    return [Settings(f"qwentts-{name}", choice.BACKENDS[name], config.log.level, model=model) for name in names]
+
+
+def model_settings(config: Config, environment: Mapping[str, str]) -> ModelSettings:
+    """What a worker needs to know of the model."""
+    wanted = config.engine
+    given = config.sampling.model_dump() | {"seed": wanted.seed}
+    return ModelSettings(
+        name=wanted.model,
+        voices_dir=str(voices_dir(config, environment)),
+        device=wanted.device,
+        dtype=wanted.dtype,
+        revision=wanted.revision,
+        offline=wanted.offline,
+        cache_dir=wanted.cache_dir,
+        max_jobs=wanted.max_jobs,
+        sampling={name: value for name, value in given.items() if value is not None},
+    )
+
+
+def download(config: Config) -> Path:
+    """Fetch `engine.model`, if it is not there yet, and give its directory. Raises StartError."""
+    wanted = config.engine
+    cache = Path(wanted.cache_dir).expanduser() if wanted.cache_dir else None
+    try:
+        return hub.find_checkpoint(wanted.model, revision=wanted.revision, offline=wanted.offline, cache=cache)
+    except CheckpointError as error:
+        raise StartError(str(error)) from error
+    except ImportError as error:
+        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
+
+
+def judge_recording(audio: Path) -> list[str]:
+    """What could be better about a recording to clone. Raises StartError when it cannot be used at all."""
+    with _explained(audio):
+        from engine.audio import read_audio
+        from engine.recording import check_recording
+
+        findings = check_recording(*read_audio(audio))
+    if errors := [finding.message for finding in findings if finding.level == "error"]:
+        raise StartError(f"{audio}: {'; '.join(errors)}", os.EX_DATAERR)
+    return [finding.message for finding in findings]
+
+
+def add_clone(folder: Path, clone: Clone) -> Path:
+    """Put a cloned voice into the folder, in the place of an older one of its name. Raises StartError."""
+    check_voice_name(clone.name)
+    description = clone.description or clone.name.replace("_", " ").capitalize()
+    languages = (clone.language,) if clone.language else ()
+    try:
+        with _explained(clone.audio), tempfile.TemporaryDirectory() as scratch:
+            recording = _as_reference(clone.audio, Path(scratch))
+            return voice_folder.write_clone(
+                folder,
+                voice_folder.FolderVoice(
+                    clone.name, "clone", description, languages, recording=recording, transcript=clone.transcript
+                ),
+            )
+    except OSError as error:
+        raise StartError(f"{folder}: {error.strerror or error} (voices.dir)", os.EX_CANTCREAT) from error
+
+
+def check_voice_name(name: str) -> None:
+    """Raises StartError for a name that no voice can have."""
+    try:
+        voice_folder.check_name(name)
+    except voice_folder.VoiceFolderError as error:
+        raise StartError(str(error), os.EX_USAGE) from error
+
+
+def _as_reference(audio: Path, scratch: Path) -> Path:
+    """The recording in one of the two formats of the voices folder; those are kept as they are."""
+    if f"reference{audio.suffix.lower()}" in voice_folder.REFERENCE_FILES:
+        return audio
+    from engine.audio import read_audio, write_wave
+
+    write_wave(scratch / "reference.wav", *read_audio(audio))
+    return scratch / "reference.wav"
+
+
+@contextmanager
+def _explained(audio: Path) -> Iterator[None]:
+    """Say what is missing or wrong when a recording is to be read."""
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
+    except ValueError as error:  # engine.audio.AudioError, which cannot be named before it is imported
+        raise StartError(f"{audio}: {error}", os.EX_DATAERR) from error

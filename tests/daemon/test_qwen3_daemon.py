@@ -1,0 +1,290 @@
+"""The natural voice as a Wyoming client hears it: a real daemon, a real worker, tiny checkpoints on the CPU."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import wave
+
+import pytest
+from wyoming.info import Describe
+from wyoming.tts import Synthesize, SynthesizeVoice
+
+from qwentts_daemon.config import Audio, Text
+from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.session import Speaker
+from tests.engine.qwen3 import Reference, difference, put_voice, write_wave
+from tests.engine.tiny_models import tiny_directory
+from tests.harness import ROOT, connected, daemon, hear, speak, started, stream
+
+TEXT = "Hello there, the lights are on. The door is open!"
+RATE, ESPEAK_RATE = 24_000, 22_050
+WORKER = "qwentts-qwen3"
+
+
+def settings(voices, kind="custom_voice", *more, model=None):
+    """The daemon's settings for a tiny checkpoint whose speech is short and always the same."""
+    return (
+        "engine.backend=qwen3", f"engine.model={model or tiny_directory(kind)}", "engine.device=cpu",
+        "engine.dtype=float32", "engine.seed=7", "sampling.max_new_tokens=14", f"voices.dir={voices}", *more,
+    )  # fmt: skip
+
+
+def natural(voices, kind="custom_voice", *more, **options):
+    """A daemon whose model is loaded. One thread: more would add up in another order, and sound a bit different."""
+    return daemon(*settings(voices, kind, *more), ready=WORKER, OMP_NUM_THREADS="1", **options)
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "qwentts_daemon", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=40, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+class Listening:
+    """A pool that only notes which text a reply hands to its engine."""
+
+    def job(self, request, text, priority):
+        self.text = text
+        raise SpeechError("synthesis-failed", "only listening")
+
+
+async def handed_over(text):
+    """A text as a reply cleans it and gives it to the engine."""
+    pool = Listening()
+    reply = Speaker(pool, Audio(), Text()).reply(None, "test")
+    reply.feed(text)
+    reply.end_text()
+    with pytest.raises(SpeechError, match="only listening"):
+        await anext(reply.pcm())
+    return pool.text
+
+
+async def voices_of(process):
+    async with connected(process) as client:
+        await client.write_event(Describe().event())
+        (program,) = (await hear(client, "info")).events[-1].data["tts"]
+    return [voice["name"] for voice in program["voices"]]
+
+
+async def until_voices(process, *names):
+    for _ in range(100):
+        if await voices_of(process) == list(names):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{await voices_of(process)}, not {names}:\n" + "\n".join(process.lines))
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    with natural(tmp_path_factory.mktemp("voices"), "custom_voice", "engine.fallback=false") as process:
+        yield process
+
+
+# --- what is heard -------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_hears_exactly_what_the_engine_gives(preset):
+    expected = Reference().preset(await handed_over(TEXT))
+    heard = await speak(preset, TEXT)
+    assert (heard.types, heard.rate) == (["audio-start", "audio-chunk", "audio-stop"], RATE)
+    assert heard.pcm == expected
+    pieces = ("Hel", "lo there, the li", "ghts are on", ". The door", " is open!")
+    assert (await stream(preset, *pieces)).pcm == expected
+    assert (await stream(preset, *TEXT, compat=True)).pcm == expected
+
+
+async def test_voice_and_language_are_those_asked_for(preset):
+    expected = Reference().preset(await handed_over(TEXT), "sohee", "korean")
+    async with connected(preset) as client:
+        event = Synthesize(TEXT, SynthesizeVoice("sohee")).event()
+        event.data["voice"]["language"] = "ko-KR"
+        await client.write_event(event)
+        assert (await hear(client, "audio-stop")).pcm == expected
+
+
+async def test_several_clients_at_once_hear_what_one_hears(preset):
+    alone = (await speak(preset, TEXT)).pcm
+    together = await asyncio.gather(*(speak(preset, TEXT) for _ in range(5)), *(stream(preset, TEXT) for _ in range(3)))
+    assert max(difference(heard.pcm, alone) for heard in together) <= 2
+
+
+async def test_a_style_in_words_reaches_the_model(tmp_path):
+    with natural(tmp_path, "custom_voice", "voices.styles={whisper: Whisper.}") as process:
+        heard = await speak(process, TEXT, SynthesizeVoice("ryan", speaker="whisper"))
+    assert heard.pcm == Reference().preset(await handed_over(TEXT), instruct="Whisper.")
+
+
+async def test_a_client_that_leaves_stops_its_job_and_no_other(tmp_path):
+    with natural(tmp_path, "custom_voice", "sampling.max_new_tokens=4000", "engine.max_jobs=1") as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize(TEXT * 20).event())
+            await hear(client, "audio-chunk")
+        process.wait_for(r"engine\.worker: job 1 cancelled")
+        async with connected(process) as client:
+            await client.write_event(Synthesize(TEXT).event())
+            assert (await hear(client, "audio-chunk")).rate == RATE
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+async def test_voices_are_listed_and_covered_for_while_the_model_loads(tmp_path):
+    with started(*settings(tmp_path), fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")) as process:
+        process.wait_for("qwentts-espeak is ready")
+        assert "ryan" in await voices_of(process)
+        assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
+        (tmp_path / "gate").touch()
+        process.wait_for(f"{WORKER} is ready: .* on CPU, float32, loaded in")
+        assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == RATE
+
+
+async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path):
+    gate = tmp_path / "gate"
+    more = settings(tmp_path, "custom_voice", "engine.fallback=false")
+    with started(*more, fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize(TEXT).event())
+            assert "ryan" in await voices_of(process)
+            gate.touch()
+            assert (await hear(client, "audio-stop")).rate == RATE
+
+
+async def test_a_checkpoint_that_cannot_be_loaded_is_explained_and_covered_for(tmp_path):
+    broken = shutil.copytree(tiny_directory("custom_voice"), tmp_path / "broken")
+    (broken / "vocab.json").unlink()
+    with daemon(*settings(tmp_path, model=broken), ready="qwentts-espeak") as process:
+        process.wait_for(r"cannot be loaded: .*/broken: lacks vocab.json; it is no whole Qwen3-TTS 12 Hz checkpoint$")
+        assert (await speak(process, TEXT)).rate == ESPEAK_RATE
+
+
+async def test_without_a_network_the_embedded_voice_speaks_and_it_is_said_once(tmp_path):
+    hub = "http://127.0.0.1:9"
+    more = settings(
+        tmp_path, "custom_voice", f"engine.cache_dir={tmp_path}", model="Qwen/Qwen3-TTS-12Hz-0.6B-CustomVoice"
+    )
+    with daemon(*more, ready="qwentts-espeak", HF_ENDPOINT=hub) as process:
+        process.wait_for("cannot be loaded: .* the hub cannot be reached .*; it is tried again until it can")
+        assert len(await voices_of(process)) == 9
+        assert (await speak(process, TEXT)).rate == ESPEAK_RATE
+        process.wait_for("DEBUG .* cannot be loaded")
+        assert len([line for line in process.lines if "ERROR" in line]) == 1
+
+
+def test_without_any_voice_the_daemon_says_why_and_ends(tmp_path):
+    with started(*settings(tmp_path, "custom_voice", "engine.fallback=false", model=tmp_path)) as process:
+        assert process.wait() == os.EX_UNAVAILABLE
+    assert "no voice can be loaded: " in process.lines[-2]
+    assert "it is no whole Qwen3-TTS 12 Hz checkpoint" in process.lines[-2]
+
+
+# --- what goes wrong while speaking --------------------------------------------------------------------------------
+
+
+async def test_out_of_memory_is_an_error_for_that_reply_and_the_worker_lives(tmp_path):
+    with daemon(
+        *settings(tmp_path, "custom_voice", "engine.fallback=false"), fake="fakes_qwen3:ShortOfMemory"
+    ) as process:
+        pid = process.workers()[0].pid
+        heard = await speak(process, TEXT)
+        assert (heard.types[-1], heard.code) == ("error", "synthesis-failed")
+        assert "GPU ran out of memory" in heard.events[-1].data["text"]
+        assert (await speak(process, TEXT)).types[-1] == "audio-stop"
+        assert process.workers()[0].pid == pid
+
+
+# --- voices of the folder ------------------------------------------------------------------------------------------
+
+
+async def test_voices_dropped_into_the_folder_appear_and_speak_without_a_restart(tmp_path):
+    first = put_voice(tmp_path, "anna", 1, "the door is open", kind="clone")
+    with natural(tmp_path, "base") as process:
+        heard = await speak(process, TEXT)
+        assert heard.pcm == Reference("base").cloned(
+            await handed_over(TEXT), first / "reference.wav", "the door is open"
+        )
+        second = put_voice(tmp_path, "bert", 2, kind="clone", language="de-DE")
+        (put_voice(tmp_path, "broken", kind="clone") / "reference.wav").write_bytes(b"no sound")
+        await until_voices(process, "anna", "bert")
+        heard = await speak(process, TEXT, SynthesizeVoice("bert"))
+        assert heard.pcm == Reference("base").cloned(await handed_over(TEXT), second / "reference.wav", None)
+        assert len([line for line in process.lines if "the voice broken is skipped" in line]) == 1
+
+
+async def test_a_recording_becomes_a_voice_with_one_command(tmp_path):
+    recording = write_wave(tmp_path / "me.wav", 2.0, seed=4)
+    folder = tmp_path / "voices"
+    with daemon(*settings(folder, "base"), ready="qwentts-espeak", OMP_NUM_THREADS="1") as process:
+        process.wait_for("cannot be loaded: .*cloned voices only.* make one: qwentts-daemon clone NAME --audio FILE")
+        assert "espeak-en-us" in await voices_of(process)
+        assert (await speak(process, "Hallo.", SynthesizeVoice("espeak-de"))).rate == ESPEAK_RATE
+        words = ["--transcript", "the door is open", "--language", "de-DE", "--set", f"voices.dir={folder}"]
+        made = await asyncio.to_thread(run, "clone", "me", "--audio", recording, *words, "--uri", process.uri)
+        assert made.returncode == 0, made.stderr
+        assert "2.0 s is short: 3 to 30 s work best" in made.stderr
+        assert f"the voice me lies in {folder}/me" in made.stdout
+        assert "me has spoken 1.0 s" in made.stdout
+        with wave.open(str(folder / "me" / "sample.wav")) as sample:
+            assert sample.getframerate() == RATE
+        heard = await speak(process, TEXT, SynthesizeVoice("me"))
+    reference = Reference("base").cloned(await handed_over(TEXT), recording, "the door is open")
+    assert heard.pcm == reference
+
+
+def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
+    folder, nobody = ["--set", f"voices.dir={tmp_path}/voices"], ["--uri", "tcp://127.0.0.1:9"]
+    recording = write_wave(tmp_path / "me.wav", 4.0)
+    short = write_wave(tmp_path / "short.wav", 0.3)
+    (tmp_path / "text.mp3").write_text("no sound")
+    for name, audio, status, message in (
+        ("me", tmp_path / "none.wav", os.EX_DATAERR, "No such file"),
+        ("me", tmp_path / "text.mp3", os.EX_DATAERR, "not an audio file this engine can read"),
+        ("me", short, os.EX_DATAERR, "0.3 s is too short"),
+        ("m e", recording, os.EX_USAGE, "a voice's name has no blank"),
+    ):
+        finished = run("clone", name, "--audio", audio, *folder, *nobody)
+        assert (finished.returncode, "Traceback" in finished.stderr) == (status, False), finished.stderr
+        assert message in finished.stderr
+    finished = run("clone", "me", "--audio", recording, *folder, *nobody)
+    assert finished.returncode == 0, finished.stderr
+    assert "no daemon answers" in finished.stdout
+    assert "qwentts-daemon say --voice me" in finished.stdout
+    finished = run("clone", "me", "--audio", recording, *folder, *nobody)
+    assert finished.returncode == os.EX_CANTCREAT
+    assert "exists already; use another name, or --replace" in finished.stderr
+    assert run("clone", "me", "--audio", recording, "--replace", *folder, *nobody).returncode == 0
+
+
+def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):
+    found = run("download", tiny_directory())
+    assert found.returncode == 0, found.stderr
+    assert f"GB in {tiny_directory()}" in found.stdout
+    cache = ["--set", f"engine.cache_dir={tmp_path}"]
+    for name, environment, message in (
+        ("someone/model", {"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached or offline mode is on"),
+        ("someone/model", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached or offline mode is on"),
+        ("./nowhere", {}, "there is no such directory"),
+    ):
+        finished = run("download", name, *cache, **environment)
+        assert finished.returncode == os.EX_UNAVAILABLE, finished.stderr
+        assert message in finished.stderr
+        assert "Traceback" not in finished.stderr
+    assert run("download", "model").returncode == os.EX_CONFIG
+
+
+def test_the_demo_speaks_with_a_model(tmp_path):
+    program = tmp_path / "qwentts-daemon"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwentts_daemon "$@" \n')
+    program.chmod(0o755)
+    words = (program, tmp_path / "demo.wav", "Hello.", tiny_directory("custom_voice"))
+    finished = subprocess.run(
+        ["sh", "tests/demo.sh", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=50,
+        env={**os.environ, "QWENTTS_SAMPLING_MAX_NEW_TOKENS": "14", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "first audio" in finished.stdout
+    with wave.open(str(tmp_path / "demo.wav")) as made:
+        assert made.getframerate() == RATE
