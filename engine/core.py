@@ -75,10 +75,10 @@ class _Job:
 class Engine:
     """Speaks jobs, `runner.slots` of them at once and the others after them. One thread drives it."""
 
-    def __init__(self, runner: Runner, tokenizer: TextTokenizer, guards: Guards = Guards()) -> None:
+    def __init__(self, runner: Runner, tokenizer: TextTokenizer, guards: Guards | None = None) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
-        self._guards = guards
+        self._guards = guards or Guards()
         self._eos = runner.model.config.talker.ids.eos
         self._jobs: dict[int, _Job] = {}
         self._free = deque(range(runner.slots))

@@ -24,13 +24,13 @@ TEXTS = ["hello world, 你好 😀", "the washing machine has finished", "naïve
 class Speaker:
     """An engine over the tiny custom-voice checkpoint, and the greedy or seeded utterances it can make."""
 
-    def __init__(self, slots: int = SLOTS, max_positions: int = 256, guards: Guards = Guards()) -> None:
+    def __init__(self, slots: int = SLOTS, max_positions: int = 256, guards: Guards | None = None) -> None:
         directory = tiny_directory("custom_voice")
         self.tokenizer = TextTokenizer.from_directory(directory)
         ids = PromptIds.from_config(json.loads((directory / "config.json").read_text()))
         self.planner = PromptPlanner(ids, self.tokenizer.encode)
         self.runner = Runner(tiny_model("custom_voice"), slots, max_positions)
-        self.engine = Engine(self.runner, self.tokenizer, guards)
+        self.engine = Engine(self.runner, self.tokenizer, guards or Guards())
 
     def utterance(
         self, speaker: str = "ryan", sizes: tuple[int, ...] = (1, 2), flowing: bool = True, **sampling: object
