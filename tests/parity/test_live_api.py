@@ -96,9 +96,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module", autouse=True)
-def figures() -> Any:
+def figures(request: pytest.FixtureRequest) -> Any:
+    """Say at the end how much was compared; output capture would swallow a print."""
     yield
-    print(f"\n{WORST['cases']} utterances, worst wave error {WORST['waves']:.2g}, PARITY_SEED={SEED}")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{WORST['cases']} utterances, worst wave error {WORST['waves']:.2g}, PARITY_SEED={SEED}")
 
 
 def agree(pair: Pair, method: str, *given: Any, theirs: Any = None, ours: Any = None, **options: Any) -> None:
