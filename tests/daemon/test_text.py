@@ -301,6 +301,7 @@ def test_clean(text, expected):
         pytest.param("น้ำน้ำน้ำ", 4, ["น้ำ", "น้ำ", "น้ำ"], id="thai"),
         pytest.param("a" + "\u0301" * 8, 4, ["a\u0301\u0301\u0301"], id="unavoidable"),
         pytest.param("word. and so on", 12, ["word. and so", "on"], id="limit-reached-in-lower-case"),
+        pytest.param("one and so, ok.” Cd", 16, ["one and so,", "ok.”", "Cd"], id="sentence-in-the-remainder"),
         pytest.param("abcde。", 5, ["abcde"], id="mark-beyond-the-limit"),
     ],
 )
