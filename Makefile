@@ -19,8 +19,8 @@ DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
 
-run: $(VENV)/espeak.installed
-	@$(BIN)/qwentts-daemon run
+run: $(VENV)/$(DEMO_EXTRAS).installed
+	@$(BIN)/qwentts-daemon run $(if $(MODEL),--set engine.model=$(MODEL))
 
 test: $(VENV)/test.installed
 	@sh tests/system_packages.sh mosquitto

@@ -269,6 +269,9 @@ class Qwen3TTSModel:
         return self.create_voice_clone_prompt(ref_audio, ref_text, x_vector_only_mode)
 
     def _clone(self, voice: VoicePrompt, language: str | None, flowing: bool) -> Planned:
+        width = self._model.talker.head.weight.shape[1]
+        if len(voice.speaker) != width:  # found in a step, it would end everybody's speech
+            raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
         return self._planner.clone(voice.clone, language, flowing=flowing), voice
 
     def _utterance(self, planned: Planned, **how: Any) -> Utterance:
@@ -290,8 +293,8 @@ class Qwen3TTSModel:
         utterance = self._utterance(planned, sampling=drawn, emission=options.emission)
         return self._chunks(utterance, pieces_of(text))
 
-    def _chunks(self, utterance: Utterance, pieces: Iterator[str]) -> Chunks:
-        with closing(self.engine.stream(utterance, pieces)) as made:
+    def _chunks(self, utterance: Utterance, text: str | Iterator[str]) -> Chunks:
+        with closing(self.engine.stream(utterance, text)) as made:
             for progress in made:
                 if len(progress.wave):
                     yield progress.wave.numpy(), self._rate

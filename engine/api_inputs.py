@@ -98,10 +98,10 @@ def spread(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-def pieces_of(text: str | Iterable[str]) -> Iterator[str]:
+def pieces_of(text: str | Iterable[str]) -> str | Iterator[str]:
     """One text, whole or as it is written. Raises TypeError for a batch."""
     if isinstance(text, str):
-        return iter((text,))
+        return text
     if isinstance(text, list) and len(text) != 1:
         raise TypeError("a stream speaks one text: open one stream for each, or pass iter([...]) for pieces of one")
     return iter(text)

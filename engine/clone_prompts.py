@@ -13,6 +13,8 @@ from torch import Tensor
 from .model.streaming import CodecSnapshot
 from .voice_prompt import VoicePrompt
 
+CODEBOOK_SIZE = 2048
+
 
 @dataclass
 class VoiceClonePromptItem:
@@ -43,6 +45,8 @@ def voice_of(item: VoiceClonePromptItem) -> VoicePrompt:
     codes = _tensor(item.ref_code).long()
     if codes.ndim != 2 or codes.shape[1] != 16:
         raise ValueError(f"ref_code must be [frames, 16], not {list(codes.shape)}")
+    if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < CODEBOOK_SIZE:  # a GPU never recovers
+        raise ValueError(f"ref_code must lie between 0 and {CODEBOOK_SIZE - 1}")
     return VoicePrompt(speaker, codes, item.ref_text)
 
 

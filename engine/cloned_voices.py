@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .audio import AudioError, read_audio, resample, to_mono
+from .audio import AudioError, AudioLimits, read_audio, resample, to_mono
 from .hub import CODEC_WEIGHTS_FILE, WEIGHTS_FILE
 from .loaded import Loaded
 from .model.streaming import CodecSnapshot
@@ -64,10 +64,14 @@ class ClonedVoices:
         return self._primed[heard.digest]
 
     def _digest(self, voice: FolderVoice, recording: Path) -> str:
+        limit = AudioLimits().max_bytes
         try:
-            data = recording.read_bytes()
+            with recording.open("rb") as file:
+                data = file.read(limit + 1)
         except OSError as error:
             raise VoiceFolderError(f"{recording}: {error.strerror or error}") from error
+        if len(data) > limit:
+            raise VoiceFolderError(f"{recording}: is larger than {limit} bytes")
         return content_digest(data, (voice.transcript or "").encode(), self._weights)
 
     def _kept(self, recording: Path, digest: str) -> VoicePrompt | None:

@@ -50,4 +50,6 @@ def load_checkpoint(directory: Path, options: LoadOptions) -> Loaded:
         defaults = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{generation}: {error}") from error
-    return Loaded(directory, load(directory, options), tokenizer, planner, defaults)
+    if not isinstance(defaults, dict | None):
+        raise CheckpointError(f"{generation}: the file must be a JSON object")
+    return Loaded(directory, load(directory, options), tokenizer, planner, defaults or {})

@@ -61,14 +61,15 @@ class SharedEngine:
             for job in jobs:
                 self._cancel(job)
 
-    def stream(self, utterance: Utterance, pieces: Iterator[str]) -> Generator[Progress, None, None]:
-        """One text as it is written: a piece is asked for only when nothing can be made without it.
+    def stream(self, utterance: Utterance, text: str | Iterator[str]) -> Generator[Progress, None, None]:
+        """One text, whole or as it is written: a piece is asked for only when nothing can be made without it.
 
         Begins with the first `next`; closing or dropping the iterator cancels. Raises as `speak` does.
         """
-        job = self._begin(utterance)
+        # The end of a whole text is known: no other job shall wait until this listener asks for more.
+        job = self._begin(utterance, text if isinstance(text, str) else None)
         try:
-            yield from self._follow(job, pieces)
+            yield from self._follow(job, iter(()) if isinstance(text, str) else text)
         finally:
             self._cancel(job)
 

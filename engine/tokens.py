@@ -209,6 +209,8 @@ def _read_config(path: Path) -> dict[str, dict[str, dict[str, object]]]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TokenizerError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{path}: the file must be a JSON object")
     kind = config.get("tokenizer_class", "Qwen2Tokenizer")
     if kind not in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
         raise TokenizerError(f"{path}: tokenizer_class {kind} is not supported, only Qwen2Tokenizer")

@@ -69,6 +69,8 @@ def read_folder(folder: Path) -> tuple[dict[str, FolderVoice], dict[str, str]]:
             voices[directory.name] = read_voice(directory)
         except VoiceFolderError as error:
             problems[directory.name] = str(error)
+        except OSError as error:  # a link into a place that may not be entered
+            problems[directory.name] = f"{error.filename or directory}: {error.strerror or error}"
     return voices, problems
 
 
@@ -114,15 +116,27 @@ def write_clone(folder: Path, voice: FolderVoice) -> Path:
 
 def check_name(name: str) -> None:
     """Raises VoiceFolderError for a name that clients could not say."""
-    if not name or name.startswith(".") or set(name) & set("@+/ \t\n"):
+    if not name or name.startswith(".") or set(name) & set("@+/ \t\n") or _is_broken(name):
         raise VoiceFolderError(f"{name!r}: a voice's name has no blank, no '/', '@' or '+', and no dot at its start")
 
 
 def _directories(folder: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and _is_directory(entry))
     except OSError:
         return []
+
+
+def _is_directory(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to where we may not look hides no other voice
+        return False
+
+
+def _is_broken(words: str) -> bool:
+    """Whether these characters cannot be sent to a client: halves of a pair, as of a file name that is not UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in words)
 
 
 def _recording(directory: Path) -> Path:
@@ -163,7 +177,7 @@ class _Sheet:
         self.file = file
         try:
             values = yaml.safe_load(_read(file))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
             raise VoiceFolderError(f"{file}: no valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise VoiceFolderError(f"{file}: expected keys such as `kind: clone`")
@@ -187,7 +201,7 @@ class _Sheet:
         value = self._values.get(key)
         if value is None:
             return None
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or _is_broken(value):
             raise VoiceFolderError(f"{self.file}: `{key}` must be a text, not {value!r}")
         return " ".join(value.split())
 

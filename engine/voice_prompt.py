@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from .prompt import CloneVoice, Reference, content_digest
 from .runner import VoiceVectors
 
 FORMAT = 1
+SHORTEST_SAMPLES = RATE // 10
 
 
 class VoicePromptError(Exception):
@@ -63,7 +66,7 @@ class VoicePrompt:
                 return cls(torch.from_numpy(kept["speaker"]), codes if len(codes) else None, text or None)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise VoicePromptError(f"{path}: no voice prompt ({error})") from error
 
 
@@ -75,6 +78,8 @@ def make_voice_prompt(model: SpeechModel, samples: Samples, text: str | None) ->
     """
     if model.speaker_encoder is None or model.encoder is None:
         raise VoicePromptError("this checkpoint cannot clone a voice; a Qwen3-TTS Base model can")
+    if len(samples) < SHORTEST_SAMPLES:
+        raise VoicePromptError(f"the recording is too short: {len(samples) / RATE:.3f} s")
     device = model.talker.head.weight.device
     wave = torch.from_numpy(samples)[None]
     speaker = model.speaker_encoder(log_mel(wave, RATE).to(device))[0].float().cpu()

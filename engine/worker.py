@@ -80,6 +80,12 @@ class Worker:
         except BackendError as error:
             self._outbox.put(LoadFailed(str(error), error.permanent))
             return
+        except ChannelClosed:
+            raise
+        except Exception as error:  # a fault of ours or of a package: the daemon shall know why, and try again
+            log.exception("%s cannot be loaded", settings.name)
+            self._outbox.put(LoadFailed(f"{type(error).__name__}: {error}", permanent=False))
+            return
         self._outbox.put(Ready(backend.voices(), backend.capacity, backend.description))
         self._loop(backend)
 

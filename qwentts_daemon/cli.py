@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, client, engine_setup, logs, trial
-from .config import ENV_CONFIG, Config, load, voices_dir
+from .config import ENV_CONFIG, Config, check_language, load, voices_dir
 from .daemon import program_uri, serve
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
@@ -162,6 +162,11 @@ def clone(
     for advice in engine_setup.judge_recording(audio):
         err.print(f"{audio}: {advice}", soft_wrap=True, markup=False)
     new = not (folder / name).exists()
+    if language:
+        try:
+            check_language(language)
+        except ValueError as error:
+            raise typer.BadParameter(f"--language {language}: {error}") from None
     directory = engine_setup.add_clone(folder, Clone(name, audio, transcript, language, description))
     out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
     _try_out(client.Request(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None)

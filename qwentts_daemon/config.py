@@ -45,7 +45,8 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-def _check_language(tag: str) -> str:
+def check_language(tag: str) -> str:
+    """Raises ValueError for what is no language tag."""
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", tag):
         raise ValueError("write a language tag such as de-DE or fr")
     return tag
@@ -69,7 +70,7 @@ def _check_model(model: str) -> str:
     return model
 
 
-Language = Annotated[str, AfterValidator(_check_language)]
+Language = Annotated[str, AfterValidator(check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
@@ -231,7 +232,7 @@ def _read_file(path: Path) -> Values:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
         raise ConfigError(f"{path}: no valid YAML: {error}") from error
     if document is None:
         return {}
@@ -264,8 +265,8 @@ def _from_setting(word: str) -> tuple[Key, Any]:
 def _parse_value(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: no valid YAML value: {text!r}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: no valid YAML value: {text!r:.80}") from error
 
 
 def _merge(values: Values, changes: Mapping[Key, Any]) -> None:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from .admission import Admission
-from .config import Config
+from .config import Config, Voices
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
@@ -109,8 +109,8 @@ class Catalogues:
         try:
             return Catalogue(self._voices, self._config.voices)
         except ConfigError as error:
-            log.error("the engine's voices no longer fit the configuration: %s", error)
-            return self._catalogue
+            log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
+            return Catalogue(self._voices, Voices())
 
 
 def _on_signals(stopping: asyncio.Event) -> None:

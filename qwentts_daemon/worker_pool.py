@@ -36,7 +36,7 @@ class WorkerPool:
         """Begin a job (see `WorkerClient.job`): with the embedded voice while the chosen one is not ready."""
         async with AsyncExitStack() as stack:
             try:
-                if self._is_covered:
+                if self._is_covered or self._is_embedded(request):
                     raise WorkerLost
                 job = await stack.enter_async_context(self.primary.job(request, text, priority))
             except WorkerLost:
@@ -50,6 +50,12 @@ class WorkerPool:
     def _is_covered(self) -> bool:
         speaks = self.primary.ready and self.primary.voices
         return self._embedded is not None and not self._embedded.failure and not speaks
+
+    def _is_embedded(self, request: Request) -> bool:
+        """Whether only the embedded engine has this voice: chosen when the other had none yet."""
+        if self._embedded is None or request.voice in {voice.id for voice in self.primary.voices}:
+            return False
+        return request.voice in {voice.id for voice in self._embedded.voices}
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""

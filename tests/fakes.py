@@ -127,3 +127,10 @@ def tone(character: str) -> bytes:
     return array.array(
         "h", (round(8000 * math.sin(2 * math.pi * pitch_hz * n / RATE)) for n in range(FRAME_SAMPLES))
     ).tobytes()
+
+
+class Faulty(ToneBackend):
+    """Has a fault of its own while it loads."""
+
+    def load(self) -> None:
+        raise KeyError("weights")

@@ -78,10 +78,10 @@ class Qwen3Backend:
         """
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
             raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
-        directory = self._find()
-        self._roster = read_roster(self._card, self._folder)
-        self._require_voices()
         try:
+            directory = self._find()
+            self._roster = read_roster(self._card, self._folder)
+            self._require_voices()
             from .qwen3_loading import open_engine
 
             self._opened = open_engine(directory, self._model)
@@ -115,7 +115,10 @@ class Qwen3Backend:
         opened = self._ready()
         if not (opened.on_gpu and self._roster.voices):
             return
-        utterance = self._utterance(Synthesize(0, self._roster.voices[0].id))
+        try:
+            utterance = self._utterance(Synthesize(0, self._roster.voices[0].id))
+        except JobError as error:
+            raise BackendError(f"{self._model.name}: {error}") from error
         opened.engine.add(0, utterance)
         opened.engine.append_text(0, "One, two, three, four, five.")
         opened.engine.end_text(0)

@@ -48,6 +48,8 @@ def test_values_of_the_environment_are_yaml():
         ("wyoming: [1]", r"wyoming: .*"),
         ("[1, 2]", r"expected sections"),
         ("a: 'b", r"no valid YAML"),
+        ("voices: {default: 2020-99-99}", r"no valid YAML"),
+        ("[" * 5000, r"no valid YAML"),
         ("wyoming: {name: a, name: b}", r"'name' stands twice"),
         ("wyoming: {1: a}", r"the key 1 is no word"),
         ("wyoming: {uri: 'unix://run/x.sock'}", r"wyoming\.uri: write it as unix:///PATH, with three strokes"),

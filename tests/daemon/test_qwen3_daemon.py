@@ -288,3 +288,14 @@ def test_the_demo_speaks_with_a_model(tmp_path):
     assert "first audio" in finished.stdout
     with wave.open(str(tmp_path / "demo.wav")) as made:
         assert made.getframerate() == RATE
+
+
+async def test_a_default_that_the_model_lacks_is_left_aside_when_its_first_voice_comes(tmp_path):
+    folder = tmp_path / "voices"
+    with daemon(*settings(folder, "base", "voices.default=espeak-de"), ready="qwentts-espeak") as process:
+        assert (await speak(process, "Guten Abend.")).rate == ESPEAK_RATE
+        put_voice(folder, "anna", seed=3, kind="clone")
+        process.wait_for("qwentts-qwen3 is ready")
+        assert (await speak(process, TEXT)).rate == RATE
+        process.wait_for("no longer fit the configuration, which is left aside: voices.default")
+        assert await voices_of(process) == ["anna"]

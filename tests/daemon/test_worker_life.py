@@ -69,6 +69,14 @@ async def test_the_embedded_voice_covers_for_a_model_that_cannot_be_loaded():
         assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
 
 
+async def test_a_fault_while_loading_is_told_and_covered_for():
+    with started(fake="Faulty") as process:
+        process.wait_for("qwentts-espeak is ready")
+        process.wait_for("qwentts-qwen3 cannot be loaded: KeyError: 'weights'")
+        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        assert process.stop() == 0
+
+
 async def test_a_daemon_without_any_voice_says_so_and_ends():
     with started("engine.fallback=false", fake="Unloadable") as process:
         assert process.wait() == os.EX_UNAVAILABLE

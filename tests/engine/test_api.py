@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,30 @@ def test_streams_interleave_in_one_thread() -> None:
     for index, stream in enumerate(streams):
         waves[index] += [wave for wave, _ in stream]
         same(np.concatenate(waves[index]), streamed(TEXTS[index]))
+
+
+def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
+    one = model(slots=1)
+    longer = STREAMED | {"max_new_tokens": 60, "emit_every_frames": 1}
+    paused = one.stream_generate_custom_voice(TEXTS[1], "ryan", **longer)
+    next(paused)
+    waves, _ = one.generate_custom_voice(TEXTS[1], "ryan", **GREEDY)
+    assert len(waves[0])
+    paused.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ref_spk_embedding": np.zeros(3, np.float32)}, "has 3 numbers"),
+        ({"ref_code": np.full((5, 16), 9999)}, "between 0 and 2047"),
+        ({"ref_code": np.full((5, 16), -1)}, "between 0 and 2047"),
+    ],
+)
+def test_a_prompt_of_another_model_harms_nobody_else(change: dict[str, Any], words: str) -> None:
+    (item,) = prompt()
+    with pytest.raises(ValueError, match=words):
+        model("base").generate_voice_clone(TEXTS[0], voice_clone_prompt=[replace(item, **change)], **GREEDY)
 
 
 def test_streams_and_batches_from_many_threads() -> None:

@@ -90,6 +90,26 @@ def test_missing_or_doubtful_files_are_named(tmp_path):
         read_voice(directory)
 
 
+@pytest.mark.parametrize(
+    "sheet",
+    [
+        "kind: design\ndescription: 2020-99-99\n",
+        "[" * 5000,
+        "kind: " + "9" * 5000,
+        'kind: design\ninstruct: "\\ud800"\n',
+    ],
+    ids=["no date", "deep", "a long number", "half a character"],
+)
+def test_no_sheet_can_do_more_than_be_refused(tmp_path, sheet):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "voice.yaml").write_text(sheet)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "voice.yaml").write_text("kind: design\ninstruct: A calm voice.\n")
+    voices, problems = read_folder(tmp_path)
+    assert list(voices) == ["good"]
+    assert list(problems) == ["bad"]
+
+
 def test_a_broken_voice_leaves_the_others(tmp_path):
     put_voice(tmp_path, "anna", 1, kind="clone")
     put_voice(tmp_path, "broken", kind="clone")
