@@ -57,7 +57,7 @@ def _is_end(text: str, ending: re.Match[str]) -> bool | None:
         return True
     if not ending["gap"]:
         return _ends_unspaced(ending["mark"], text[: ending.start()][-1:], text[behind])
-    if not ending["next"] and ending.end() == len(text) and len(ending["skipped"]) < 8:
+    if not ending["next"] and len(ending["skipped"]) < 8:
         return None
     return _ends_spaced(text[: ending.start()], ending["mark"], ending["next"] or "", ending.end("mark") < behind)
 
@@ -166,7 +166,7 @@ class _Sentences:
     def _push(self, char: str) -> None:
         if char == BREAK:
             self._release(len(self._text))
-        elif char not in (" ", LEFT_OUT) or self._text[-1:] not in ("", char):
+        elif char != " " or self._text[-1:] not in ("", " "):
             self._text += char
             while end := self._find_end():
                 self._release(end)
@@ -178,7 +178,6 @@ class _Sentences:
             if is_end and end <= self._max_chars:
                 return end
             if is_end is not False:
-                self._scanned = ending.start()
                 break
             self._scanned = end
         else:
