@@ -301,10 +301,11 @@ def full_config(directory: Path, size: str, kind: str = "base") -> ModelConfig:
 
 
 def build_full(directory: Path, size: str, kind: str = "base", seed: int = 0, device: str | None = None) -> Path:
-    """Write a full-size random checkpoint. The tokenizer is the tiny one: only its positions matter to benchmarks."""
+    """Write a full-size random checkpoint. The tokenizer is the tiny one, which makes more ids of a text."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config = full_config(directory, size, kind)
-    write_tokenizer(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    ids = text_ids(write_tokenizer(directory))  # config.json must name this tokenizer's ids, or nothing loads it
+    config = write_configs(directory, kind, size, full_sizes(size), ids)
     model = model_tensors(config, seed, torch.bfloat16, device)
     save_file({name: value.cpu() for name, value in model.items()}, directory / "model.safetensors")
     del model
