@@ -120,13 +120,13 @@ class Sampler:
 
     def __init__(self, slots: int, rules: CodeRules, limits: SamplerLimits, device: torch.device | str = "cpu") -> None:
         self.rules, self.limits = rules, limits
-        self._draws = torch.ones(slots, 2, 4, device=device)  # talker, predictor × the fields of DrawRows
-        self._penalty = torch.ones(slots, device=device)
-        self._window, self._min_new, self._seed, self._samples = (
+        self.draws = torch.ones(slots, 2, 4, device=device)  # talker, predictor × the fields of DrawRows
+        self.penalty = torch.ones(slots, device=device)
+        self.window, self.min_new, self.seed, self.samples = (
             torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(4)
         )
-        self._counts = torch.zeros(slots, rules.vocab, dtype=torch.int32, device=device)  # of each code, in the window
-        self._ring = torch.zeros(slots, max(limits.window, 1), dtype=torch.int64, device=device)
+        self.counts = torch.zeros(slots, rules.vocab, dtype=torch.int32, device=device)  # of each code, in the window
+        self.ring = torch.zeros(slots, max(limits.window, 1), dtype=torch.int64, device=device)
         ids = torch.arange(rules.vocab, device=device)
         self._is_eos = ids == rules.eos  # [vocab]
         self._silent = (ids >= rules.vocab - rules.suppressed) & ~self._is_eos
@@ -136,55 +136,55 @@ class Sampler:
     def join(self, slot: int, params: SamplingParams, seed: int) -> None:
         """Give a slot to a new job. The caller has asked `params.fits` before."""
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
-        self._draws[slot] = torch.tensor([_fields(params.talker), _fields(params.predictor)])
-        self._penalty[slot] = params.repetition_penalty
-        self._window[slot] = params.penalty_window
-        self._min_new[slot] = params.min_new_tokens
-        self._seed[slot] = seed
-        self._samples[slot] = 0
-        self._counts[slot] = 0
+        self.draws[slot] = torch.tensor([_fields(params.talker), _fields(params.predictor)])
+        self.penalty[slot] = params.repetition_penalty
+        self.window[slot] = params.penalty_window
+        self.min_new[slot] = params.min_new_tokens
+        self.seed[slot] = seed
+        self.samples[slot] = 0
+        self.counts[slot] = 0
 
     def talker(self, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         """Draw group 0 and remember it where `active` (bool [rows]): [rows, vocab] → int64 [rows]."""
-        noise = self._talker_noise.draw(self._seed[slots], self._samples[slots])[:, 0]
+        noise = self._talker_noise.draw(self.seed[slots], self.samples[slots])[:, 0]
         ids = self._pick(self._ruled(logits, slots), noise, slots, 0)
         self._remember(ids, slots, active)
         return ids
 
     def predictor_noise(self, slots: Tensor) -> Tensor:
         """Noise for groups 1… of the frame whose group 0 was drawn last: float32 [rows, groups - 1, vocab]."""
-        return self._predictor_noise.draw(self._seed[slots], self._samples[slots] - 1)
+        return self._predictor_noise.draw(self.seed[slots], self.samples[slots] - 1)
 
     def predictor(self, logits: Tensor, slots: Tensor, noise: Tensor) -> Tensor:
         """Draw one later group; no rules apply: [rows, predictor vocab] twice → int64 [rows]."""
         return self._pick(logits, noise, slots, 1)
 
     def _pick(self, logits: Tensor, noise: Tensor, slots: Tensor, which: int) -> Tensor:
-        draws = self._draws[:, which][slots]  # [rows, 4]
+        draws = self.draws[:, which][slots]  # [rows, 4]
         rows = DrawRows(draws[:, 0:1], draws[:, 1:2].long(), draws[:, 2:3], draws[:, 3:4] > 0)
         return pick(logits, noise, rows, self.limits.k_limit, self.limits.nucleus)
 
     def _ruled(self, logits: Tensor, slots: Tensor) -> Tensor:
         """Repetition penalty, no end before its time, no id that is not a sound."""
         logits = logits.float()
-        penalty = self._penalty[slots, None]  # [rows, 1]
+        penalty = self.penalty[slots, None]  # [rows, 1]
         milder = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(self._counts[slots] > 0, milder, logits)
-        too_early = (self._samples[slots] < self._min_new[slots])[:, None] & self._is_eos
+        logits = torch.where(self.counts[slots] > 0, milder, logits)
+        too_early = (self.samples[slots] < self.min_new[slots])[:, None] & self._is_eos
         return logits.masked_fill(too_early | self._silent, _NEVER)
 
     def _remember(self, ids: Tensor, slots: Tensor, active: Tensor) -> None:
         """Count the new code and forget the one that leaves the window; in place, inactive rows unchanged."""
-        samples, window = self._samples[slots], self._window[slots]
-        size = self._ring.shape[1]
-        leaving = self._ring[slots, (samples - window) % size]
+        samples, window = self.samples[slots], self.window[slots]
+        size = self.ring.shape[1]
+        leaving = self.ring[slots, (samples - window) % size]
         leaves = active & (window > 0) & (samples >= window)
-        counts = self._counts.view(-1)
+        counts = self.counts.view(-1)
         counts.scatter_add_(0, slots * self.rules.vocab + leaving, -leaves.int())
         counts.scatter_add_(0, slots * self.rules.vocab + ids, active.int())
         place = samples % size
-        self._ring[slots, place] = torch.where(active, ids, self._ring[slots, place])
-        self._samples.scatter_add_(0, slots, active.long())
+        self.ring[slots, place] = torch.where(active, ids, self.ring[slots, place])
+        self.samples.scatter_add_(0, slots, active.long())
 
 
 def _fields(draw: Draw) -> list[float]:

@@ -316,10 +316,10 @@ def test_a_slot_forgets_its_former_job() -> None:
 def test_idle_rows_may_share_a_spare_slot() -> None:
     sampler = Sampler(2, SMALL, SamplerLimits())
     sampler.join(0, SamplingParams(), 1)
-    before = [tensor.clone() for tensor in (sampler._counts[1], sampler._samples[1])]
+    before = [tensor.clone() for tensor in (sampler.counts[1], sampler.samples[1])]
     sampler.talker(torch.randn(4, SMALL.vocab), torch.tensor([0, 1, 1, 1]), torch.tensor([True, False, False, False]))
-    assert all(torch.equal(a, b) for a, b in zip(before, (sampler._counts[1], sampler._samples[1]), strict=True))
-    assert sampler._counts[0].sum() == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, (sampler.counts[1], sampler.samples[1]), strict=True))
+    assert sampler.counts[0].sum() == 1
 
 
 def test_a_job_beyond_the_static_bounds_is_refused() -> None:

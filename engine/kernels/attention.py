@@ -1,0 +1,134 @@
+"""One position's attention over a slot's past: norm and rotation of q and k, the cache's new entry, and the mixing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from .launch import Launch
+
+
+@triton.jit
+def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.constexpr):
+    """One head's vector [D] after RMS norm and rotation; `half_turned` is d with its halves exchanged."""
+    v = tl.load(parts + head * D + d).to(tl.float32)
+    turned = tl.load(parts + head * D + half_turned).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(v * v, 0) / D + eps)
+    v *= scale * tl.load(gain + head * D + d).to(tl.float32)
+    turned *= scale * tl.load(gain + head * D + half_turned).to(tl.float32)
+    return v * cos + turned * sin
+
+
+@triton.jit
+def _attend(
+    qkv, gain, cos_table, sin_table, keys, values, slots, positions, out, slot_stride, head_stride, eps, scale,
+    START: tl.constexpr, STEPS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
+    BLOCK_T: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    batch, kv_head = tl.program_id(0), tl.program_id(1)
+    d = tl.arange(0, D)
+    half_turned = (d + D // 2) % D
+    g = tl.arange(0, GROUP)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
+    slot = tl.load(slots + batch) if START < 0 else batch.to(tl.int64)
+    past = tl.load(positions + slot) if START < 0 else START
+    base = slot * slot_stride + kv_head * head_stride
+    for step in tl.static_range(STEPS):
+        position = past + step
+        parts = qkv + (batch * STEPS + step) * (HEADS + 2 * KV_HEADS) * D
+        cos = tl.load(cos_table + position * D + d).to(tl.float32)
+        sin = tl.load(sin_table + position * D + d).to(tl.float32)
+        key = _normed_rotated(parts, gain, HEADS + kv_head, d, half_turned, cos, sin, eps, D)
+        key = key.to(keys.dtype.element_ty)
+        value = tl.load(parts + (HEADS + KV_HEADS + kv_head) * D + d)
+        tl.store(keys + base + position * D + d, key)
+        tl.store(values + base + position * D + d, value)
+        # All heads of the group side by side: [GROUP, D].
+        heads = (kv_head * GROUP + g)[:, None]
+        q = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
+        turned = tl.load(parts + heads * D + half_turned[None, :]).to(tl.float32)
+        norm = tl.rsqrt(tl.sum(q * q, 1) / D + eps)[:, None]
+        q *= norm * tl.load(gain + heads * D + d[None, :]).to(tl.float32)
+        turned *= norm * tl.load(gain + heads * D + half_turned[None, :]).to(tl.float32)
+        q = ((q * cos[None, :] + turned * sin[None, :]).to(keys.dtype.element_ty)).to(tl.float32) * scale
+        # The new position comes from registers, the past from the cache.
+        top = tl.sum(q * key.to(tl.float32)[None, :], 1)  # [GROUP]
+        total = tl.full((GROUP,), 1.0, tl.float32)
+        mixed = tl.zeros((GROUP, D), tl.float32) + value.to(tl.float32)[None, :]
+        tl.debug_barrier()  # an earlier step of this program wrote a column that is read here
+        for start in tl.range(0, position, BLOCK_T):
+            t = start + tl.arange(0, BLOCK_T)
+            inside = (t < position)[:, None]
+            k = tl.load(keys + base + t[:, None] * D + d[None, :], inside, 0.0).to(tl.float32)
+            v = tl.load(values + base + t[:, None] * D + d[None, :], inside, 0.0).to(tl.float32)
+            score = tl.sum(q[:, None, :] * k[None, :, :], 2)  # [GROUP, BLOCK_T]
+            score = tl.where((t < position)[None, :], score, float("-inf"))
+            higher = tl.maximum(top, tl.max(score, 1))
+            share = tl.exp(score - higher[:, None])
+            fade = tl.exp(top - higher)
+            mixed = mixed * fade[:, None] + tl.sum(share[:, :, None] * v[None, :, :], 1)
+            total = total * fade + tl.sum(share, 1)
+            top = higher
+        row = batch * STEPS + step
+        target = out + row * HEADS * D + heads * D + d[None, :]
+        tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty))
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Sizes of an attention layer."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Where a layer's keys and values lie: [slots, kv_heads, positions, head_dim] each, rotary tables [positions, d].
+
+    With `slots` [B] and `positions` [slots] the place of each row is read on the device; without, row b uses row b of
+    the cache.
+    """
+
+    keys: Tensor
+    values: Tensor
+    cos: Tensor
+    sin: Tensor
+    slots: Tensor | None = None
+    positions: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttendStep:
+    """The attention of one layer between its two matrix products. `gain` [heads + kv_heads, head_dim]."""
+
+    sizes: Heads
+    gain: Tensor
+    launch: Launch
+
+    def __call__(self, qkv: Tensor, past: Past, out: Tensor, start: int = -1, steps: int = 1) -> Tensor:
+        """qkv [B · steps, (heads + 2 · kv_heads) · d] → out [B · steps, heads · d].
+
+        Each row's keys and values are written at its position, which is `start` and those after it where the cache has
+        no slots.
+        """
+        sizes, keys = self.sizes, past.keys
+        assert keys.stride() == past.values.stride(), (keys.stride(), past.values.stride())
+        assert keys.stride(2) == sizes.head_dim, keys.stride()
+        nothing = past.cos
+        _attend[(qkv.shape[0] // steps, sizes.kv_heads)](
+            qkv, self.gain, past.cos, past.sin, keys, past.values, nothing if past.slots is None else past.slots,
+            nothing if past.positions is None else past.positions, out, keys.stride(0), keys.stride(1), sizes.eps,
+            sizes.head_dim**-0.5, START=start, STEPS=steps, HEADS=sizes.heads, KV_HEADS=sizes.kv_heads,
+            D=sizes.head_dim, BLOCK_T=16 if start >= 0 else 64, num_warps=4, **self.launch.options,
+        )  # fmt: skip
+        return out

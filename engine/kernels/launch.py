@@ -1,0 +1,35 @@
+"""How kernels of this package are launched: where the GPU can, each begins before the one before it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """`early`: programmatic dependent launch (Hopper and newer).
+
+    A kernel then starts while its predecessor drains, fetches what nobody writes (weights), and only then waits.
+    Every kernel waits before its first other memory access, so that the order of all of them stays that of the
+    stream.
+    """
+
+    early: bool
+
+    @classmethod
+    def on(cls, device: torch.device) -> Launch:
+        """The fastest way that this device knows."""
+        return cls(device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every kernel call."""
+        return {"EARLY": True, "launch_pdl": True} if self.early else {"EARLY": False}
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest power of two that is at least `number`, as tiles must have."""
+    return 1 << (number - 1).bit_length()
