@@ -30,17 +30,33 @@ class Rows:
 class TextEmbedding(nn.Module):
     """Text tokens as talker inputs. The big table may lie in host memory while the projection is on the GPU."""
 
+    table: nn.Parameter
+
     def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
         width = config.text_hidden_size
         self.table = nn.Parameter(torch.empty(config.text_vocab_size, width))
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, config.transformer.hidden_size)
+        self.folded = False
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [...] on any device → [..., H] on the projection's device."""
         rows = F.embedding(ids.to(self.table.device), self.table).to(self.fc1.weight.device)
-        return self.fc2(F.silu(self.fc1(rows)))
+        return rows if self.folded else self.fc2(F.silu(self.fc1(rows)))
+
+    @torch.no_grad()
+    def fold(self, rows: int = 8192) -> None:
+        """Project the whole table once, so that a step only looks a row up. In place where the widths are equal."""
+        if self.folded:
+            return
+        old, width = self.table.data, self.fc2.out_features
+        new = old if old.shape[1] == width else old.new_empty(old.shape[0], width)
+        for start in range(0, old.shape[0], rows):
+            piece = old[start : start + rows].to(self.fc1.weight.device)
+            new[start : start + rows] = self.fc2(F.silu(self.fc1(piece))).to(old.device)
+        self.table = nn.Parameter(new, requires_grad=False)
+        self.folded = True
 
 
 class TalkerCache(nn.Module):
