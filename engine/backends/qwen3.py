@@ -20,7 +20,7 @@ from ..model.config import SAMPLE_RATE, CheckpointError
 from ..model_card import foresee_card, read_card
 from ..roster import read_roster
 from ..settings import Settings
-from ..voice_folder import FolderVoice, VoiceFolderError, signature
+from ..voice_folder import MODEL_KINDS, FolderVoice, VoiceFolderError, signature
 from . import BackendError, JobError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Qwen3Backend:
         self._next_look_s = 0.0
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
+        self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
     def voices(self) -> tuple[Voice, ...]:
         """The checkpoint's speakers, or the voices of the folder that it fits."""
