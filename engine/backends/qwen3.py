@@ -77,6 +77,7 @@ class Qwen3Backend:
 
         Whether all of them can be used shows last; one that can may still come, so the model stays.
         """
+        began_s = time.monotonic()
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
             raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
         try:
@@ -86,9 +87,10 @@ class Qwen3Backend:
             from .qwen3_loading import open_engine
 
             self._opened = open_engine(directory, self._model)
-            self.description = self._opened.description
             self._read_folder()
             self._warm_up()
+            took_s = time.monotonic() - began_s
+            self.description = f"{self._opened.description}, after {took_s:.1f} s{self._opened.memory_use()}"
         except ImportError as error:
             raise BackendError(f"a package is damaged or too old ({error}); {REMEDY}", permanent=True) from error
 

@@ -137,7 +137,7 @@ async def test_voices_are_listed_and_covered_for_while_the_model_loads(tmp_path)
         assert "ryan" in await voices_of(process)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
         (tmp_path / "gate").touch()
-        process.wait_for(f"{WORKER} is ready: .* on CPU, float32, loaded in")
+        process.wait_for(rf"{WORKER} is ready: .* on CPU, float32, \d jobs of 4096 positions .328 s of speech., after ")
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == RATE
 
 
