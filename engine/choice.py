@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 BACKENDS = {
@@ -12,6 +13,7 @@ BACKENDS = {
     "qwen3": "engine.backends.qwen3:Qwen3Backend",
 }
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+GPU_FOLDER = "/proc/driver/nvidia/gpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,15 @@ def choose(
 def has_gpu() -> bool:
     """Whether the driver of an NVIDIA GPU is there, asked without torch."""
     return any(Path(device).exists() for device in GPU_DEVICES)
+
+
+def gpu_count(environment: Mapping[str, str]) -> int:
+    """How many NVIDIA GPUs a process of this environment may use, asked without torch; 0: none, or nobody knows."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # the driver takes them up to the first that is none
+        return len(list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))))
+    folder = Path(GPU_FOLDER)
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def _obstacle_to_qwen3(model: str, installed: Callable[[str], bool]) -> str | None:

@@ -13,10 +13,14 @@ class ModelSettings:
     voices_dir: str
     device: str
     dtype: str
+    codec_dtype: str
+    kernels: str
+    cuda_graphs: bool
     revision: str | None
     offline: bool
     cache_dir: str | None
     max_jobs: int
+    trim_silence: bool
     sampling: dict[str, float | int | bool]
 
 

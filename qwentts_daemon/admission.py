@@ -1,13 +1,14 @@
-"""Who may speak next: a bounded waiting line, by priority and then by arrival, before each engine worker."""
+"""Who may speak next, and where: a bounded line, by priority and then by arrival, before an engine's workers."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
+from dataclasses import dataclass
 from enum import IntEnum
 
-from .errors import Code, SpeechError
+from .errors import Code, SpeechError, WorkerLost
 
 
 class Priority(IntEnum):
@@ -17,45 +18,73 @@ class Priority(IntEnum):
     ANNOUNCEMENT = 1
 
 
-class Admission:
-    """Lets `capacity` jobs in at once. A capacity of 0, as before the worker is ready, lets everybody wait."""
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One worker's places: how many jobs it runs, of how many. One that is not ready has a capacity of 0."""
 
-    def __init__(self, max_waiting: int, max_wait_s: float) -> None:
+    capacity: int = 0
+    running: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        return self.running < self.capacity
+
+    @property
+    def load(self) -> float:
+        """The share of its places that one more job would leave taken."""
+        return (self.running + 1) / self.capacity
+
+
+class Admission:
+    """Lets as many jobs in as the lanes have places, each into the least loaded; the others wait in one line.
+
+    Nobody waits for a certain worker, so none is idle while there is a line, and one that ends takes nobody along.
+    """
+
+    def __init__(self, max_waiting: int, max_wait_s: float, covered: bool = False) -> None:
+        """`covered`: whoever waits when the last worker goes gets WorkerLost, since another engine can speak."""
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._capacity = 0
-        self._running = 0
-        self._line: list[tuple[Priority, int, asyncio.Future[None]]] = []
+        self._covered = covered
+        self._lanes: list[Lane] = []
+        self._line: list[tuple[Priority, int, asyncio.Future[Lane]]] = []
         self._arrivals = itertools.count()
         self._closed: SpeechError | None = None
 
     @property
     def running(self) -> int:
-        return self._running
+        return sum(lane.running for lane in self._lanes)
 
     @property
     def waiting(self) -> int:
         return len(self._line)
 
-    def set_capacity(self, capacity: int) -> None:
-        """More or fewer may run from now on; who runs already is not touched."""
-        self._capacity = capacity
+    def add_lane(self) -> Lane:
+        """The places of one more worker, none at first."""
+        self._lanes.append(Lane())
+        return self._lanes[-1]
+
+    def set_capacity(self, lane: Lane, capacity: int) -> None:
+        """More or fewer may run there from now on; who runs already is not touched."""
+        lane.capacity = capacity
+        if self._covered and not any(each.capacity for each in self._lanes):
+            self._dismiss(WorkerLost())
         self._admit()
 
-    async def enter(self, priority: Priority) -> None:
+    async def enter(self, priority: Priority) -> Lane:
         """Wait for a place; `leave` gives it back. Raises SpeechError when the line or the wait is too long."""
         if self._closed:
             raise self._closed
-        if self._running < self._capacity and not self.waiting:
-            self._running += 1
-            return
+        if not self.waiting and (lane := self._least_loaded()):
+            lane.running += 1
+            return lane
         if self.waiting >= self._max_waiting:
             raise SpeechError(Code.QUEUE_FULL, f"{self._max_waiting} replies are waiting already; try again later")
-        turn = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (priority, next(self._arrivals), turn))
         try:
             async with asyncio.timeout(self._max_wait_s):
-                await turn
+                return await turn
         except TimeoutError:
             self._give_up(turn)
             raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {self._max_wait_s:g} s; try again later") from None
@@ -66,32 +95,35 @@ class Admission:
     def close(self, error: SpeechError) -> None:
         """Nobody will ever be let in again: everybody who waits, or comes, gets `error`."""
         self._closed = error
-        self.dismiss(error)
+        self._dismiss(error)
 
-    def dismiss(self, error: SpeechError) -> None:
-        """Everybody who waits now gets `error`."""
+    def leave(self, lane: Lane) -> None:
+        """Give the place back."""
+        lane.running -= 1
+        self._admit()
+
+    def _dismiss(self, error: SpeechError) -> None:
         for *_, turn in self._line:
             if not turn.done():  # else its owner was cancelled and has not been told yet
                 turn.set_exception(error)
         self._line.clear()
 
-    def leave(self) -> None:
-        """Give the place back."""
-        self._running -= 1
-        self._admit()
-
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _give_up(self, turn: asyncio.Future[Lane]) -> None:
         """Leave the line, or give back the place that was given in this very turn of the loop."""
         if not turn.done():
             turn.cancel()
         elif not turn.cancelled() and not turn.exception():
-            self.leave()
+            self.leave(turn.result())
         self._line = [entry for entry in self._line if entry[2] is not turn]
         heapq.heapify(self._line)
 
     def _admit(self) -> None:
-        while self._line and self._running < self._capacity:
+        while self._line and (lane := self._least_loaded()):
             *_, turn = heapq.heappop(self._line)
             if not turn.done():
-                turn.set_result(None)
-                self._running += 1
+                turn.set_result(lane)
+                lane.running += 1
+
+    def _least_loaded(self) -> Lane | None:
+        free = [lane for lane in self._lanes if lane.is_free]
+        return min(free, key=lambda lane: lane.load, default=None)

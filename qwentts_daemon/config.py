@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
@@ -58,10 +58,20 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ValueError("it must be auto, cpu, cuda or cuda:NUMBER")
-    return device
+def _as_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
+    for device in devices:
+        if not re.fullmatch(r"auto|all|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"{device!r:.20}: it must be auto, all, cpu, cuda or cuda:NUMBER")
+    numbers = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
+    if len(devices) > 1 and len(numbers) < len(devices):
+        raise ValueError("auto, all and cpu stand alone")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("a GPU stands there twice")
+    return devices
 
 
 def _check_model(model: str) -> str:
@@ -72,6 +82,7 @@ def _check_model(model: str) -> str:
 
 Language = Annotated[str, AfterValidator(check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
+Devices = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_several), AfterValidator(_check_devices)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
@@ -100,8 +111,11 @@ class Engine(Section):
     revision: str | None = None
     offline: bool = False
     cache_dir: str | None = None
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    devices: Devices = ("auto",)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    codec_dtype: Literal["auto", "float16", "float32"] = "auto"
+    kernels: Literal["auto", "fused", "compiled", "plain"] = "auto"
+    cuda_graphs: bool = True
     max_jobs: Annotated[int, Field(ge=1, le=256)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     job_timeout: Seconds = 120
@@ -138,6 +152,7 @@ class Voices(Section):
 class Audio(Section):
     """Silence around and inside replies."""
 
+    trim_silence: bool = False
     lead_silence: Annotated[float, Field(ge=0, le=10)] = 0.0
     tail_silence: Annotated[float, Field(ge=0, le=10)] = 0.0
     stall_silence: Seconds = 1.5

@@ -17,6 +17,7 @@ from .listeners import listening
 from .session import Speaker
 from .voices import Catalogue
 from .worker_client import Limits, WorkerClient
+from .worker_group import WorkerGroup
 from .worker_pool import WorkerPool
 from .wyoming_server import Service, WyomingServer
 from .zeroconf_advert import advertised
@@ -51,13 +52,11 @@ def make_pool(config: Config) -> WorkerPool:
     """The workers that the configuration asks for, not started yet."""
     limits = Limits(config.engine.job_timeout, config.engine.heartbeat_timeout, config.engine.restart_delay_max)
     engines = choose_engines(config, os.environ)
-    primary, *others = (
-        WorkerClient(
-            each, limits, Admission(config.queue.max_size, config.queue.max_wait), covered=each is not engines[-1]
-        )
-        for each in engines
-    )
-    return WorkerPool(primary, others[0] if others else None, config.voices.language)
+    groups = []
+    for workers in engines:
+        admission = Admission(config.queue.max_size, config.queue.max_wait, covered=workers is not engines[-1])
+        groups.append(WorkerGroup([WorkerClient(each, limits, admission) for each in workers], admission))
+    return WorkerPool(groups[0], groups[1] if len(groups) > 1 else None, config.voices.language)
 
 
 class Workers:
@@ -96,7 +95,7 @@ class Catalogues:
         self._config = config
         self._pool = pool
         self._voices = pool.voices
-        self._catalogue = Catalogue(self._voices, config.voices)
+        self._catalogue = self._made()
 
     def current(self) -> Catalogue:
         """The catalogue as of now."""
@@ -105,9 +104,15 @@ class Catalogues:
             self._catalogue = self._renewed()
         return self._catalogue
 
+    def _made(self) -> Catalogue:
+        catalogue = Catalogue(self._voices, self._config.voices, self._pool.takes_new_voices)
+        for problem in catalogue.awaited:
+            log.warning("%s; it may still come", problem)
+        return catalogue
+
     def _renewed(self) -> Catalogue:
         try:
-            return Catalogue(self._voices, self._config.voices)
+            return self._made()
         except ConfigError as error:
             log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
             return Catalogue(self._voices, Voices())

@@ -49,28 +49,51 @@ def check_installation() -> None:
         )
 
 
-def choose_engines(config: Config, environment: Mapping[str, str]) -> list[Settings]:
-    """Settings of the worker that speaks and, where one may cover for it, of the embedded voice's."""
-    wanted, model = config.engine.backend, model_settings(config, environment)
-    chosen = choice.choose(wanted, model.name)
+def choose_engines(config: Config, environment: Mapping[str, str]) -> list[tuple[Settings, ...]]:
+    """Settings of the workers that speak, one a device, and, where one may cover for them, of the embedded voice's."""
+    wanted = config.engine.backend
+    chosen = choice.choose(wanted, config.engine.model)
     log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
-    names = [chosen.name] if chosen.name == EMBEDDED or not config.engine.fallback else [chosen.name, EMBEDDED]
-    return [Settings(f"qwentts-{name}", choice.BACKENDS[name], config.log.level, model=model) for name in names]
+    embedded = (Settings(f"qwentts-{EMBEDDED}", choice.BACKENDS[EMBEDDED], config.log.level),)
+    if chosen.name == EMBEDDED:
+        return [embedded]
+    workers = _workers(config, environment, chosen)
+    return [workers, embedded] if config.engine.fallback else [workers]
 
 
-def model_settings(config: Config, environment: Mapping[str, str]) -> ModelSettings:
-    """What a worker needs to know of the model."""
+def _workers(config: Config, environment: Mapping[str, str], chosen: choice.Choice) -> tuple[Settings, ...]:
+    name, devices = f"qwentts-{chosen.name}", _devices(config.engine.devices, environment)
+    models = [model_settings(config, environment, device) for device in devices]
+    names = [name] if len(devices) == 1 else [f"{name}-{device.partition(':')[2] or 0}" for device in devices]
+    return tuple(
+        Settings(each, chosen.path, config.log.level, model=model) for each, model in zip(names, models, strict=True)
+    )
+
+
+def _devices(wanted: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """`all` as the GPUs that there are; where they cannot be counted, it is `auto`."""
+    if wanted != ("all",):
+        return wanted
+    return tuple(f"cuda:{number}" for number in range(choice.gpu_count(environment))) or ("auto",)
+
+
+def model_settings(config: Config, environment: Mapping[str, str], device: str) -> ModelSettings:
+    """What a worker on `device` needs to know of the model."""
     wanted = config.engine
     given = config.sampling.model_dump() | {"seed": wanted.seed}
     return ModelSettings(
         name=wanted.model,
         voices_dir=str(voices_dir(config, environment)),
-        device=wanted.device,
+        device=device,
         dtype=wanted.dtype,
+        codec_dtype=wanted.codec_dtype,
+        kernels=wanted.kernels,
+        cuda_graphs=wanted.cuda_graphs,
         revision=wanted.revision,
         offline=wanted.offline,
         cache_dir=wanted.cache_dir,
         max_jobs=wanted.max_jobs,
+        trim_silence=config.audio.trim_silence,
         sampling={name: value for name, value in given.items() if value is not None},
     )
 

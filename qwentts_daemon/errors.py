@@ -5,6 +5,7 @@ QwenTtsError
 ├── StartError          a socket cannot be had, …                   its own exit status
 ├── WireError           bytes that are no Wyoming event             code invalid-request
 └── SpeechError         a text cannot be spoken                     code, sent to the client
+    └── WorkerLost      … by this engine; another may               engine-unavailable
 """
 
 from __future__ import annotations
@@ -60,3 +61,10 @@ class SpeechError(QwenTtsError):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class WorkerLost(SpeechError):
+    """No worker of this engine is left and the job has not begun: another engine may have it."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")

@@ -43,13 +43,19 @@ class Entry:
 
 
 class Catalogue:
-    """Lists and resolves voice names. Immutable; a change of voices makes a new one."""
+    """Lists and resolves voice names. Immutable; a change of voices makes a new one.
 
-    def __init__(self, voices: Sequence[EngineVoice], config: Voices) -> None:
+    `awaited` says which configured names are nobody's yet.
+    """
+
+    def __init__(self, voices: Sequence[EngineVoice], config: Voices, more_may_come: bool = False) -> None:
+        """A configured name that is nobody's raises ConfigError, unless its voice may still come."""
         if not voices:
             raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
         self._voices = {voice.id: voice for voice in voices}
         self._config = config
+        self._more_may_come = more_may_come
+        self.awaited: list[str] = []
         self._check_languages()
         self.default = self._default(voices)
         self.entries = self._entries()
@@ -66,18 +72,24 @@ class Catalogue:
 
     def _default(self, voices: Sequence[EngineVoice]) -> str:
         wanted = self._config.default
-        if wanted is None:
-            return best_voice(voices, self._config.language or "en").id
+        if wanted is not None and self._configured("voices.default", wanted):
+            return wanted
+        return best_voice(voices, self._config.language or "en").id
+
+    def _configured(self, key: str, name: str) -> Request | None:
+        """What a name in the configuration means; None when its voice may still come. Raises ConfigError."""
         try:
-            self.resolve(wanted)
+            return self.resolve(name)
         except SpeechError as error:
-            raise ConfigError(f"voices.default: {error}") from None
-        return wanted
+            if not (self._more_may_come and error.code == Code.VOICE_NOT_FOUND):
+                raise ConfigError(f"{key}: {error}") from None
+            self.awaited.append(f"{key}: {error}")
+            return None
 
     def _entries(self) -> list[Entry]:
         """The default voice first, then all others with their pinned languages and styles, then the aliases."""
         plain = [entry for voice in self._voices.values() for entry in self._entries_of(voice)]
-        aliases = [self._alias_entry(alias, name) for alias, name in self._config.aliases.items()]
+        aliases = [entry for item in self._config.aliases.items() for entry in self._alias_entries(*item)]
         return sorted(plain + aliases, key=lambda entry: entry.id != self.default)
 
     def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
@@ -134,14 +146,11 @@ class Catalogue:
             for style in self._config.styles:
                 yield Entry(f"{voice.id}+{style}", f"{voice.description}, {style}", voice.languages, ())
 
-    def _alias_entry(self, alias: str, name: str) -> Entry:
-        try:
-            request = self.resolve(name)
-        except SpeechError as error:
-            raise ConfigError(f"voices.aliases.{alias}: {error}") from None
-        voice = self._voices[request.voice]
-        languages = (request.language,) if request.language else voice.languages
-        return Entry(alias, alias.capitalize(), languages, self._styles(voice))
+    def _alias_entries(self, alias: str, name: str) -> Iterable[Entry]:
+        if request := self._configured(f"voices.aliases.{alias}", name):
+            voice = self._voices[request.voice]
+            languages = (request.language,) if request.language else voice.languages
+            yield Entry(alias, alias.capitalize(), languages, self._styles(voice))
 
 
 def match_language(wanted: str, offered: Sequence[str]) -> str | None:

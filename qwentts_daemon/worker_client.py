@@ -41,7 +41,7 @@ from engine.messages import (
 )
 from engine.settings import Settings
 
-from .admission import Admission, Priority
+from .admission import Admission
 from .errors import Code, SpeechError, StartError
 from .jobs import Control, Job, Request, Timing
 
@@ -62,29 +62,24 @@ class Limits:
     restart_delay_max_s: float
 
 
-class WorkerLost(SpeechError):
-    """The worker is gone and this job has not begun: another worker may have it."""
-
-    def __init__(self) -> None:
-        super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")
-
-
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, limits: Limits, admission: Admission, covered: bool) -> None:
-        """`covered`: jobs that wait here when the process dies are given back, since another worker can speak them."""
+    def __init__(self, settings: Settings, limits: Limits, admission: Admission) -> None:
+        """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
-        self._covered = covered
         self._limits = limits
         self._admission = admission
+        self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
         self._commands: asyncio.WriteTransport | None = None
         try:
-            self.voices: tuple[Voice, ...] = worker.make_backend(settings).voices()
+            backend = worker.make_backend(settings)
+            self.voices: tuple[Voice, ...] = backend.voices()
         except BackendError as error:
             raise StartError(str(error)) from error
+        self.takes_new_voices = backend.takes_new_voices
         self.ready = False
         self.failure: str | None = None
         self.pid: int | None = None
@@ -94,19 +89,11 @@ class WorkerClient:
     def name(self) -> str:
         return self._settings.name
 
-    @property
-    def admission(self) -> Admission:
-        return self._admission
-
     @contextlib.asynccontextmanager
-    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
-        """Wait for a turn and begin a job; leaving the context cancels what is not finished. Raises SpeechError."""
-        requested_s = time.monotonic()
-        await self._admission.enter(priority)
+    async def job(self, request: Request, text: str, requested_s: float) -> AsyncIterator[Job]:
+        """Begin a job, for which there is a place in the lane; leaving the context cancels what is not finished."""
         job = self._open_job(requested_s)
         try:
-            if not self.ready:  # it died after it had let this job in
-                raise WorkerLost
             self._send(
                 Synthesize(job.id, request.voice, text, False, request.language, request.style, request.instruct)
             )
@@ -115,7 +102,6 @@ class WorkerClient:
             if not job.finished:
                 self._send(Cancel(job.id))
             self._jobs.pop(job.id, None)
-            self._admission.leave()
 
     def _open_job(self, requested_s: float) -> Job:
         number = next(self._ids)
@@ -144,7 +130,6 @@ class WorkerClient:
             except OSError as error:  # no more processes or descriptors to be had at present
                 log.error("%s cannot be started: %s", self.name, error)
             if self.failure:
-                self._admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
                 return
             if time.monotonic() - began_s > STEADY_AFTER_S:
                 delay_s = FIRST_RESTART_DELAY_S
@@ -171,9 +156,7 @@ class WorkerClient:
                 await self._listen(events)
         finally:
             self.pid, self.ready = None, False
-            self._admission.set_capacity(0)
-            if self._covered:
-                self._admission.dismiss(WorkerLost())
+            self._admission.set_capacity(self.lane, 0)
             self._lose_jobs()
             await _end(process)
 
@@ -222,7 +205,7 @@ class WorkerClient:
                     job.fail(SpeechError(code, reason))
             case Ready(voices, capacity, description):
                 self.voices, self.ready = voices, True
-                self._admission.set_capacity(capacity)
+                self._admission.set_capacity(self.lane, capacity)
                 self._complaint = ""
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):

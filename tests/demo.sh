@@ -13,4 +13,8 @@ set -- --config /dev/null --uri "unix://$folder/wyoming.socket"
 "$program" run "$@" &
 daemon=$!
 trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
-"$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 20 --output "$output"
+until [ -S "$folder/wyoming.socket" ]; do # a daemon that ends before it listens has said why
+    kill -0 "$daemon" 2>/dev/null || { wait "$daemon" || exit; exit 1; }
+    sleep 0.1
+done
+"$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 1 --output "$output"

@@ -23,6 +23,7 @@ class ToneBackend:
 
     description = "tones"
     capacity = 4
+    takes_new_voices = False
 
     def __init__(self, settings: Settings) -> None:
         self._texts: dict[int, str] = {}
@@ -134,3 +135,21 @@ class Faulty(ToneBackend):
 
     def load(self) -> None:
         raise KeyError("weights")
+
+
+class EndlessSingle(Endless):
+    """Speaks one text for ever and takes no other."""
+
+    capacity = 1
+
+
+class LoadsOnFirst(ToneBackend):
+    """Can be loaded on the first GPU only."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._device = settings.model.device if settings.model else ""
+
+    def load(self) -> None:
+        if self._device != "cuda:0":
+            raise BackendError("no such device", permanent=True)

@@ -30,6 +30,8 @@ class Backend(Protocol):
     description: str
     capacity: int
     """Jobs that may run at the same time."""
+    takes_new_voices: bool
+    """Whether voices may come while it runs."""
 
     def voices(self) -> tuple[Voice, ...]:
         """The voices it can speak with; cheap, and possible before `load`."""

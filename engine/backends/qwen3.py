@@ -20,7 +20,7 @@ from ..model.config import SAMPLE_RATE, CheckpointError
 from ..model_card import foresee_card, read_card
 from ..roster import read_roster
 from ..settings import Settings
-from ..voice_folder import FolderVoice, VoiceFolderError, signature
+from ..voice_folder import MODEL_KINDS, FolderVoice, VoiceFolderError, signature
 from . import BackendError, JobError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Qwen3Backend:
         self._next_look_s = 0.0
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
+        self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
     def voices(self) -> tuple[Voice, ...]:
         """The checkpoint's speakers, or the voices of the folder that it fits."""
@@ -76,6 +77,7 @@ class Qwen3Backend:
 
         Whether all of them can be used shows last; one that can may still come, so the model stays.
         """
+        began_s = time.monotonic()
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
             raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
         try:
@@ -85,9 +87,10 @@ class Qwen3Backend:
             from .qwen3_loading import open_engine
 
             self._opened = open_engine(directory, self._model)
-            self.description = self._opened.description
             self._read_folder()
             self._warm_up()
+            took_s = time.monotonic() - began_s
+            self.description = f"{self._opened.description}, after {took_s:.1f} s{self._opened.memory_use()}"
         except ImportError as error:
             raise BackendError(f"a package is damaged or too old ({error}); {REMEDY}", permanent=True) from error
 

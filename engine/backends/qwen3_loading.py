@@ -6,27 +6,25 @@ The only backend file that imports torch; `qwen3` imports it inside `load`.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..checkpoint import LoadOptions
+from ..checkpoint import LoadOptions, read_config
 from ..choice import has_gpu
 from ..cloned_voices import ClonedVoices
 from ..core import Engine
+from ..footprint import NumberBytes, footprint
 from ..loaded import Loaded, load_checkpoint
-from ..model.config import CheckpointError
+from ..memory import POSITIONS, MemoryShortage, fit, plan
+from ..model.config import SAMPLE_RATE, CheckpointError, ModelConfig
 from ..runner import Runner
 from ..sampling_params import SamplingError, SamplingParams, resolve_sampling
 from ..settings import ModelSettings
 from . import BackendError
-
-SLOT_POSITIONS = 4096
-"""Prompt and speech of one job: more than five minutes, in 0.5 GB of GPU memory."""
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -50,27 +48,74 @@ class Opened:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
+    def memory_use(self) -> str:
+        """How full the GPU is, whoever fills it, in words for the log."""
+        if not self.on_gpu:
+            return ""
+        free, total = torch.cuda.mem_get_info(self.loaded.model.talker.head.weight.device)
+        return f", {(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory in use"
+
 
 def open_engine(directory: Path, settings: ModelSettings) -> Opened:
     """Load the checkpoint in `directory`. Raises BackendError."""
-    began_s = time.monotonic()
     with _explained(settings):
-        device = choose_device(settings.device)
-        dtype = choose_dtype(settings.dtype, device)
-        loaded = load_checkpoint(directory, LoadOptions(device=device, dtype=dtype))
+        options = _options(directory, settings)
+        loaded = load_checkpoint(directory, options)
         sampling = resolve_sampling(settings.sampling, loaded.generation)
-        runner = Runner(loaded.model, settings.max_jobs, min(SLOT_POSITIONS, loaded.model.config.talker.max_positions))
-    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
-    took = f"loaded in {time.monotonic() - began_s:.1f} s"
-    description = f"{settings.name} on {where}, {str(dtype).removeprefix('torch.')}, {took}"
+        runner = Runner(loaded.model, settings.max_jobs, _positions(loaded.model.config, options, settings.max_jobs))
+    where = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU"
+    seconds = runner.max_positions * runner.frame_samples / SAMPLE_RATE
+    description = (
+        f"{settings.name} on {where}, {str(options.dtype).removeprefix('torch.')}, {settings.max_jobs} jobs "
+        f"of {runner.max_positions} positions ({seconds:.0f} s of speech)"
+    )
     return Opened(
         loaded=loaded,
         engine=Engine(runner, loaded.tokenizer),
         clones=ClonedVoices(loaded, runner),
         sampling=sampling,
         description=description,
-        on_gpu=device != "cpu",
+        on_gpu=options.device != "cpu",
     )
+
+
+def _options(directory: Path, settings: ModelSettings) -> LoadOptions:
+    """Where the weights go, and in which types. Raises MemoryShortage before anything is loaded in vain."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    codec_dtype = torch.float32 if settings.codec_dtype == "auto" else _DTYPES[settings.codec_dtype]
+    options = LoadOptions(device=device, dtype=dtype, codec_dtype=codec_dtype)
+    free = free_bytes(device)
+    if free is None or plan(read_config(directory), _widths(options), free, settings.max_jobs).text_table_on_gpu:
+        return options
+    log.warning("the GPU memory is short: the text table stays in host memory")
+    return replace(options, text_table_device="cpu")
+
+
+def _positions(config: ModelConfig, options: LoadOptions, jobs: int) -> int:
+    """How long each slot can be beside the loaded weights. Raises MemoryShortage."""
+    free, positions = free_bytes(options.device), POSITIONS[0]
+    if free is not None:
+        sizes = footprint(config, _widths(options))
+        found = fit(sizes, free, jobs)
+        if found is None:  # others have taken memory meanwhile
+            raise MemoryShortage(
+                f"no GPU memory is left for engine.max_jobs {jobs}; lower it, or close other programs that use the GPU"
+            )
+        positions = found
+    return min(positions, config.talker.max_positions)
+
+
+def _widths(options: LoadOptions) -> NumberBytes:
+    return NumberBytes(options.dtype.itemsize, options.codec_dtype.itemsize)
+
+
+def free_bytes(device: str) -> int | None:
+    """What a GPU has left for us; None for the CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def choose_device(wanted: str) -> str:
@@ -78,14 +123,14 @@ def choose_device(wanted: str) -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not count and not _gpu_expected()):
         if wanted == "auto":
-            log.warning("there is no NVIDIA GPU: the model runs on the CPU, much slower than speech (engine.device)")
+            log.warning("there is no NVIDIA GPU: the model runs on the CPU, much slower than speech (engine.devices)")
         return "cpu"
     index = int(wanted.partition(":")[2] or 0)
     if index < count:
         return f"cuda:{index}"
     if torch.version.cuda is None:
-        raise BackendError(f"engine.device {wanted}: this build of torch knows no CUDA", permanent=True)
-    raise BackendError(f"engine.device {wanted}: torch sees {count} NVIDIA GPUs now; does `nvidia-smi` see it?")
+        raise BackendError(f"engine.devices {wanted}: this build of torch knows no CUDA", permanent=True)
+    raise BackendError(f"engine.devices {wanted}: torch sees {count} NVIDIA GPUs now; does `nvidia-smi` see it?")
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
@@ -106,6 +151,8 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
     """Turn what loading raises into a BackendError that says what to do."""
     try:
         yield
+    except MemoryShortage as error:
+        raise BackendError(f"{settings.name}: {error}") from error
     except torch.cuda.OutOfMemoryError as error:
         raise BackendError(
             f"{settings.name}: not enough GPU memory. Close other programs that use the GPU, lower engine.max_jobs, "

@@ -3,7 +3,13 @@ import asyncio
 import pytest
 
 from qwentts_daemon.admission import Admission, Priority
-from qwentts_daemon.errors import Code, SpeechError
+from qwentts_daemon.errors import Code, SpeechError, WorkerLost
+
+
+def line(**options):
+    """An admission with one lane."""
+    admission = Admission(**options)
+    return admission, admission.add_lane()
 
 
 async def entered(admission, priority=Priority.ASSIST):
@@ -13,13 +19,13 @@ async def entered(admission, priority=Priority.ASSIST):
 
 
 async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
-    admission = Admission(max_waiting=10, max_wait_s=5)
+    admission, lane = line(max_waiting=10, max_wait_s=5)
     turns = [await entered(admission) for _ in range(4)]
     assert [turn.done() for turn in turns] == [False] * 4
-    admission.set_capacity(2)
+    admission.set_capacity(lane, 2)
     await asyncio.sleep(0)
     assert [turn.done() for turn in turns] == [True, True, False, False]
-    admission.leave()
+    admission.leave(lane)
     await asyncio.sleep(0)
     assert [turn.done() for turn in turns] == [True, True, True, False]
     assert (admission.running, admission.waiting) == (2, 1)
@@ -27,28 +33,28 @@ async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
 
 
 async def test_assist_goes_before_announcements():
-    admission = Admission(max_waiting=10, max_wait_s=5)
+    admission, lane = line(max_waiting=10, max_wait_s=5)
     announcement = await entered(admission, Priority.ANNOUNCEMENT)
     assist = await entered(admission, Priority.ASSIST)
-    admission.set_capacity(1)
+    admission.set_capacity(lane, 1)
     await asyncio.wait([assist, announcement], return_when=asyncio.FIRST_COMPLETED)
     assert (assist.done(), announcement.done()) == (True, False)
     announcement.cancel()
 
 
 async def test_nobody_overtakes_the_line():
-    admission = Admission(max_waiting=10, max_wait_s=5)
-    admission.set_capacity(1)
+    admission, lane = line(max_waiting=10, max_wait_s=5)
+    admission.set_capacity(lane, 1)
     await admission.enter(Priority.ASSIST)
     first = await entered(admission)
-    admission.leave()
+    admission.leave(lane)
     second = await entered(admission)
     assert (first.done(), second.done()) == (True, False)
     second.cancel()
 
 
 async def test_a_full_line_refuses():
-    admission = Admission(max_waiting=1, max_wait_s=5)
+    admission, _ = line(max_waiting=1, max_wait_s=5)
     waiting = await entered(admission)
     with pytest.raises(SpeechError) as refused:
         await admission.enter(Priority.ASSIST)
@@ -57,7 +63,7 @@ async def test_a_full_line_refuses():
 
 
 async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
-    admission = Admission(max_waiting=1, max_wait_s=0.01)
+    admission, _ = line(max_waiting=1, max_wait_s=0.01)
     with pytest.raises(SpeechError) as refused:
         await admission.enter(Priority.ASSIST)
     assert refused.value.code == Code.QUEUE_TIMEOUT
@@ -65,9 +71,9 @@ async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
 
 
 async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
-    admission = Admission(max_waiting=2, max_wait_s=5)
+    admission, lane = line(max_waiting=2, max_wait_s=5)
     first, second = await entered(admission), await entered(admission)
-    admission.set_capacity(1)  # decides for the first, whose task has not run yet
+    admission.set_capacity(lane, 1)  # decides for the first, whose task has not run yet
     first.cancel()
     await asyncio.wait([first, second])
     assert first.cancelled()
@@ -76,30 +82,62 @@ async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
 
 
 async def test_one_who_gives_up_leaves_the_line_at_once():
-    admission = Admission(max_waiting=1, max_wait_s=5)
+    admission, lane = line(max_waiting=1, max_wait_s=5)
     waiting = await entered(admission)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert admission.waiting == 0
     again = await entered(admission)
-    admission.set_capacity(1)
+    admission.set_capacity(lane, 1)
     await again
 
 
-async def test_the_dismissed_go_and_others_may_come():
-    admission = Admission(max_waiting=2, max_wait_s=5)
-    first, second = await entered(admission), await entered(admission)
-    admission.dismiss(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
-    for waiting in (first, second):
-        with pytest.raises(SpeechError, match="gone"):
-            await waiting
-    admission.set_capacity(1)
+async def test_whoever_waits_is_given_back_when_the_last_worker_goes_and_another_engine_covers():
+    admission, lane = line(max_waiting=2, max_wait_s=5, covered=True)
+    other = admission.add_lane()
+    for each in (lane, other):
+        admission.set_capacity(each, 1)
+        await admission.enter(Priority.ASSIST)
+    waiting = [await entered(admission), await entered(admission)]
+    admission.set_capacity(lane, 0)
+    await asyncio.sleep(0)
+    assert not any(turn.done() for turn in waiting)
+    admission.set_capacity(other, 0)
+    for turn in waiting:
+        with pytest.raises(WorkerLost):
+            await turn
+    admission.leave(lane)
+    admission.set_capacity(lane, 1)
+    assert await admission.enter(Priority.ASSIST) is lane
+
+
+async def test_without_a_cover_whoever_waits_goes_on_waiting():
+    admission, lane = line(max_waiting=2, max_wait_s=5)
+    admission.set_capacity(lane, 1)
     await admission.enter(Priority.ASSIST)
-    assert (admission.running, admission.waiting) == (1, 0)
+    waiting = await entered(admission)
+    admission.set_capacity(lane, 0)
+    admission.leave(lane)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    admission.set_capacity(lane, 1)
+    assert await waiting is lane
+
+
+async def test_the_least_loaded_worker_gets_the_job():
+    admission, small = line(max_waiting=2, max_wait_s=5)
+    large = admission.add_lane()
+    admission.set_capacity(small, 2)
+    admission.set_capacity(large, 4)
+    taken = [await admission.enter(Priority.ASSIST) for _ in range(6)]
+    assert [lane is large for lane in taken] == [True, False, True, True, False, True]
+    waiting = await entered(admission)
+    admission.leave(small)
+    assert await waiting is small
 
 
 async def test_a_closed_line_refuses_all_who_wait_and_come():
-    admission = Admission(max_waiting=2, max_wait_s=5)
+    admission, _ = line(max_waiting=2, max_wait_s=5)
     waiting = await entered(admission)
     admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
     for attempt in (waiting, admission.enter(Priority.ASSIST)):

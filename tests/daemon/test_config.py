@@ -32,6 +32,12 @@ def test_values_of_the_environment_are_yaml():
     assert voices.styles == {"calm": "Speak calmly."}
 
 
+def test_one_device_may_stand_without_brackets(tmp_path):
+    assert load(None, {"QWENTTS_ENGINE_DEVICES": "cuda:1"}).engine.devices == ("cuda:1",)
+    path = written(tmp_path, "engine: {devices: [cuda:0, cuda:1]}")
+    assert load(path, {}).engine.devices == ("cuda:0", "cuda:1")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -60,6 +66,11 @@ def test_values_of_the_environment_are_yaml():
         ("engine: {backend: gpt}", r"engine\.backend: .*'auto', 'qwen3' or 'espeak'"),
         ("text: {replacements: [{regex: '(', replace: ''}]}", r"text\.replacements\.0\.regex: no regular expression"),
         ("text: {replacements: [{regexp: x, replace: ''}]}", r"did you mean regex\?"),
+        ("engine: {devices: gpu}", r"engine\.devices: 'gpu': it must be auto, all, cpu, cuda or cuda:NUMBER"),
+        ("engine: {devices: []}", r"engine\.devices: "),
+        ("engine: {devices: [cuda:0, all]}", r"engine\.devices: auto, all and cpu stand alone"),
+        ("engine: {devices: [cuda, cuda:0]}", r"engine\.devices: a GPU stands there twice"),
+        ("engine: {device: cuda:0}", r"engine\.device: unknown key; did you mean devices\?"),
         ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name has no blanks"),
     ],
 )

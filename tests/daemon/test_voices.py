@@ -88,6 +88,27 @@ def test_wrong_names_in_the_configuration_stop_the_start(config):
         Catalogue([RYAN], config)
 
 
+@pytest.mark.parametrize("default", ["anna", "anna+soft", "ryan+hoarse"])
+def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
+    config = Voices(default=default, aliases={"boss": "anna", "kitchen": "ryan"}, styles={"soft": "Softly."})
+    before = Catalogue([RYAN], config, more_may_come=True)
+    assert before.default == "ryan"
+    assert [problem.partition(": no voice")[0].partition(": voice")[0] for problem in before.awaited] == [
+        "voices.default", "voices.aliases.boss",
+    ]  # fmt: skip
+    assert [entry.id for entry in before.entries] == ["ryan", "ryan+soft", "kitchen"]
+    with pytest.raises(SpeechError, match="no voice 'anna'"):
+        before.resolve("boss")
+    hoarse = Voice("ryan", "Ryan", ("en-US",), styles=("hoarse",))
+    after = Catalogue([hoarse, ANNA], config, more_may_come=True)
+    assert (after.default, after.awaited, after.resolve("boss").voice) == (default, [], "anna")
+
+
+def test_a_language_that_the_default_does_not_speak_is_not_waited_for():
+    with pytest.raises(ConfigError, match=r"voices\.default: "):
+        Catalogue([RYAN], Voices(default="ryan@fr"), more_may_come=True)
+
+
 def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
     voices = [
         Voice("vivian", "V", ("zh", "en", "de")), Voice("aiden", "A", ("en-US", "zh")),

@@ -29,7 +29,8 @@ def settings(voices: Path, kind: str = "custom_voice", **changed: object) -> Set
     """A worker's settings for a tiny checkpoint."""
     values = {
         "name": str(tiny_directory(kind)), "voices_dir": str(voices), "device": "cpu", "dtype": "float32",
-        "revision": None, "offline": False, "cache_dir": None, "max_jobs": 3, "sampling": SAMPLING,
+        "codec_dtype": "auto", "kernels": "auto", "cuda_graphs": True, "revision": None, "offline": False,
+        "cache_dir": None, "max_jobs": 3, "trim_silence": False, "sampling": SAMPLING,
     }  # fmt: skip
     model = ModelSettings(**{**values, **changed})
     return Settings("qwentts-qwen3", "engine.backends.qwen3:Qwen3Backend", model=model)

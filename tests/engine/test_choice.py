@@ -3,7 +3,7 @@
 import pytest
 
 from engine import choice
-from engine.choice import choose
+from engine.choice import choose, gpu_count
 
 HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
 
@@ -27,3 +27,21 @@ def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model
 @pytest.mark.parametrize("wanted", ["qwen3", "espeak"])
 def test_a_named_backend_is_taken_at_its_word(wanted):
     assert choose(wanted, "/nowhere", lambda module: False).path == choice.BACKENDS[wanted]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "count"),
+    [
+        (2, {}, 2), (0, {}, 0), (None, {}, 0),
+        (4, {"CUDA_VISIBLE_DEVICES": "0, 2"}, 2), (2, {"CUDA_VISIBLE_DEVICES": ""}, 0),
+        (2, {"CUDA_VISIBLE_DEVICES": "1,-1,0"}, 1),
+    ],
+)  # fmt: skip
+def test_gpus_are_counted_as_a_worker_will_see_them(tmp_path, monkeypatch, gpus, environment, count):
+    folder = tmp_path / "gpus"
+    for number in range(gpus or 0):
+        (folder / f"0000:0{number}:00.0").mkdir(parents=True)
+    if gpus == 0:
+        folder.mkdir()
+    monkeypatch.setattr(choice, "GPU_FOLDER", str(folder))
+    assert gpu_count(environment) == count

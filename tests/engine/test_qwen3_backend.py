@@ -12,6 +12,9 @@ from engine.backends import BackendError, JobError
 from engine.backends import qwen3 as module
 from engine.backends.qwen3 import Qwen3Backend
 from engine.backends.qwen3_loading import choose_device, choose_dtype
+from engine.checkpoint import read_config
+from engine.footprint import NumberBytes, footprint
+from engine.memory import needed
 from engine.messages import Done, Failed, Started, Synthesize, Voices
 from engine.roster import NARRATOR
 from tests.engine.qwen3 import TEXT, Reference, difference, drain, pcm_of, put_voice, settings, spoken
@@ -291,6 +294,30 @@ def test_too_little_gpu_memory_may_be_tried_again(tmp_path, monkeypatch):
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
     assert "not enough GPU memory" in reason
     assert "engine.max_jobs" in reason
+    assert not permanent
+
+
+def test_a_gpu_that_is_too_small_is_told_before_loading(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: 300 << 20)
+    monkeypatch.setattr("engine.backends.qwen3_loading.load_checkpoint", None)
+    reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
+    assert "GB of GPU memory are missing for engine.max_jobs 3; close other programs" in reason
+    assert not permanent
+
+
+def test_slots_are_as_long_as_the_free_memory_allows(tmp_path, monkeypatch):
+    sizes = footprint(read_config(tiny_directory("custom_voice")), NumberBytes(4, 4))
+    free = iter([1 << 40, needed(sizes, 3, 1536)])  # before loading, and after
+    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: next(free))
+    backend = loaded(tmp_path)
+    assert "3 jobs of 1536 positions (123 s of speech)" in backend.description
+
+
+def test_a_gpu_that_others_fill_while_the_model_loads_is_tried_again(tmp_path, monkeypatch):
+    free = iter([1 << 40, 0])
+    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: next(free))
+    reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
+    assert "no GPU memory is left for engine.max_jobs 3" in reason
     assert not permanent
 
 

@@ -213,7 +213,9 @@ def test_a_hub_id_that_is_not_published_is_guessed_by_its_name_or_read_from_the_
 def test_voices_are_known_without_anything_heavy(tmp_path):
     code = (
         "import sys; from engine.backends.qwen3 import Qwen3Backend; from engine.settings import *\n"
-        "model = ModelSettings(sys.argv[1], sys.argv[2], 'auto', 'auto', None, False, None, 4, {})\n"
+        "auto = dict.fromkeys(('device', 'dtype', 'codec_dtype', 'kernels'), 'auto')\n"
+        "rest = dict.fromkeys(('revision', 'offline', 'cache_dir', 'cuda_graphs', 'trim_silence'))\n"
+        "model = ModelSettings(sys.argv[1], sys.argv[2], max_jobs=4, sampling={}, **auto, **rest)\n"
         "print(len(Qwen3Backend(Settings('x', 'y', model=model)).voices()),\n"
         "      [name for name in ('torch', 'numpy', 'huggingface_hub', 'soundfile') if name in sys.modules])"
     )
