@@ -27,7 +27,6 @@ from .options import engine_parser
 from .report import command_line, json_line, text_line
 from .speech import TEXT, Speaker, Wish
 
-CHUNKS = 5
 TOP = 25
 TRACED_FRAMES = 60
 
@@ -157,7 +156,7 @@ def main() -> None:
             for case, figures in measure(speaker.model, batch, options):
                 print(line(speaker.setting(command, batch, case.frames), figures), flush=True)
     if options.trace:
-        print(trace(speaker, options.trace))
+        print(trace(speaker, options.trace, options.chunks))
 
 
 def measure(model: SpeechModel, batch: int, options: argparse.Namespace) -> Iterator[tuple[Case, dict[str, Figure]]]:
@@ -178,14 +177,14 @@ def _timed(ways: Mapping[str, Way], case: Case, options: argparse.Namespace, ste
             yield {"way": name, "ms": took_ms, "ms_per_frame": took_ms / case.frames, "ms_per_step": took_ms / steps}
 
 
-def trace(speaker: Speaker, file: Path) -> str:
-    """Write a trace of one listener's first chunks; give a table of what took the most time in them."""
+def trace(speaker: Speaker, file: Path, wanted: int) -> str:
+    """Write a trace of one listener's first `wanted` chunks; give a table of what took the most time in them."""
     speaker.warm_up(1)
     on_gpu = speaker.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     job, chunks = speaker.begin(Wish(TEXT, TRACED_FRAMES, 0)), 0
     with profile(activities=activities) as profiler:
-        while chunks < CHUNKS and speaker.engine.busy:
+        while chunks < wanted and speaker.engine.busy:
             chunks += len(speaker.engine.step())
     speaker.engine.cancel(job)
     profiler.export_chrome_trace(str(file))
@@ -199,7 +198,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--length", type=int, default=256, help="positions that attention reads")
     parser.add_argument("--chunk-frames", type=int, nargs="+", default=[1, 8], help="frames a codec chunk")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="trace five chunks of the whole engine into FILE")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="trace the whole engine into FILE")
+    parser.add_argument("--chunks", type=int, default=5, help="of a listener, to trace")
     parser.add_argument("--repeats", type=int, default=50, help="of each measured call")
     ways = ["eager", "graph"] if torch.cuda.is_available() else ["eager"]
     parser.add_argument("--ways", nargs="+", choices=known, default=ways, help="inductor takes minutes to compile")

@@ -85,15 +85,15 @@ class Speaker:
 
 def worker_settings(directory: Path, jobs: int, options: argparse.Namespace) -> ModelSettings:
     """What the daemon would tell its worker. Only kernels that this engine lets one choose can be chosen."""
-    values = {
-        "name": str(directory), "voices_dir": "", "device": options.device, "dtype": options.dtype, "revision": None,
-        "offline": True, "cache_dir": None, "max_jobs": jobs, "sampling": {},
-    }  # fmt: skip
-    if "kernels" in {field.name for field in fields(ModelSettings)}:
-        values["kernels"] = options.kernels
-    elif options.kernels != "auto":
+    known = {field.name for field in fields(ModelSettings)}
+    if "kernels" not in known and options.kernels != "auto":
         raise SystemExit("--kernels: this engine has one way of running only")
-    return ModelSettings(**values)
+    values = {
+        "name": str(directory), "voices_dir": "", "device": options.device, "dtype": options.dtype,
+        "codec_dtype": "auto", "kernels": options.kernels, "cuda_graphs": True, "revision": None, "offline": True,
+        "cache_dir": None, "max_jobs": jobs, "trim_silence": False, "sampling": {},
+    }  # fmt: skip
+    return ModelSettings(**{name: value for name, value in values.items() if name in known})
 
 
 def listen(take: Take, progress: Progress) -> None:

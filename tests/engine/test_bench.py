@@ -235,19 +235,8 @@ def test_a_load_needs_an_engine_or_a_daemon(capsys, monkeypatch) -> None:
 
 def test_profile(capsys, monkeypatch, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
-    words = (
-        tiny_directory("custom_voice"),
-        *ON_CPU,
-        "--batch",
-        2,
-        "--chunk-frames",
-        2,
-        "--repeats",
-        1,
-        "--trace",
-        trace,
-    )
-    lines = run(profile_talker.main, capsys, monkeypatch, *words)
+    words = ("--batch", 2, "--chunk-frames", 2, "--repeats", 1, "--chunks", 1, "--trace", trace)
+    lines = run(profile_talker.main, capsys, monkeypatch, tiny_directory("custom_voice"), *ON_CPU, *words)
     assert [line["part"] for line in lines] == ["talker", "code predictor", "codec"]
     assert lines[1]["ms_per_step"] == pytest.approx(lines[1]["ms"] / 15)
     assert lines[2]["ms_per_frame"] == pytest.approx(lines[2]["ms"] / 2)
