@@ -2,6 +2,8 @@
 
 python -m tests.engine.tiny_checkpoint OUT --type base|custom_voice|voice_design --size 1b7|0b6
 python -m tests.engine.tiny_checkpoint OUT --full 1.7B|0.6B      (real sizes; wants a GPU, or patience)
+
+Random speech does not end by itself; with `--eos-gain` the end comes by chance, the sooner the larger it is.
 """
 
 from __future__ import annotations
@@ -300,13 +302,16 @@ def full_config(directory: Path, size: str, kind: str = "base") -> ModelConfig:
     return write_configs(directory, kind, size, full_sizes(size), REAL_TEXT_IDS)
 
 
-def build_full(directory: Path, size: str, kind: str = "base", seed: int = 0, device: str | None = None) -> Path:
+def build_full(
+    directory: Path, size: str, kind: str = "base", seed: int = 0, device: str | None = None, eos_gain: float = 0.0
+) -> Path:
     """Write a full-size random checkpoint. The tokenizer is the tiny one, which makes more ids of a text."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     directory.mkdir(parents=True, exist_ok=True)
     ids = text_ids(write_tokenizer(directory))  # config.json must name this tokenizer's ids, or nothing loads it
     config = write_configs(directory, kind, size, full_sizes(size), ids)
     model = model_tensors(config, seed, torch.bfloat16, device)
+    model["talker.codec_head.weight"][config.talker.ids.eos] *= 1 + eos_gain
     save_file({name: value.cpu() for name, value in model.items()}, directory / "model.safetensors")
     del model
     codec = codec_tensors(config, seed, device)
@@ -324,7 +329,7 @@ def main() -> None:
     parser.add_argument("--eos-gain", type=float, default=0.0)
     args = parser.parse_args()
     if args.full:
-        build_full(args.out, {"1.7B": "1b7", "0.6B": "0b6"}[args.full], args.type, args.seed)
+        build_full(args.out, {"1.7B": "1b7", "0.6B": "0b6"}[args.full], args.type, args.seed, eos_gain=args.eos_gain)
     else:
         build(args.out, args.type, args.size, args.seed, eos_gain=args.eos_gain)
 

@@ -1,0 +1,92 @@
+"""A load on a running daemon over the Wyoming protocol, a connection a request as Home Assistant does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wyoming.audio import AudioChunk, AudioStop
+from wyoming.client import AsyncClient
+from wyoming.error import Error
+from wyoming.tts import Synthesize, SynthesizeVoice
+
+from .arrivals import Arrival
+from .figures import AUDIBLE, Figure, Take, load_figures
+
+QUEUE_FULL = "queue-full"
+FULL_SCALE = 32768
+
+
+@dataclass(slots=True)
+class Heard:
+    """What all clients heard."""
+
+    served: list[Take] = field(default_factory=list)
+    refused: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+async def listen_all(uri: str, voice: str | None, arrivals: Sequence[Arrival]) -> dict[str, Figure]:
+    """Send every request at its time and hear it to its end. The first failure is named."""
+    heard, began_s = Heard(), time.perf_counter()
+    async with asyncio.TaskGroup() as clients:
+        for number, arrival in enumerate(arrivals):
+            request = _listen_from(uri, Synthesize(arrival.text, _voice(voice)), began_s + arrival.at_s, heard)
+            clients.create_task(request, name=f"client {number}")
+    figures = load_figures(heard.served, heard.refused, len(heard.failures))
+    return figures | {"failure": heard.failures[0] if heard.failures else None}
+
+
+async def warm_up(uri: str, voice: str | None, text: str) -> None:
+    """Let the voice speak once. Raises RuntimeError when it cannot."""
+    heard = Heard()
+    await _listen(uri, Synthesize(text, _voice(voice)), Take(time.perf_counter()), heard)
+    if not heard.served:
+        raise RuntimeError(f"{uri} does not speak: {'; '.join(heard.failures) or QUEUE_FULL}")
+
+
+async def _listen_from(uri: str, request: Synthesize, at_s: float, heard: Heard) -> None:
+    await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
+    await _listen(uri, request, Take(at_s), heard)
+
+
+async def _listen(uri: str, request: Synthesize, take: Take, heard: Heard) -> None:
+    """One request on a connection of its own; its clock runs from when it was due, connecting included."""
+    try:
+        async with AsyncClient.from_uri(uri) as client:
+            await client.write_event(request.event())
+            await _hear(client, take, heard)
+    except OSError as error:
+        heard.failures.append(f"{type(error).__name__}: {error}")
+
+
+async def _hear(client: AsyncClient, take: Take, heard: Heard) -> None:
+    while event := await client.read_event():
+        now_s = time.perf_counter()
+        if AudioChunk.is_type(event.type):
+            chunk = AudioChunk.from_event(event)
+            loud_s = None if take.audible_s is not None else onset_s(chunk.audio, chunk.rate)
+            take.hear(now_s, chunk.seconds, loud_s)
+        elif Error.is_type(event.type):
+            error = Error.from_event(event)
+            if error.code == QUEUE_FULL:
+                heard.refused += 1
+            else:
+                heard.failures.append(f"{error.code}: {error.text}")
+            return
+        elif AudioStop.is_type(event.type):
+            heard.served.append(take)
+            return
+    heard.failures.append("the daemon closed the connection before the end of the speech")
+
+
+def onset_s(pcm: bytes, rate: int) -> float | None:
+    """When the first audible sample of mono 16-bit audio comes, in seconds from its beginning."""
+    samples = memoryview(pcm).cast("h")
+    return next((n / rate for n, sample in enumerate(samples) if abs(sample) > AUDIBLE * FULL_SCALE), None)
+
+
+def _voice(name: str | None) -> SynthesizeVoice | None:
+    return SynthesizeVoice(name) if name else None

@@ -1,0 +1,62 @@
+"""A load on the engine alone: one thread that lets requests in as their time comes, and steps."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from .arrivals import Arrival
+from .figures import Figure, Take, load_figures
+from .speech import Speaker, Wish, listen
+
+
+def serve(speaker: Speaker, arrivals: Sequence[Arrival], room: int) -> dict[str, Figure]:
+    """Speak to all; who finds `room` others there is refused."""
+    crowd = Crowd(speaker, arrivals, room)
+    while crowd.waiting or speaker.engine.busy:
+        crowd.let_in()
+        if speaker.engine.busy:
+            crowd.step()
+        elif crowd.waiting:
+            time.sleep(crowd.idle_s)
+    return crowd.figures()
+
+
+class Crowd:
+    """Everybody who asks, each with a clock that runs from the time of arrival, not from when the engine heard it."""
+
+    def __init__(self, speaker: Speaker, arrivals: Sequence[Arrival], room: int) -> None:
+        self.waiting = deque(arrivals)
+        self._speaker, self._room = speaker, room
+        self._began_s = time.perf_counter()
+        self._takes: dict[int, Take] = {}
+        self._open: set[int] = set()
+        self._refused = 0
+
+    @property
+    def idle_s(self) -> float:
+        """How long nobody comes."""
+        return max(0.0, self._began_s + self.waiting[0].at_s - time.perf_counter())
+
+    def let_in(self) -> None:
+        """Begin or refuse whoever has come by now."""
+        while self.waiting and not self.idle_s:
+            arrival = self.waiting.popleft()
+            if len(self._open) >= self._room:
+                self._refused += 1
+                continue
+            job = self._speaker.begin(Wish(arrival.text, arrival.frames))
+            self._takes[job] = Take(self._began_s + arrival.at_s)
+            self._open.add(job)
+
+    def step(self) -> None:
+        """One step of the engine, heard by all."""
+        for progress in self._speaker.engine.step():
+            listen(self._takes[progress.job], progress)
+            if progress.ended:
+                self._open.discard(progress.job)
+
+    def figures(self) -> dict[str, Figure]:
+        served = [take for take in self._takes.values() if take.chunks]
+        return load_figures(served, self._refused, len(self._takes) - len(served))

@@ -1,0 +1,117 @@
+"""The engine as a worker opens it, and requests spoken through its public door with a clock beside them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from ..backends.qwen3_loading import Opened, open_engine
+from ..core import Progress, Utterance
+from ..model.config import SAMPLE_RATE
+from ..prompt import CloneVoice, PromptPlan
+from ..runner import VoiceVectors
+from ..sampling_params import resolve_sampling
+from ..sequence import Cut
+from ..settings import ModelSettings
+from .figures import AUDIBLE, Take
+from .machine import device_name
+from .report import Setting
+
+TEXT = "The washing machine has finished, and it will rain at six o'clock. Please close the window in the kitchen."
+LANGUAGE, INSTRUCT, X_VECTOR = "english", "A calm voice.", "bench"
+WARM_UP_FRAMES = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to say, in how many frames; random weights do not end by themselves."""
+
+    text: str
+    frames: int
+    seed: int | None = None
+
+
+class Speaker:
+    """One voice of one checkpoint; numbers its jobs."""
+
+    def __init__(self, directory: Path, jobs: int, options: argparse.Namespace) -> None:
+        self.opened: Opened = open_engine(directory, worker_settings(directory, jobs, options))
+        self.engine = self.opened.engine
+        self.model = self.opened.loaded.model
+        self.device = self.model.talker.head.weight.device
+        self._plan, self._voice = _voice(self.opened)
+        self._jobs = 0
+
+    def begin(self, wish: Wish) -> int:
+        """Add a job with its whole text; gives its number."""
+        self._jobs += 1
+        samples = {"max_new_tokens": wish.frames + 1, "min_new_tokens": wish.frames + 1, "seed": wish.seed}
+        sampling = resolve_sampling(samples, self.opened.loaded.generation)
+        self.engine.add(self._jobs, Utterance(self._plan, sampling, self._voice))
+        self.engine.append_text(self._jobs, wish.text)
+        self.engine.end_text(self._jobs)
+        return self._jobs
+
+    def speak(self, wishes: Sequence[Wish]) -> list[Take]:
+        """Requests that come together, spoken to their ends."""
+        takes = {}
+        for wish in wishes:
+            began_s = time.perf_counter()
+            takes[self.begin(wish)] = Take(began_s)
+        while self.engine.busy:
+            for progress in self.engine.step():
+                listen(takes[progress.job], progress)
+        return list(takes.values())
+
+    def warm_up(self, batch: int) -> None:
+        """Speak with `batch` listeners, half as many, … one: nothing is prepared or first seen under the clock."""
+        while batch:
+            self.speak([Wish(TEXT, WARM_UP_FRAMES)] * batch)
+            batch //= 2
+
+    def setting(self, command: str, batch: int | str, frames: int | str) -> Setting:
+        """What stands at the head of each line."""
+        size = self.model.config.model_size
+        return Setting(command, device_name(self.device), torch.__version__, size, batch, frames)
+
+
+def worker_settings(directory: Path, jobs: int, options: argparse.Namespace) -> ModelSettings:
+    """What the daemon would tell its worker. Only kernels that this engine lets one choose can be chosen."""
+    known = {field.name for field in fields(ModelSettings)}
+    if "kernels" not in known and options.kernels != "auto":
+        raise SystemExit("--kernels: this engine has one way of running only")
+    values = {
+        "name": str(directory), "voices_dir": "", "device": options.device, "dtype": options.dtype,
+        "codec_dtype": "auto", "kernels": options.kernels, "cuda_graphs": True, "revision": None, "offline": True,
+        "cache_dir": None, "max_jobs": jobs, "trim_silence": False, "sampling": {},
+    }  # fmt: skip
+    return ModelSettings(**{name: value for name, value in values.items() if name in known})
+
+
+def listen(take: Take, progress: Progress) -> None:
+    """Put what a step made into the take of its job; say so when the engine itself cut it short or refused it."""
+    now_s, wave = time.perf_counter(), progress.wave
+    if progress.failed or progress.cut not in (None, Cut.MAX_NEW_TOKENS):
+        log.warning("job %d: %s", progress.job, progress.failed or progress.cut)
+    if wave.numel():
+        loud = (wave.abs() > AUDIBLE).nonzero() if take.audible_s is None else ()
+        take.hear(now_s, wave.numel() / SAMPLE_RATE, loud[0].item() / SAMPLE_RATE if len(loud) else None)
+
+
+def _voice(opened: Opened) -> tuple[PromptPlan, VoiceVectors]:
+    """A voice that this kind of checkpoint has."""
+    planner, talker = opened.loaded.planner, opened.loaded.model.config.talker
+    if opened.loaded.kind == "custom_voice":
+        return planner.custom_voice(next(iter(planner.ids.speakers)), LANGUAGE), VoiceVectors()
+    if opened.loaded.kind == "voice_design":
+        return planner.voice_design(INSTRUCT, LANGUAGE), VoiceVectors()
+    vector = torch.randn(talker.transformer.hidden_size, generator=torch.Generator().manual_seed(0))
+    return planner.clone(CloneVoice(X_VECTOR), LANGUAGE), VoiceVectors(vector)
