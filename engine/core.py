@@ -13,119 +13,27 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from .edges import faded, without_silence
-from .emission import FRAME_S, CreditPlan, Emission, Moment, Playback, Smoothed
+from .emission import FRAME_S, Moment, Smoothed
 from .languages import PromptError
-from .model.streaming import CodecSnapshot
-from .prompt import PromptPlan
-from .runner import Entry, Made, Runner, VoiceVectors, Wave
-from .sampling_params import SamplingParams
-from .sequence import Cut, Guards, Sequence, Verdict
-from .tokens import TextTokenizer, TokenStream
+from .runner import Entry, Made, Runner
+from .running_job import Piece, Progress, RunningJob, Utterance
+from .sequence import Guards, Sequence
+from .tokens import TextTokenizer
+
+__all__ = ["Engine", "Progress", "Utterance"]
 
 log = logging.getLogger(__name__)
-
-RUNAWAY = (Cut.TOO_LONG, Cut.LOOP)
-SILENT_FRAMES = 5
-"""So many leading frames at most may be left out as silence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """Everything about a job but its text. With `trim_silence` its audio begins with its sound."""
-
-    plan: PromptPlan
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    voice: VoiceVectors = field(default_factory=VoiceVectors)
-    primed: CodecSnapshot | None = None
-    emission: Emission = field(default_factory=CreditPlan)
-    trim_silence: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed.
-
-    `failed` says why a job could not even begin, PromptError or MemoryError; it has ended then.
-    """
-
-    job: int
-    codes: Tensor
-    wave: Tensor
-    ended: bool = False
-    cut: Cut | None = None
-    failed: PromptError | MemoryError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A job's row of a wave that has been launched, and whether a chunk ends with it."""
-
-    wave: Wave
-    row: int
-    frames: int
-    closes: bool
-    launched_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """Frame counts of a job, from the launch to the listener: launched ≥ decoded ≥ closed ≥ sent."""
-
-    utterance: Utterance
-    sequence: Sequence
-    text: TokenStream
-    slot: int | None = None
-    held: bool = False
-    launched: int = 0
-    decoded: int = 0
-    closed: int = 0  # in chunks whose last piece has been launched
-    sent: int = 0
-    kept: int = 0  # judged to be frames
-    chunks: int = 0  # closed ones
-    codes: list[list[int]] = field(default_factory=list)  # kept and not sent
-    pieces: deque[_Piece] = field(default_factory=deque)
-    playback: Playback = field(default_factory=Playback)
-
-    @property
-    def over(self) -> bool:
-        return self.sequence.verdict is not Verdict.FRAME
-
-    @property
-    def heard(self) -> bool:
-        return self.playback.ends_s is not None
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something of it will be sent even if no further frame is made."""
-        return self.over or self.sent < self.closed
-
-    @property
-    def judged(self) -> bool:
-        """Whether the frames of its next chunk are known to be speech."""
-        return self.over or self.kept >= self.sent + self.next_frames
-
-    @property
-    def next_frames(self) -> int:
-        """How many launched frames its next chunk has."""
-        count = 0
-        for piece in self.pieces:
-            count += piece.frames
-            if piece.closes:
-                break
-        return count
 
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
     """A frame under way, and for each of its jobs whether its slot is full after it."""
 
-    jobs: list[_Job]
+    jobs: list[RunningJob]
     full: list[bool]
     made: Made
 
@@ -145,7 +53,7 @@ class Engine:
         self._guards = guards or Guards()
         self._clock = clock
         self._eos = runner.model.config.talker.ids.eos
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, RunningJob] = {}
         self._free = deque(range(runner.slots))
         self._flight: deque[_Launch] = deque()
         self._step_time, self._delivery_time = Smoothed(), Smoothed()
@@ -156,7 +64,7 @@ class Engine:
         """Begin a job; its text follows."""
         assert job not in self._jobs, job
         sequence = Sequence(job, utterance.plan, utterance.sampling.max_new_tokens, self._eos, self._guards)
-        self._jobs[job] = _Job(utterance, sequence, self._tokenizer.stream())
+        self._jobs[job] = RunningJob(utterance, sequence, self._tokenizer.stream(), self._runner.frame_samples)
 
     def append_text(self, job: int, text: str) -> None:
         """More text, split anywhere: its ids are those of the whole text."""
@@ -181,7 +89,7 @@ class Engine:
     def wants_text(self, job: int) -> bool:
         """Whether nothing more comes of a job before more of its text does."""
         entry = self._jobs.get(job)
-        if entry is None or entry.text.ended or entry.unsent or entry.launched > entry.sequence.samples:
+        if entry is None or entry.text.ended or entry.unsent or entry.under_way:
             return False
         return not entry.sequence.can_begin if entry.slot is None else entry.sequence.starved
 
@@ -220,17 +128,17 @@ class Engine:
             self._step_time.add(self._clock() - began_s)
         return done
 
-    def _can_begin(self, job: _Job) -> bool:
+    def _can_begin(self, job: RunningJob) -> bool:
         return (
             job.slot is None and not job.held and bool(self._free) and (job.sequence.can_begin or self._is_empty(job))
         )
 
-    def _can_advance(self, job: _Job) -> bool:
+    def _can_advance(self, job: RunningJob) -> bool:
         if job.slot is None or job.held or job.over or job.sequence.starved:
             return False
         return self._runner.room(job.slot) > 0
 
-    def _is_empty(self, job: _Job) -> bool:
+    def _is_empty(self, job: RunningJob) -> bool:
         return job.slot is None and job.text.ended and job.sequence.text_ids == 0
 
     def _without_prompt(self) -> list[Progress]:
@@ -244,7 +152,7 @@ class Engine:
                 refused.append(self._ended_unheard(job, error))
         return empty + refused
 
-    def _ended_unheard(self, job: _Job, failed: PromptError | MemoryError | None = None) -> Progress:
+    def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> Progress:
         number = job.sequence.job
         self.cancel(number)
         return Progress(number, torch.empty(16, 0, dtype=torch.int64), torch.empty(0), ended=True, failed=failed)
@@ -267,10 +175,10 @@ class Engine:
             job.launched += 1
         return _Launch(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
 
-    def _beginners(self) -> list[_Job]:
+    def _beginners(self) -> list[RunningJob]:
         return [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
 
-    def _enter(self, job: _Job) -> Entry:
+    def _enter(self, job: RunningJob) -> Entry:
         """Give a job its slot."""
         job.slot = self._free.popleft()
         utterance = job.utterance
@@ -284,7 +192,7 @@ class Engine:
             primed=utterance.primed,
         )
 
-    def _join(self, entries: Rows[tuple[_Job, Entry]]) -> list[Progress]:
+    def _join(self, entries: Rows[tuple[RunningJob, Entry]]) -> list[Progress]:
         """Read the prompts, together if memory allows it; a job whose prompt does not even fit alone has failed."""
         if self._joined([entry for _, entry in entries]):
             return []
@@ -301,9 +209,9 @@ class Engine:
 
     # --- decoding -----------------------------------------------------------------------------------------------
 
-    def _decode_due(self, jobs: Iterable[_Job]) -> None:
+    def _decode_due(self, jobs: Iterable[RunningJob]) -> None:
         """Launch the codec for chunks that the frame just launched completes."""
-        due: list[tuple[_Job, int, bool]] = []
+        due: list[tuple[RunningJob, int, bool]] = []
         longest = self._runner.decode_frames
         for job in jobs:
             frames = job.utterance.emission.due(self._moment(job))
@@ -313,7 +221,7 @@ class Engine:
                 due.append((job, longest, False))  # a part of a long chunk, before the ring of codes comes round
         self._decode(due)
 
-    def _moment(self, job: _Job) -> Moment:
+    def _moment(self, job: RunningJob) -> Moment:
         under_way_s = (job.closed - job.sent) * FRAME_S
         return Moment(
             chunk=job.chunks,
@@ -324,34 +232,24 @@ class Engine:
             delivery_s=self._delivery_time.value_s,
         )
 
-    def _decode(self, due: Iterable[tuple[_Job, int, bool]]) -> None:
+    def _decode(self, due: Iterable[tuple[RunningJob, int, bool]]) -> None:
         """Pieces of one length together, the short ones first: a job's first sound is among them."""
-        lengths: dict[tuple[int, bool], list[_Job]] = defaultdict(list)
+        lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
         for job, frames, closes in due:
             lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
             wave = self._runner.decode([job.slot for job in group if job.slot is not None], frames)
             now_s = self._clock()
             for row, job in enumerate(group):
-                job.pieces.append(_Piece(wave, row, frames, closes, now_s))
-                job.decoded += frames
-                if closes:
-                    job.closed = job.decoded
-                    job.chunks += 1
+                job.take_piece(Piece(wave, row, frames, closes, now_s))
 
     # --- judging ------------------------------------------------------------------------------------------------
 
     def _judge(self, launch: _Launch) -> None:
-        """Keep what is a frame, unless its job is gone. A runaway's last frame is kept too: it carries the fade."""
-        for job, full, frame in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
-            if job.over or self._jobs.get(job.sequence.job) is not job:
-                continue
-            verdict = job.sequence.accept(frame[0])
-            if verdict is Verdict.FRAME and full:
-                job.sequence.cut_short(Cut.TOO_LONG)
-            if verdict is Verdict.FRAME or job.sequence.cut in RUNAWAY:
-                job.codes.append(frame)
-                job.kept += 1
+        """Wait for a frame and look at it; what was made for jobs that are gone or over is forgotten."""
+        for job, full, codes in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
+            if not job.over and self._jobs.get(job.sequence.job) is job:
+                job.take_frame(codes, last=full)
 
     def _finish_ended(self) -> None:
         """Launch the rest of ended jobs' sound and free their slots.
@@ -364,7 +262,7 @@ class Engine:
         for job in ended:
             self._release(job)
 
-    def _release(self, job: _Job) -> None:
+    def _release(self, job: RunningJob) -> None:
         if job.slot is not None:
             self._free.append(job.slot)
             job.slot = None
@@ -375,51 +273,12 @@ class Engine:
         """What can be sent now, for each job in order. With `wait`, all that has been launched."""
         done = []
         for job in list(self._jobs.values()):
-            while job.unsent and job.judged and (wait or not job.heard or self._arrived(job)):
-                done.append(progress := self._next_chunk(job))
+            while job.unsent and job.judged and (wait or not job.heard or job.arrived):
+                progress, took_s = job.next_chunk(self._clock)
+                done.append(progress)
+                if took_s is not None:
+                    self._delivery_time.add(took_s)
                 if progress.ended:
                     del self._jobs[progress.job]
                     break
         return done
-
-    def _arrived(self, job: _Job) -> bool:
-        """Whether the sound of its next chunk is there; true of one that has none."""
-        for piece in job.pieces:
-            if not piece.wave.ready:
-                return False
-            if piece.closes:
-                break
-        return True
-
-    def _next_chunk(self, job: _Job) -> Progress:
-        """The next chunk without what was decoded in vain after the job's end; nothing but the end if none is left."""
-        pieces = []
-        while job.pieces and not (pieces and pieces[-1].closes):
-            pieces.append(job.pieces.popleft())
-        frames = min(sum(piece.frames for piece in pieces), job.kept - job.sent)
-        wave = torch.empty(0)
-        if frames:
-            wave = torch.cat([piece.wave.read()[piece.row] for piece in pieces])
-            self._delivery_time.add(self._clock() - pieces[-1].launched_s)
-        ended = job.over and job.sent + frames == job.kept
-        wave = self._edged(job, wave[: frames * self._runner.frame_samples], ended)
-        codes = torch.tensor(job.codes[:frames], dtype=torch.int64).view(-1, 16).mT  # [16, n]
-        del job.codes[:frames]
-        job.sent += frames
-        if len(wave):
-            job.playback.receive(self._clock(), len(wave) / self._runner.frame_samples * FRAME_S)
-        if ended:
-            self._log_cut(job)
-        return Progress(job.sequence.job, codes, wave, ended, job.sequence.cut if ended else None)
-
-    def _edged(self, job: _Job, wave: Tensor, ended: bool) -> Tensor:
-        """A chunk's wave without leading silence where that is wanted, and faded at a runaway's end."""
-        samples = self._runner.frame_samples
-        if job.utterance.trim_silence and not job.heard:
-            wave = without_silence(wave, max(SILENT_FRAMES - job.sent, 0) * samples)
-        return faded(wave, samples) if ended and job.sequence.cut in RUNAWAY else wave
-
-    def _log_cut(self, job: _Job) -> None:
-        if job.sequence.cut in RUNAWAY:
-            log.warning("job %d cut after %d frames for %d text ids: %s", job.sequence.job, job.kept,
-                        job.sequence.text_ids, job.sequence.cut)  # fmt: skip

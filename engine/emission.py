@@ -69,7 +69,7 @@ class CreditPlan:
 
     def _in_time(self, size: int, moment: Moment) -> bool:
         arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s
-        return arrives_s <= moment.in_hand_s / 2
+        return arrives_s < moment.in_hand_s / 2
 
 
 Emission: TypeAlias = EmissionPlan | CreditPlan

@@ -18,7 +18,7 @@ class _Entry(Generic[Kept]):
 
 
 class PrefixStore(Generic[Kept]):
-    """Values by content key, at most `max_bytes` together. What a value is, and where it lies, is its owner's affair."""
+    """Values by content key, at most `max_bytes` together. What a value is and where it lies is its owner's affair."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes

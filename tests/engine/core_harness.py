@@ -87,4 +87,4 @@ def alone(text: str, lag: int | None = None, **options: object) -> Spoken:
 def same(ours: Spoken, theirs: Spoken) -> None:
     assert torch.equal(ours[0], theirs[0])
     assert ours[1].shape == theirs[1].shape
-    assert (ours[1] - theirs[1]).abs().max() < 1e-4
+    assert torch.allclose(ours[1], theirs[1], rtol=0, atol=1e-4)

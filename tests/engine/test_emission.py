@@ -14,9 +14,9 @@ NOW = Moment(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, del
 FRAMES = 400
 
 
-def chunks(step_s: float, codec_s: float, plan: CreditPlan = CreditPlan()) -> tuple[list[int], float]:
+def chunks(step_s: float, codec_s: float) -> tuple[list[int], float]:
     """Chunk sizes of a long speech at constant speed, and how long its listener heard nothing in the middle."""
-    playback, sizes, pauses_s, closed = Playback(), [], 0.0, 0
+    plan, playback, sizes, pauses_s, closed = CreditPlan(), Playback(), [], 0.0, 0
     for made in range(1, FRAMES + 1):
         now_s = made * step_s
         moment = Moment(len(sizes), made - closed, False, playback.in_hand_s(now_s, 0.0), step_s, codec_s)
@@ -49,7 +49,7 @@ def test_slower_than_speech_it_sends_all_it_has(step_s: float, codec_s: float) -
 
 def test_on_a_fast_gpu_the_second_chunk_can_be_large() -> None:
     assert chunks(0.004, 0.006)[0][:3] == [1, 8, 8]
-    assert chunks(0.04, 0.01)[0][:4] == [1, 1, 1, 1]
+    assert chunks(0.04, 0.01)[0][:8] == [1, 1, 1, 2, 2, 4, 4, 8]
 
 
 def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
@@ -58,6 +58,10 @@ def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
     assert CreditPlan().due(replace(patient, starved=True)) == 3
     assert CreditPlan().due(replace(patient, waiting=0)) == 0
     assert CreditPlan().due(replace(patient, in_hand_s=0.0)) == 2
+
+
+def test_before_anything_is_known_the_first_frame_goes_out_at_once() -> None:
+    assert CreditPlan().due(replace(NOW, step_s=0.0, delivery_s=0.0)) == 1
 
 
 def test_fixed_sizes_are_kept() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.core import Progress
-from engine.emission import CreditPlan, EmissionPlan
+from engine.emission import CreditPlan, Emission, EmissionPlan
 from engine.runner import Made, Wave
 from engine.sequence import Cut, Guards
 from engine.slot_state import SlotState, bucket
@@ -79,7 +79,7 @@ def head(whole: Spoken, frames: int) -> Spoken:
 def test_wherever_speech_ends_its_tail_is_exact_and_the_slot_is_as_good_as_new(
     lag: int, sizes: tuple[int, ...]
 ) -> None:
-    for frames in range(10):
+    for frames in range(8):
         speaker = Speaker(slots=1, lag=lag)
         ends_after(speaker, frames)
         for job, text in enumerate(TEXTS[:2]):
@@ -132,7 +132,7 @@ def play(lag: int, seed: int, slow: bool) -> dict[int, Spoken | None]:
 @LAGS
 @pytest.mark.parametrize("slow", [False, True])
 def test_any_coming_and_going_gives_each_job_its_own_speech(lag: int, slow: bool) -> None:
-    for seed in range(4):
+    for seed in range(2):
         for job, got in play(lag, seed, slow).items():
             if got is not None:
                 same(got, spoken(TEXTS[job % 3], ("ryan", "vivian")[job % 2], job))
@@ -213,22 +213,17 @@ def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
     assert len(speaker.engine._free) == 3
 
 
-@LAGS
-def test_chunks_longer_than_one_codec_step_and_jobs_longer_than_the_ring(lag: int) -> None:
-    options = {"max_new_tokens": 150, "min_new_tokens": 150}
-    guards = Guards(loop_frames=0)
-    waves = []
-    for emission in (EmissionPlan((40,)), CreditPlan()):
-        speaker = Speaker(lag=lag, guards=guards)
-        speaker.start(1, TEXTS[0], emission=emission, **options)
-        parts = speaker.rest()
-        waves.append(joined(parts))
-        sizes = [part.codes.shape[1] for part in parts if part.codes.shape[1]]
-        assert sizes == [40, 40, 40, 29] if isinstance(emission, EmissionPlan) else sizes[0] == 1
-    same(waves[0], waves[1])
+@pytest.mark.parametrize(("lag", "emission"), [(0, EmissionPlan((40,))), (1, EmissionPlan((40,))), (1, CreditPlan())])
+def test_chunks_may_be_longer_than_a_codec_step_and_jobs_longer_than_the_ring(lag: int, emission: Emission) -> None:
+    speaker = Speaker(lag=lag, guards=Guards(loop_frames=0))
+    speaker.start(1, TEXTS[0], emission=emission, max_new_tokens=142, min_new_tokens=142)
+    parts = speaker.rest()
+    sizes = [part.codes.shape[1] for part in parts if part.codes.shape[1]]
+    assert sizes == [40, 40, 40, 21] if isinstance(emission, EmissionPlan) else (sizes[0], sum(sizes)) == (1, 141)
+    codes, wave = joined(parts)
     with torch.inference_mode():
-        whole = tiny_model("custom_voice").decoder.decode(waves[0][0][None])[0]
-    assert (waves[0][1] - whole).abs().max() < 1e-4
+        whole = tiny_model("custom_voice").decoder.decode(codes[None])[0]
+    assert (wave - whole).abs().max() < 1e-4
 
 
 @LAGS
