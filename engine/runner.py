@@ -253,6 +253,8 @@ class Runner:
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> CodecSnapshot:
         """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
+        if self._side is not None:  # the codes may just have been made on a GPU
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
         with self._beside():
             spare = self._index([self.slots])
             self._state.codec.reset(spare)

@@ -10,7 +10,7 @@ DAEMON, ENGINE = ROOT / "qwentts_daemon", ROOT / "engine"
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "soundfile", "triton", "flash_attn"}
 TORCH_FREE = [
     "messages", "settings", "channel", "choice", "worker", "model_card", "roster", "voice_folder", "languages",
-    "model/config", "backends/__init__", "backends/qwen3",
+    "model/config", "emission", "prefixes", "prompt", "sequence", "backends/__init__", "backends/qwen3",
 ]  # fmt: skip
 DOORS = {"worker_client", "engine_setup"}
 FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert"}

@@ -94,6 +94,7 @@ def test_text_table_may_stay_in_host_memory() -> None:
     assert model.encoder is None
     assert model.speaker_encoder is None
     torch.testing.assert_close(model.talker.text(ids), tiny_model().talker.text(ids))
+    assert torch.equal(model.talker.text(model.talker.text.rows(ids)), model.talker.text(ids))
 
 
 @torch.inference_mode()
