@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 WHOLE_CLIP_FRAMES = 25
+FRAME_S = 0.08
+NEWEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a job stands: `waiting` frames after its last chunk, and how much audio its client has not played yet.
+
+    `starved`: no frame can be made before more text comes. `step_s` is what a frame takes now, `delivery_s` what
+    passes between the order to decode a chunk and its delivery.
+    """
+
+    chunk: int
+    waiting: int
+    starved: bool
+    in_hand_s: float
+    step_s: float
+    delivery_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +34,74 @@ class EmissionPlan:
     sizes: tuple[int, ...] = (1, 1, 2, 4, 8)
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"a chunk has at least one frame, not {self.sizes}")
+        _check(self.sizes)
 
     def frames(self, chunk: int) -> int:
         """How many frames chunk number `chunk` has."""
         return self.sizes[min(chunk, len(self.sizes) - 1)]
+
+    def due(self, moment: Moment) -> int:
+        """How many of the waiting frames are to become a chunk now."""
+        size = self.frames(moment.chunk)
+        return size if moment.waiting >= size else 0
+
+
+@dataclass(frozen=True, slots=True)
+class CreditPlan:
+    """Chunks as large as the audio in the client's hand allows.
+
+    A larger chunk is waited for only while it will arrive before half of that audio is gone; so whoever has heard
+    nothing gets the first frame, and an engine slower than speech sends all it has.
+    """
+
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+
+    def __post_init__(self) -> None:
+        _check(self.sizes)
+
+    def due(self, moment: Moment) -> int:
+        """How many of the waiting frames are to become a chunk now."""
+        if moment.starved:
+            return moment.waiting  # nobody knows when the next frame comes
+        if any(self._in_time(size, moment) for size in self.sizes if size > moment.waiting):
+            return 0
+        return max((size for size in self.sizes if size <= moment.waiting), default=0)
+
+    def _in_time(self, size: int, moment: Moment) -> bool:
+        arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s
+        return arrives_s < moment.in_hand_s / 2
+
+
+Emission: TypeAlias = EmissionPlan | CreditPlan
+
+
+@dataclass(slots=True)
+class Playback:
+    """What a client still has to play, if it plays without pause what it gets."""
+
+    ends_s: float | None = None
+
+    def receive(self, now_s: float, audio_s: float) -> None:
+        """Audio arrives; after an underrun it is played at once."""
+        self.ends_s = max(now_s, self.ends_s or now_s) + audio_s
+
+    def in_hand_s(self, now_s: float, under_way_s: float) -> float:
+        """Seconds not played yet, those under way included; none before the first arrival, which may be silence."""
+        return 0.0 if self.ends_s is None else max(self.ends_s - now_s, 0.0) + under_way_s
+
+
+@dataclass(slots=True)
+class Smoothed:
+    """A measured duration whose newest value counts for a fifth; 0 before the first."""
+
+    value_s: float = 0.0
+    known: bool = False
+
+    def add(self, measured_s: float) -> None:
+        self.value_s += (measured_s - self.value_s) * (NEWEST_SHARE if self.known else 1.0)
+        self.known = True
+
+
+def _check(sizes: Sequence[int]) -> None:
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"a chunk has at least one frame, not {sizes}")

@@ -1,27 +1,34 @@
-"""The tensors of all running sequences, a row per slot, and the few calls that move them on.
+"""The few calls that move running sequences on. None of them waits for the device.
 
-Everything a step needs is on the device in buffers that never move: the host sends slots and text ids, and reads the
-codes of the frame back once. So a step can be captured in a CUDA graph.
+Frames are made on the current CUDA stream, sound on a stream of its own beside it. Each is strictly in order, and that
+is all the protection a slot needs: what a new job writes comes after everything that was launched for the old one.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .frame import PlainFrame
 from .model.speech_model import SpeechModel
 from .model.streaming import CodecSnapshot
 from .model.talker import Rows
-from .prompt import Position, ReferenceFrame, SpeakerVector
-from .sampling import CodeRules, Sampler, SamplerLimits
+from .prefixes import PrefixStore
+from .prompt import Position, Prompt, ReferenceFrame, SpeakerVector
 from .sampling_params import SamplingParams
+from .slot_state import RING_FRAMES, SlotState, bucket
+from .transfer import Arrival, HostBuffers, send, upload
 
 LENGTH_STEP = 256
 """Attention reads a multiple of this many positions, so that there are few shapes."""
+READ_WITHIN = RING_FRAMES // 2
+"""After so many further frames the codec must have read its codes from the ring, or the next frame waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,137 +44,274 @@ class Entry:
     """One sequence about to begin in `slot`."""
 
     slot: int
-    positions: tuple[Position, ...]
+    prompt: Prompt
     voice: VoiceVectors
     sampling: SamplingParams
     seed: int
     primed: CodecSnapshot | None = None
+
+    @property
+    def first_text(self) -> int:
+        """The text id of the prompt's last position, with which the first frame is made."""
+        return self.prompt.body[-1].text
+
+
+class Made:
+    """A frame that has been launched."""
+
+    def __init__(self, arrival: Arrival, rows: int) -> None:
+        self._arrival, self._rows = arrival, rows
+
+    def codes(self) -> list[list[int]]:
+        """Wait for it: [B][16]."""
+        return self._arrival.read()[: self._rows].tolist()
+
+
+class Wave:
+    """Sound that has been launched."""
+
+    def __init__(self, arrival: Arrival, rows: int) -> None:
+        self._arrival, self._rows = arrival, rows
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return self._arrival.ready
+
+    def read(self) -> Tensor:
+        """Wait for it: float32 [B, 1920 · frames] on the host."""
+        return self._arrival.read()[: self._rows]
 
 
 class Runner:
     """Talker, code predictor and codec over static slots.
 
     Every slot can hold `max_positions`. With `first_positions` memory is taken for that many at first, and for twice
-    as many whenever a sequence outgrows them.
+    as many whenever a sequence outgrows them. `lag` is how many launches its user should be ahead of the results; with
+    a lag batches are padded to a `bucket`. By default 1 on a GPU, where that hides the host's work, and 0 on the CPU.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: SpeechModel, slots: int, max_positions: int, first_positions: int | None = None) -> None:
+    def __init__(
+        self,
+        model: SpeechModel,
+        slots: int,
+        max_positions: int,
+        first_positions: int | None = None,
+        lag: int | None = None,
+    ) -> None:
         self.model, self.slots, self.max_positions = model, slots, max_positions
-        talker, config = model.talker, model.config.talker
-        weight = talker.head.weight
-        self.device = weight.device
+        self.device = model.talker.head.weight.device
+        on_gpu = self.device.type == "cuda"
+        self.lag = int(on_gpu) if lag is None else lag
         self.frame_samples = model.decoder.frame_samples
-        self._cache = talker.allocate(slots, min(first_positions or max_positions, max_positions))
-        self._frame_cache = model.code_predictor.allocate(slots)
-        self._codec = model.decoder.allocate(slots + 1)  # the last one primes voices
-        rules = CodeRules(
-            vocab=config.vocab_size,
-            eos=config.ids.eos,
-            predictor_vocab=model.config.code_predictor.vocab_size,
-            code_groups=config.code_groups,
-        )
-        self._sampler = Sampler(slots, rules, SamplerLimits(), self.device)
-        self._frame = weight.new_zeros(slots, weight.shape[1])  # [slots, H] embedding of each slot's last frame
-        self._next = torch.zeros(slots, dtype=torch.int64, device=self.device)  # [slots] position of the next input
-        self._length = [0] * slots  # the same on the host, to choose how many positions attention reads
+        self.prefixes: PrefixStore[Tensor] = PrefixStore()
+        self._state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
+        self.decode_frames = self._state.codec.max_step_frames
+        self._frame = PlainFrame(model, self._state)
+        self._columns = torch.arange(RING_FRAMES, device=self.device)
+        self._buffers = HostBuffers(pinned=on_gpu)
+        self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
+        self._frame_done: torch.cuda.Event | None = None
+        self._reads: deque[tuple[int, torch.cuda.Event]] = deque()  # codec steps, each with the launches before it
+        self._launches = 0
+        # What the device counts too, on the host, a number per slot:
+        self._next = [0] * (slots + 1)  # position of the next input
+        self._made = [0] * (slots + 1)  # frames ever launched
+        self._decoded = [0] * (slots + 1)  # frames ever launched or given up, for the codec
+
+    def room(self, slot: int) -> int:
+        """How many positions a slot has left."""
+        return self.max_positions - self._next[slot]
+
+    # --- a sequence begins --------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def begin(self, entries: Sequence[Entry]) -> Tensor:
-        """Prefill prompts, together and unpadded to each other's eyes, and make their first frames: codes [B, 16]."""
-        inputs = [self._embed(entry) for entry in entries]  # [T_b, H] each
-        lengths = torch.tensor([len(each) for each in inputs], device=self.device)
-        slots = self._index([entry.slot for entry in entries])
-        for entry, each in zip(entries, inputs, strict=True):
-            self._sampler.join(entry.slot, entry.sampling, entry.seed)
-            self._length[entry.slot] = len(each)
-            self._start_codec(entry.slot, entry.primed)
-        batch = pad_sequence(inputs, batch_first=True)  # [B, T, H]
-        self._reserve(batch.shape[1])
-        self._next[slots] = lengths
-        starts = torch.zeros_like(lengths)
-        rows = Rows(slots, starts, self._bucket(batch.shape[1]))
-        hidden, logits = self.model.talker.prefill(batch, self._cache, rows, lengths)
-        return self._make_frame(hidden, logits, slots)
+    def join(self, entries: Sequence[Entry]) -> None:
+        """Bring sequences into their slots: all of the prompt but its last position, whose text `advance` takes.
+
+        Doing it again begins again, so a call that ran out of memory leaves nothing behind.
+        """
+        self._reserve(max(len(entry.prompt.head) for entry in entries))
+        for entry in entries:
+            self._put_prefix(entry)
+        self._prefill_bodies(entries)
+        for entry in entries:
+            self._settle(entry)
+
+    def _put_prefix(self, entry: Entry) -> None:
+        """Copy the prefix's keys and values, or make them. Alone in a batch, so that they are always the same bits."""
+        prompt, cache = entry.prompt, self._state.cache
+        count = len(prompt.prefix)
+        if not count:
+            return
+        if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
+            cache.put_prefix(entry.slot, kept)
+            return
+        self._prefill(self._embed(prompt.prefix, entry.voice)[None], [entry.slot], 0)
+        kept = cache.prefix(entry.slot, count)
+        self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
+
+    def _prefill_bodies(self, entries: Sequence[Entry]) -> None:
+        """Everything between prefix and last position, together where prefixes are equally long."""
+        groups: dict[int, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            if len(entry.prompt.body) > 1:
+                groups[len(entry.prompt.prefix)].append(entry)
+        for start, group in groups.items():
+            inputs = [self._embed(entry.prompt.body[:-1], entry.voice) for entry in group]  # [T_b, H] each
+            self._prefill(pad_sequence(inputs, batch_first=True), [entry.slot for entry in group], start)
+
+    def _prefill(self, inputs: Tensor, slots: Sequence[int], start: int) -> None:
+        """Read inputs [B, T, H] into slots from position `start` on; shorter rows are padded at their end."""
+        index = self._index(slots)
+        end = start + inputs.shape[1]
+        rows = Rows(index, torch.full_like(index, start), self._length(end))
+        self.model.talker(inputs, self._state.cache, rows)
+
+    def _settle(self, entry: Entry) -> None:
+        state, slot = self._state, entry.slot
+        last = len(entry.prompt.head) - 1
+        assert not isinstance(entry.prompt.head[last].codec, SpeakerVector | None), entry.prompt.head[last]
+        state.frame[slot] = self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
+        state.next[slot] = last
+        state.sampler.join(slot, entry.sampling, entry.seed)
+        self._next[slot] = last
+        self._decoded[slot] = self._made[slot]
+        with self._beside():
+            if entry.primed is None:
+                state.codec.reset(self._index([slot]))
+            else:
+                state.codec.restore(slot, entry.primed)
+
+    # --- frames -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def advance(self, slots: Sequence[int], text_ids: Sequence[int]) -> Tensor:
-        """The next frame of running sequences, each with its next text id: codes [B, 16]."""
-        talker, index = self.model.talker, self._index(slots)
-        inputs = self._frame[index] + talker.text(torch.tensor(text_ids))  # [B, H]
-        length = 1 + max(self._length[slot] for slot in slots)
+    def advance(self, slots: Sequence[int], text_ids: Sequence[int]) -> Made:
+        """Launch the next frame of running sequences, each with its next text id."""
+        fill = self._batch(len(slots)) - len(slots)
+        ids = [*text_ids, *[0] * fill]
+        index, text = upload([[*slots, *[self.slots] * fill], ids], self.device)
+        if self.model.talker.text.table.device != self.device:
+            text = self._text(ids)
+        length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
-        rows = Rows(index, self._next[index], self._bucket(length))
-        hidden, logits = talker.step(inputs, self._cache, rows)
-        self._next.index_add_(0, index, torch.ones_like(index))
+        self._keep_ring()
+        codes = self._make_frame(index, text, index < self.slots, self._length(length))
+        self._mark_frame()
         for slot in slots:
-            self._length[slot] += 1
-        return self._make_frame(hidden, logits, index)
+            self._next[slot] += 1
+            self._made[slot] += 1
+        return Made(Arrival(codes, self._buffers), len(slots))
+
+    def _make_frame(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
+        """Slots, text ids (or rows) and activity of a padded batch → codes [B, 16]."""
+        return self._frame(slots, text, active, length)
+
+    def _mark_frame(self) -> None:
+        self._launches += 1
+        if self._side is not None:
+            self._frame_done = torch.cuda.Event()
+            self._frame_done.record(torch.cuda.current_stream(self.device))
+
+    def _keep_ring(self) -> None:
+        """Let no frame overwrite codes that the codec has been told to read and has not read yet."""
+        while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
+            torch.cuda.current_stream(self.device).wait_event(self._reads.popleft()[1])
+
+    # --- sound --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], codes: Tensor) -> Tensor:
-        """The next frames of these slots' streams: codes [B, 16, T] → float32 [B, 1920 · T] on the host."""
-        wave = self.model.decoder.step(codes.to(self.device), self._index(slots), self._codec)
-        return wave.float().cpu()
+    def decode(self, slots: Sequence[int], frames: int) -> Wave:
+        """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had."""
+        assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
+        fill = self._batch(len(slots)) - len(slots)
+        starts = [*(self._decoded[slot] % RING_FRAMES for slot in slots), *[0] * fill]
+        with self._beside():
+            if self._side is not None and self._frame_done is not None:
+                self._side.wait_event(self._frame_done)
+            index, first = upload([[*slots, *[self.slots] * fill], starts], self.device)
+            wave = self._make_wave(index, first, frames)
+            self._mark_read()
+            arrival = Arrival(wave.float(), self._buffers)
+        for slot in slots:
+            self._decoded[slot] += frames
+        return Wave(arrival, len(slots))
+
+    def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
+        """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""
+        places = (starts.unsqueeze(1) + self._columns[:frames]) % RING_FRAMES
+        codes = self._state.codes[slots.unsqueeze(1), places]  # [B, frames, 16]
+        return self.model.decoder.step(codes.mT, slots, self._state.codec)
+
+    def _mark_read(self) -> None:
+        if self._side is not None:
+            read = torch.cuda.Event()
+            read.record(self._side)
+            self._reads.append((self._launches, read))
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> CodecSnapshot:
         """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
-        spare = self._index([self.slots])
-        self._codec.reset(spare)
-        self.model.decoder.step(codes.T[None].to(self.device), spare, self._codec)
-        return self._codec.snapshot(self.slots)
+        if self._side is not None:  # the codes may just have been made on a GPU
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
+        with self._beside():
+            spare = self._index([self.slots])
+            self._state.codec.reset(spare)
+            self.model.decoder.step(send(codes.T[None], self.device), spare, self._state.codec)
+            return self._state.codec.snapshot(self.slots)
 
-    def room(self, slot: int) -> int:
-        """How many positions a slot has left."""
-        return self.max_positions - self._length[slot]
+    def _beside(self) -> AbstractContextManager[object]:
+        """The codec's stream. Its state and the snapshots of it are touched there only."""
+        return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
-    def _start_codec(self, slot: int, primed: CodecSnapshot | None) -> None:
-        if primed is None:
-            self._codec.reset(self._index([slot]))
-        else:
-            self._codec.restore(slot, primed)
+    # --- prompts as tensors -------------------------------------------------------------------------------------
 
-    def _make_frame(self, hidden: Tensor, logits: Tensor, slots: Tensor) -> Tensor:
-        sampler = self._sampler
-        first = sampler.talker(logits, slots, torch.ones_like(slots, dtype=torch.bool))
-        noise = sampler.predictor_noise(slots)  # [B, 15, 2048]
+    def _embed(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
+        """Embeddings [T, H]: projected text everywhere, plus the codec part where there is one."""
+        text = self._text([position.text for position in positions])
+        return self.model.talker.text(text) + self._codec_parts(positions, voice)
 
-        def choose(scores: Tensor, group: int) -> Tensor:
-            return sampler.predictor(scores, slots, noise[:, group - 1])
+    def _text(self, ids: Sequence[int]) -> Tensor:
+        """Text as the frame takes it: ids on the device, or rows of a table that lies in host memory."""
+        words = self.model.talker.text
+        if words.table.device == self.device:
+            return self._index(ids)
+        return send(words.rows(torch.tensor(ids)), self.device)
 
-        codes = self.model.code_predictor.frame(hidden, first, self._frame_cache, choose)  # [B, 16]
-        self._frame.index_copy_(0, slots, self.model.talker.codes(codes))
-        return codes
-
-    def _embed(self, entry: Entry) -> Tensor:
-        """A prompt's embeddings [T, H]: projected text everywhere, plus the codec part where there is one."""
-        talker, positions = self.model.talker, entry.positions
-        inputs = talker.text(torch.tensor([position.text for position in positions]))
-        marks = [(n, position.codec) for n, position in enumerate(positions) if isinstance(position.codec, int)]
-        frames = [(n, p.codec.index) for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)]
+    def _codec_parts(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
+        """What stands beside the text: [T, H], zero where nothing does."""
+        codes = self.model.talker.codes
+        parts = codes.weight.new_zeros(len(positions), codes.weight.shape[1])
+        marks = {n: p.codec for n, p in enumerate(positions) if isinstance(p.codec, int)}
         if marks:
-            places, ids = zip(*marks, strict=True)
-            inputs[list(places)] += talker.codes.mark(self._index(ids))
+            parts.index_copy_(0, self._index([*marks]), codes.mark(self._index([*marks.values()])))
+        frames = {n: p.codec.index for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)}
         if frames:
-            assert entry.voice.codes is not None, "a reference frame without a reference"
-            places, indices = zip(*frames, strict=True)
-            inputs[list(places)] += talker.codes(entry.voice.codes[list(indices)].to(self.device))
+            assert voice.codes is not None, "a reference frame without a reference"
+            heard = send(voice.codes[[*frames.values()]], self.device)
+            parts.index_copy_(0, self._index([*frames]), codes(heard))
         for n, position in enumerate(positions):
             if isinstance(position.codec, SpeakerVector):
-                assert entry.voice.speaker is not None, "a speaker position without an x-vector"
-                inputs[n] += entry.voice.speaker.to(inputs)
-        return inputs
+                assert voice.speaker is not None, "a speaker position without an x-vector"
+                parts[n] = send(voice.speaker, self.device)
+        return parts
 
-    def _reserve(self, length: int) -> None:
-        size = self._cache.max_positions
-        while size < length:
+    # --- shapes -------------------------------------------------------------------------------------------------
+
+    def _batch(self, rows: int) -> int:
+        return bucket(rows) if self.lag else rows
+
+    def _length(self, positions: int) -> int:
+        return min(self._state.cache.max_positions, -(-positions // LENGTH_STEP) * LENGTH_STEP)
+
+    def _reserve(self, positions: int) -> None:
+        """Make the cache long enough. It moves then, which only a `first_positions` asks for."""
+        size = self._state.cache.max_positions
+        while size < positions:
             size = min(2 * size, self.max_positions)
-        if size > self._cache.max_positions:
-            self._cache = self.model.talker.enlarged(self._cache, size)
-
-    def _bucket(self, length: int) -> int:
-        return min(self._cache.max_positions, -(-length // LENGTH_STEP) * LENGTH_STEP)
+        if size > self._state.cache.max_positions:
+            self._state.cache = self.model.talker.enlarged(self._state.cache, size)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(list(numbers), dtype=torch.int64, device=self.device)
+        return upload(numbers, self.device)

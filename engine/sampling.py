@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .sampling_params import Draw, SamplingParams
+from .transfer import upload
 
 _NEVER = float("-inf")
 
@@ -136,7 +137,8 @@ class Sampler:
     def join(self, slot: int, params: SamplingParams, seed: int) -> None:
         """Give a slot to a new job. The caller has asked `params.fits` before."""
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
-        self.draws[slot] = torch.tensor([_fields(params.talker), _fields(params.predictor)])
+        fields = [_fields(params.talker), _fields(params.predictor)]
+        self.draws[slot] = upload(fields, self.draws.device, self.draws.dtype)
         self.penalty[slot] = params.repetition_penalty
         self.window[slot] = params.penalty_window
         self.min_new[slot] = params.min_new_tokens

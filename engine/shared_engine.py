@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from .core import Engine, Progress, Utterance
-from .languages import PromptError
 
 STALLED_S = 60.0
 
@@ -53,7 +52,8 @@ class SharedEngine:
         self._numbers = count(1)
 
     def speak(self, utterances: Sequence[tuple[Utterance, str]]) -> list[Speech]:
-        """Several texts together. Raises PromptError for one whose prompt does not fit, and EngineFailure."""
+        """Several texts together. Raises PromptError or MemoryError for one whose prompt does not fit, and
+        EngineFailure."""
         jobs = [self._begin(utterance, text) for utterance, text in utterances]
         try:
             return [_joined(list(self._follow(job, iter(())))) for job in jobs]
@@ -131,7 +131,7 @@ class SharedEngine:
             if isinstance(progress, BaseException):
                 raise EngineFailure("the engine failed, or was interrupted, while it spoke") from progress
             if progress.failed:
-                raise PromptError(progress.failed)
+                raise progress.failed
             if progress.ended:
                 self._inboxes.pop(job, None)
             yield progress

@@ -131,6 +131,8 @@ class Qwen3Backend:
         except opened.out_of_memory as error:
             raise BackendError(f"{self._model.name}: not enough GPU memory to speak; lower engine.max_jobs") from error
         opened.engine.cancel(0)
+        while opened.engine.busy:
+            opened.engine.step()
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -196,9 +198,16 @@ class Qwen3Backend:
             return
         del self._jobs[number]
         if progress.failed:
-            send(Failed(number, "synthesis-failed", progress.failed))
+            send(Failed(number, "synthesis-failed", self._why(progress.failed)))
         else:
             send(Done(number, job.samples, job.busy_s, progress.cut.value if progress.cut else None))
+
+    def _why(self, error: Exception) -> str:
+        """What a user is told about a job that could not begin."""
+        if not isinstance(error, MemoryError):
+            return str(error)
+        self._ready().free_memory()
+        return NO_MEMORY
 
     def _give_up(self, error: Exception, send: Callable[[Event], None]) -> None:
         """Out of memory: the jobs of that step have lost their place, the others and the model are as they were."""

@@ -40,10 +40,14 @@ class TextEmbedding(nn.Module):
         self.fc2 = nn.Linear(width, config.transformer.hidden_size)
         self.folded = False
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [...] on any device → [..., H] on the projection's device."""
-        rows = F.embedding(ids.to(self.table.device), self.table).to(self.fc1.weight.device)
+    def forward(self, text: Tensor) -> Tensor:
+        """ids int64 [...] on any device, or their `rows`, → [..., H] on the projection's device."""
+        rows = (text if text.is_floating_point() else self.rows(text)).to(self.fc1.weight.device)
         return rows if self.folded else self.fc2(F.silu(self.fc1(rows)))
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """What the table holds for ids [...]: [..., width] where the table lies."""
+        return F.embedding(ids.to(self.table.device), self.table)
 
     @torch.no_grad()
     def fold(self, rows: int = 8192) -> None:
@@ -60,8 +64,9 @@ class TextEmbedding(nn.Module):
 
 
 class TalkerCache(nn.Module):
-    """What the talker remembers of every slot: keys and values per layer, and the rotary table they need."""
+    """What the talker remembers of every slot: keys and values of all layers in one tensor, and their rotary table."""
 
+    kv: Tensor
     cos: Tensor
     sin: Tensor
     columns: Tensor
@@ -69,9 +74,10 @@ class TalkerCache(nn.Module):
     def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
         super().__init__()
         t = config.transformer
-        shape = (slots, t.kv_heads, max_positions, t.head_dim)
         self.max_positions = max_positions
-        self.layers = nn.ModuleList(SlotCache(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(t.layers))
+        kv = like.new_zeros(t.layers, 2, slots, t.kv_heads, max_positions, t.head_dim)
+        self.register_buffer("kv", kv, persistent=False)
+        self.layers = nn.ModuleList(SlotCache(keys, values) for keys, values in kv)  # views
         cos, sin = rotary_table(t.head_dim, t.rope_theta, max_positions, like.device, like.dtype)
         self.register_buffer("cos", cos, persistent=False)  # [max_positions, head_dim]
         self.register_buffer("sin", sin, persistent=False)
@@ -79,11 +85,14 @@ class TalkerCache(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
 
     @torch.no_grad()
-    def copy_prefix(self, source: int, target: int, positions: int) -> None:
-        """Give slot `target` the first `positions` positions of slot `source`: a prefix computed once, used by many."""
-        for layer in self.layers:
-            for kept in (layer.keys, layer.values):
-                kept[target, :, :positions] = kept[source, :, :positions]
+    def prefix(self, slot: int, positions: int) -> Tensor:
+        """A copy of a slot's first positions: [layers, 2, kv_heads, positions, head_dim]."""
+        return self.kv[:, :, slot, :, :positions].clone()
+
+    @torch.no_grad()
+    def put_prefix(self, slot: int, prefix: Tensor) -> None:
+        """Give a slot the first positions that `prefix` copied from another: computed once, used by many."""
+        self.kv[:, :, slot, :, : prefix.shape[3]] = prefix
 
 
 class Talker(nn.Module):
@@ -107,10 +116,8 @@ class Talker(nn.Module):
     @torch.no_grad()
     def enlarged(self, cache: TalkerCache, max_positions: int) -> TalkerCache:
         """A longer cache with the same contents; the old one is free afterwards."""
-        longer = self.allocate(cache.layers[0].keys.shape[0], max_positions)
-        for new, old in zip(longer.layers, cache.layers, strict=True):
-            new.keys[:, :, : cache.max_positions] = old.keys
-            new.values[:, :, : cache.max_positions] = old.values
+        longer = self.allocate(cache.kv.shape[2], max_positions)
+        longer.kv[:, :, :, :, : cache.max_positions] = cache.kv
         return longer
 
     def forward(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> Tensor:

@@ -104,7 +104,8 @@ class Reference:
         return float_to_pcm16(torch.cat(waves).numpy())
 
 
-def difference(ours: bytes, theirs: bytes) -> int:
-    """How far two replies of one length lie apart, in steps of 16 bits."""
-    assert len(ours) == len(theirs), (len(ours), len(theirs))
-    return int(np.abs(np.frombuffer(ours, "<i2").astype(int) - np.frombuffer(theirs, "<i2")).max(initial=0))
+def same(ours: bytes, theirs: bytes) -> bool:
+    """Whether two replies are one but for rounding: chunks are as long as time allows, and batches as they come."""
+    if len(ours) != len(theirs):
+        return False
+    return bool(np.abs(np.frombuffer(ours, "<i2").astype(int) - np.frombuffer(theirs, "<i2")).max(initial=0) <= 2)

@@ -81,7 +81,7 @@ def test_a_copied_prefix_continues_like_its_source() -> None:
     talker, (whole,) = tiny_model().talker, prompts(14)
     cache = talker.allocate(3, LENGTH)
     talker(whole[None, :9], cache, rows([0], [0]))
-    cache.copy_prefix(source=0, target=2, positions=9)
+    cache.put_prefix(2, cache.prefix(0, 9))
     hidden = talker(whole[None, 9:], cache, rows([2], [9]))[0]
     torch.testing.assert_close(hidden, single(whole)[0][9:], atol=1e-5, rtol=1e-5)
 
@@ -94,6 +94,7 @@ def test_text_table_may_stay_in_host_memory() -> None:
     assert model.encoder is None
     assert model.speaker_encoder is None
     torch.testing.assert_close(model.talker.text(ids), tiny_model().talker.text(ids))
+    assert torch.equal(model.talker.text(model.talker.text.rows(ids)), model.talker.text(ids))
 
 
 @torch.inference_mode()

@@ -1,0 +1,94 @@
+"""Chunks come early enough that nobody waits for sound that could be there, and grow when there is time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.emission import FRAME_S, CreditPlan, EmissionPlan, Moment, Playback, Smoothed
+
+NOW = Moment(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, delivery_s=0.006)
+FRAMES = 400
+
+
+def chunks(step_s: float, codec_s: float) -> tuple[list[int], float]:
+    """Chunk sizes of a long speech at constant speed, and how long its listener heard nothing in the middle."""
+    plan, playback, sizes, pauses_s, closed = CreditPlan(), Playback(), [], 0.0, 0
+    for made in range(1, FRAMES + 1):
+        now_s = made * step_s
+        moment = Moment(len(sizes), made - closed, False, playback.in_hand_s(now_s, 0.0), step_s, codec_s)
+        if frames := plan.due(moment):
+            arrives_s = now_s + codec_s
+            if playback.ends_s is not None:
+                pauses_s += max(arrives_s - playback.ends_s, 0.0)
+            playback.receive(arrives_s, frames * FRAME_S)
+            sizes.append(frames)
+            closed += frames
+    return sizes, pauses_s
+
+
+@given(st.floats(0.001, 0.07), st.floats(0.0, 0.01))
+def test_faster_than_speech_it_never_pauses_and_chunks_grow(step_s: float, codec_s: float) -> None:
+    sizes, pauses_s = chunks(step_s, codec_s)
+    assert sizes[0] == 1
+    assert pauses_s == pytest.approx(0.0, abs=1e-9)
+    assert sizes[-1] == 8 or step_s > 0.06
+    assert set(sizes) <= {1, 2, 4, 8}
+
+
+@given(st.floats(0.08, 5.0), st.floats(0.0, 5.0))
+def test_slower_than_speech_it_sends_all_it_has(step_s: float, codec_s: float) -> None:
+    sizes, _ = chunks(step_s, codec_s)
+    assert sizes[0] == 1
+    assert max(sizes) <= 2
+    assert sum(sizes) >= FRAMES - 8
+
+
+def test_on_a_fast_gpu_the_second_chunk_can_be_large() -> None:
+    assert chunks(0.004, 0.006)[0][:3] == [1, 8, 8]
+    assert chunks(0.04, 0.01)[0][:8] == [1, 1, 1, 2, 2, 4, 4, 8]
+
+
+def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
+    patient = replace(NOW, waiting=3, in_hand_s=9.0)
+    assert CreditPlan().due(patient) == 0
+    assert CreditPlan().due(replace(patient, starved=True)) == 3
+    assert CreditPlan().due(replace(patient, waiting=0)) == 0
+    assert CreditPlan().due(replace(patient, in_hand_s=0.0)) == 2
+
+
+def test_before_anything_is_known_the_first_frame_goes_out_at_once() -> None:
+    assert CreditPlan().due(replace(NOW, step_s=0.0, delivery_s=0.0)) == 1
+
+
+def test_fixed_sizes_are_kept() -> None:
+    plan = EmissionPlan((1, 2, 4))
+    assert [plan.frames(chunk) for chunk in range(5)] == [1, 2, 4, 4, 4]
+    assert [plan.due(replace(NOW, chunk=1, waiting=waiting)) for waiting in (1, 2, 3)] == [0, 2, 2]
+
+
+@pytest.mark.parametrize("plan", [EmissionPlan, CreditPlan])
+@pytest.mark.parametrize("sizes", [(), (0,), (1, -1)])
+def test_a_chunk_has_a_frame(plan: type[EmissionPlan], sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least one frame"):
+        plan(sizes)
+
+
+def test_after_an_underrun_audio_is_played_at_once() -> None:
+    playback = Playback()
+    assert playback.in_hand_s(5.0, 1.0) == 0.0
+    playback.receive(10.0, 1.0)
+    assert playback.in_hand_s(10.5, 0.25) == pytest.approx(0.75)
+    playback.receive(20.0, 1.0)
+    assert playback.in_hand_s(20.25, 0.0) == pytest.approx(0.75)
+
+
+def test_the_newest_of_many_durations_counts_for_a_fifth() -> None:
+    mean = Smoothed()
+    mean.add(1.0)
+    assert mean.value_s == 1.0
+    mean.add(2.0)
+    assert mean.value_s == pytest.approx(1.2)
