@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import Tensor
 
 from .model.speech_model import SpeechModel
@@ -9,8 +11,20 @@ from .model.talker import Rows
 from .slot_state import RING_FRAMES, SlotState
 
 
+class Frame(Protocol):
+    """One frame for the rows of a batch, made of device operations only."""
+
+    reads_length: bool
+    """Whether `length` changes what is computed; if not, one graph serves all lengths."""
+
+    def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
+        """See `PlainFrame`."""
+
+
 class PlainFrame:
     """Talker, sampler and code predictor in plain torch. No shape and no branch depends on what tensors hold."""
+
+    reads_length = True
 
     def __init__(self, model: SpeechModel, state: SlotState) -> None:
         self._model, self._state = model, state
@@ -23,8 +37,7 @@ class PlainFrame:
         `length` positions. Rows that are not active stand in the spare slot, as often as needed.
         """
         state, talker = self._state, self._model.talker
-        rows = Rows(slots, state.next[slots], length)
-        hidden, logits = talker.step(state.frame[slots] + talker.text(text), state.cache, rows)
+        hidden, logits = self._talk(state.frame[slots] + talker.text(text), slots, length)
         codes = self._draw(hidden, logits, slots, active)
         state.frame.index_copy_(0, slots, talker.codes(codes))
         # The last sample of a job is its end, which no codebook knows; what becomes of it is never heard.
@@ -33,6 +46,10 @@ class PlainFrame:
         state.next.index_add_(0, slots, count)
         state.made.index_add_(0, slots, count)
         return codes
+
+    def _talk(self, inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        state = self._state
+        return self._model.talker.step(inputs, state.cache, Rows(slots, state.next[slots], length))
 
     def _draw(self, hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         state = self._state

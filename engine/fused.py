@@ -1,4 +1,4 @@
-"""One frame for a batch of slots in fused kernels: what `PlainFrame` computes, in some 560 launches and 5 a layer."""
+"""One frame for a batch of slots in fused kernels: what `PlainFrame` computes, in five launches a layer."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ _WIDTH = 512  # columns that one program of `begin_frame` and `end_frame` handle
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one step: slots [B], text ids [B], active [B]."""
+    """The rows of one step: slots [B], where each one's text stands in a table of embeddings, active [B]."""
 
     slots: Tensor
-    text_ids: Tensor
+    text_table: Tensor
+    text_rows: Tensor
     active: Tensor
 
 
 class FusedFrame:
-    """Device operations only, of static shapes. Wants the folded text table on the device."""
+    """Device operations only, of static shapes. Wants text table and predictor table folded."""
 
     def __init__(self, model: SpeechModel, state: SlotState) -> None:
         self._model, self._state = model, state
         talker, predictor = model.talker, model.code_predictor
         assert talker.text.folded, "the text table must be folded first"
+        self._counting = torch.arange(state.predictor.layers[0].keys.shape[0], device=talker.head.weight.device)
         self._last_code = model.config.codec.decoder.codebook_size - 1
         self._launch = launch = Launch.on(talker.head.weight.device)
         self._talker = [FusedLayer.of(layer, launch) for layer in talker.layers]
@@ -55,18 +57,22 @@ class FusedFrame:
         self._table = predictor.codes.weight if predictor.projected is None else predictor.projected
         assert self._project is None or predictor.projected is not None, "the predictor's table must be folded first"
 
-    def __call__(self, slots: Tensor, text_ids: Tensor, active: Tensor, length: int) -> Tensor:
-        """The next frame of slots [B], whose next text ids are text_ids [B]: codes [B, 16].
+    reads_length = False
 
-        Rows that only fill the batch are not `active` and have the spare slot. `length` is not needed: attention reads
-        as far as each slot has come.
-        """
-        batch = Batch(slots, text_ids, active)
+    def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
+        """See `PlainFrame`. Attention reads as far as each slot has come, whatever `length` says."""
+        batch = self.batch(slots, text, active)
         x = self.talker(batch)
         codes, first = self._first_code(x, batch)
         self._later_codes(first, codes, batch)
         self._finish(codes, batch)
         return codes
+
+    def batch(self, slots: Tensor, text: Tensor, active: Tensor) -> Batch:
+        """Text ids [B], or their embeddings [B, H], as the kernels take them."""
+        if text.is_floating_point():
+            return Batch(slots, text, self._counting[: len(slots)], active)
+        return Batch(slots, self._model.talker.text.table, text, active)
 
     def talker(self, batch: Batch) -> Tensor:
         """The talker's last layer's output [B, H], before its final norm."""
@@ -74,13 +80,21 @@ class FusedFrame:
         rows, width = len(batch.slots), frame.shape[1]
         x = frame.new_empty(rows, width)
         begin_frame[(rows, triton.cdiv(width, _WIDTH))](
-            frame, self._model.talker.text.table, batch.slots, batch.text_ids, x,
+            frame, batch.text_table, batch.slots, batch.text_rows, x,
             WIDTH=width, BLOCK_W=_WIDTH, **self._launch.options,
         )  # fmt: skip
         cache = state.cache
         for layer, kept in zip(self._talker, cache.layers, strict=True):
             layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next))
         return x
+
+    def first_scores(self, hidden: Tensor, code0: Tensor) -> Tensor:
+        """What `CodePredictor.first` computes: hidden [B, H], codes [B] → logits [B, V] of group 1."""
+        inputs = (self._model.code_predictor.project(hidden), F.embedding(code0, self._table))
+        x = torch.stack(inputs, dim=1).flatten(0, 1)  # [2 · B, P]
+        self._pass(x, 0, 2)
+        last = x.view(len(code0), 2, -1)[:, 1].contiguous()
+        return self._heads[0](last, x.new_empty(len(code0), self._heads[0].weight.shape[0]))
 
     def _first_code(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Group 0 in codes [B, 16], and the code predictor's first two inputs [2 · B, P]."""
@@ -107,7 +121,7 @@ class FusedFrame:
         """Groups 1 to 15, in passes over the predictor's layers."""
         rows, groups = codes.shape
         self._pass(x, 0, 2)
-        x = x.view(rows, 2, -1)[:, 1]
+        x = x.view(rows, 2, -1)[:, 1].contiguous()
         for group in range(1, groups):
             self._draw(x, codes, batch, group)
             if group < groups - 1:

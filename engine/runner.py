@@ -10,14 +10,16 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .frame import PlainFrame
+from .codec import Codec, PlainCodec, Snapshot, in_steps
+from .frame import Frame, PlainFrame
+from .graphs import CodecGraphs, FrameGraphs
 from .model.speech_model import SpeechModel
-from .model.streaming import CodecSnapshot
 from .model.talker import Rows
 from .prefixes import PrefixStore
 from .prompt import Position, Prompt, ReferenceFrame, SpeakerVector
@@ -48,7 +50,7 @@ class Entry:
     voice: VoiceVectors
     sampling: SamplingParams
     seed: int
-    primed: CodecSnapshot | None = None
+    primed: Snapshot | None = None
 
     @property
     def first_text(self) -> int:
@@ -106,10 +108,11 @@ class Runner:
         self.lag = int(on_gpu) if lag is None else lag
         self.frame_samples = model.decoder.frame_samples
         self.prefixes: PrefixStore[Tensor] = PrefixStore()
-        self._state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
-        self.decode_frames = self._state.codec.max_step_frames
-        self._frame = PlainFrame(model, self._state)
-        self._columns = torch.arange(RING_FRAMES, device=self.device)
+        self.state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
+        self.frame: Frame = PlainFrame(model, self.state)
+        self.codec: Codec = PlainCodec(model.decoder, slots + 1)
+        self.frame_graphs: FrameGraphs | None = None
+        self.codec_graphs: CodecGraphs | None = None
         self._buffers = HostBuffers(pinned=on_gpu)
         self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
         self._frame_done: torch.cuda.Event | None = None
@@ -119,6 +122,11 @@ class Runner:
         self._next = [0] * (slots + 1)  # position of the next input
         self._made = [0] * (slots + 1)  # frames ever launched
         self._decoded = [0] * (slots + 1)  # frames ever launched or given up, for the codec
+
+    @property
+    def decode_frames(self) -> int:
+        """The most frames of one `decode`."""
+        return self.codec.sizes[0]
 
     def room(self, slot: int) -> int:
         """How many positions a slot has left."""
@@ -141,7 +149,7 @@ class Runner:
 
     def _put_prefix(self, entry: Entry) -> None:
         """Copy the prefix's keys and values, or make them. Alone in a batch, so that they are always the same bits."""
-        prompt, cache = entry.prompt, self._state.cache
+        prompt, cache = entry.prompt, self.state.cache
         count = len(prompt.prefix)
         if not count:
             return
@@ -167,10 +175,10 @@ class Runner:
         index = self._index(slots)
         end = start + inputs.shape[1]
         rows = Rows(index, torch.full_like(index, start), self._length(end))
-        self.model.talker(inputs, self._state.cache, rows)
+        self.model.talker(inputs, self.state.cache, rows)
 
     def _settle(self, entry: Entry) -> None:
-        state, slot = self._state, entry.slot
+        state, slot = self.state, entry.slot
         last = len(entry.prompt.head) - 1
         assert not isinstance(entry.prompt.head[last].codec, SpeakerVector | None), entry.prompt.head[last]
         state.frame[slot] = self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
@@ -178,11 +186,11 @@ class Runner:
         state.sampler.join(slot, entry.sampling, entry.seed)
         self._next[slot] = last
         self._decoded[slot] = self._made[slot]
-        with self._beside():
+        with self.beside():
             if entry.primed is None:
-                state.codec.reset(self._index([slot]))
+                self.codec.reset(self._index([slot]))
             else:
-                state.codec.restore(slot, entry.primed)
+                self.codec.restore(slot, entry.primed)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
@@ -197,16 +205,18 @@ class Runner:
         length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
         self._keep_ring()
-        codes = self._make_frame(index, text, index < self.slots, self._length(length))
+        codes = self._make_frame(index, text, length)
         self._mark_frame()
         for slot in slots:
             self._next[slot] += 1
             self._made[slot] += 1
         return Made(Arrival(codes, self._buffers), len(slots))
 
-    def _make_frame(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
-        """Slots, text ids (or rows) and activity of a padded batch → codes [B, 16]."""
-        return self._frame(slots, text, active, length)
+    def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
+        """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
+        if self.frame_graphs and (graph := self.frame_graphs.find(len(slots), positions)):
+            return graph(slots, text)
+        return self.frame(slots, text, slots < self.slots, self._length(positions))
 
     def _mark_frame(self) -> None:
         self._launches += 1
@@ -227,22 +237,26 @@ class Runner:
         assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
         fill = self._batch(len(slots)) - len(slots)
         starts = [*(self._decoded[slot] % RING_FRAMES for slot in slots), *[0] * fill]
-        with self._beside():
+        with self.beside():
             if self._side is not None and self._frame_done is not None:
                 self._side.wait_event(self._frame_done)
             index, first = upload([[*slots, *[self.slots] * fill], starts], self.device)
             wave = self._make_wave(index, first, frames)
             self._mark_read()
-            arrival = Arrival(wave.float(), self._buffers)
+            arrival = Arrival(wave, self._buffers)
         for slot in slots:
             self._decoded[slot] += frames
         return Wave(arrival, len(slots))
 
     def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
         """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""
-        places = (starts.unsqueeze(1) + self._columns[:frames]) % RING_FRAMES
-        codes = self._state.codes[slots.unsqueeze(1), places]  # [B, frames, 16]
-        return self.model.decoder.step(codes.mT, slots, self._state.codec)
+        waves = []
+        for size in in_steps(frames, self.codec.sizes):
+            graph = self.codec_graphs.find(len(slots), size) if self.codec_graphs else None
+            step = graph or partial(self.codec.step, self.state.codes, frames=size)
+            waves.append(step(starts, slots))
+            starts = starts + size
+        return waves[0] if len(waves) == 1 else torch.cat(waves, dim=1)
 
     def _mark_read(self) -> None:
         if self._side is not None:
@@ -251,17 +265,14 @@ class Runner:
             self._reads.append((self._launches, read))
 
     @torch.inference_mode()
-    def prime(self, codes: Tensor) -> CodecSnapshot:
+    def prime(self, codes: Tensor) -> Snapshot:
         """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
         if self._side is not None:  # the codes may just have been made on a GPU
             self._side.wait_stream(torch.cuda.current_stream(self.device))
-        with self._beside():
-            spare = self._index([self.slots])
-            self._state.codec.reset(spare)
-            self.model.decoder.step(send(codes.T[None], self.device), spare, self._state.codec)
-            return self._state.codec.snapshot(self.slots)
+        with self.beside():
+            return self.codec.prime(send(codes, self.device))
 
-    def _beside(self) -> AbstractContextManager[object]:
+    def beside(self) -> AbstractContextManager[object]:
         """The codec's stream. Its state and the snapshots of it are touched there only."""
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
@@ -303,15 +314,15 @@ class Runner:
         return bucket(rows) if self.lag else rows
 
     def _length(self, positions: int) -> int:
-        return min(self._state.cache.max_positions, -(-positions // LENGTH_STEP) * LENGTH_STEP)
+        return min(self.state.cache.max_positions, -(-positions // LENGTH_STEP) * LENGTH_STEP)
 
     def _reserve(self, positions: int) -> None:
         """Make the cache long enough. It moves then, which only a `first_positions` asks for."""
-        size = self._state.cache.max_positions
+        size = self.state.cache.max_positions
         while size < positions:
             size = min(2 * size, self.max_positions)
-        if size > self._state.cache.max_positions:
-            self._state.cache = self.model.talker.enlarged(self._state.cache, size)
+        if size > self.state.cache.max_positions:
+            self.state.cache = self.model.talker.enlarged(self.state.cache, size)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return upload(numbers, self.device)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .model.code_predictor import CodePredictorCache
 from .model.speech_model import SpeechModel
-from .model.streaming import CodecState
 from .model.talker import TalkerCache
 from .sampling import CodeRules, Sampler, SamplerLimits
 
@@ -32,7 +31,6 @@ class SlotState:
     cache: TalkerCache
     predictor: CodePredictorCache
     sampler: Sampler
-    codec: CodecState
     frame: Tensor  # [slots + 1, H] embedding of each slot's last frame, the codec part of its next input
     next: Tensor  # [slots + 1] int64 position of the next input
     made: Tensor  # [slots + 1] int64 frames ever made in the slot, whoever had it
@@ -54,7 +52,6 @@ class SlotState:
             cache=model.talker.allocate(rows, positions),
             predictor=model.code_predictor.allocate(bucket(slots)),
             sampler=Sampler(rows, rules, SamplerLimits(), device),
-            codec=model.decoder.allocate(rows),
             frame=weight.new_zeros(rows, weight.shape[1]),
             next=torch.zeros(rows, dtype=torch.int64, device=device),
             made=torch.zeros(rows, dtype=torch.int64, device=device),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..caches import keep_compiled
 from ..hub import DownloadInterrupted, find_checkpoint
 from ..languages import PromptError, resolve_language
 from ..messages import Chunk, Done, Event, Failed, Started, Synthesize, Voice, Voices
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 LOOK_INTERVAL_S = 1.0
 WARM_UP_FRAMES = 32
+WARM_VOICES = 64
 NO_MEMORY = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr")
 REMEDY = "pip install 'qwentts-daemon[engine]'"
@@ -84,9 +87,11 @@ class Qwen3Backend:
             directory = self._find()
             self._roster = read_roster(self._card, self._folder)
             self._require_voices()
+            keep_compiled(os.environ)
             from .qwen3_loading import open_engine
 
             self._opened = open_engine(directory, self._model)
+            self.capacity = self._opened.pace.capacity
             self._read_folder()
             self._warm_up()
             took_s = time.monotonic() - began_s
@@ -114,25 +119,28 @@ class Qwen3Backend:
         )
 
     def _warm_up(self) -> None:
-        """Let a GPU choose and load its kernels before anybody waits for them."""
+        """Let a GPU load what it needs, and read the voices' prompts, before anybody waits for them."""
         opened = self._ready()
-        if not (opened.on_gpu and self._roster.voices):
+        if not opened.on_gpu:
             return
         try:
-            utterance = self._utterance(Synthesize(0, self._roster.voices[0].id))
+            for place, voice in enumerate(self._roster.voices[:WARM_VOICES]):
+                self._speak_unheard(voice.id, 1 if place else WARM_UP_FRAMES)
         except JobError as error:
             raise BackendError(f"{self._model.name}: {error}") from error
-        opened.engine.add(0, utterance)
-        opened.engine.append_text(0, "One, two, three, four, five.")
-        opened.engine.end_text(0)
-        try:
-            for _ in range(WARM_UP_FRAMES):
-                opened.engine.step()
         except opened.out_of_memory as error:
             raise BackendError(f"{self._model.name}: not enough GPU memory to speak; lower engine.max_jobs") from error
-        opened.engine.cancel(0)
-        while opened.engine.busy:
-            opened.engine.step()
+
+    def _speak_unheard(self, voice: str, frames: int) -> None:
+        engine = self._ready().engine
+        engine.add(0, self._utterance(Synthesize(0, voice)))
+        engine.append_text(0, "One, two, three, four, five.")
+        engine.end_text(0)
+        for _ in range(frames):
+            engine.step()
+        engine.cancel(0)
+        while engine.busy:
+            engine.step()
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
@@ -244,16 +252,19 @@ class Qwen3Backend:
 
     def _planned(self, request: Synthesize, voice: FolderVoice | None) -> Utterance:
         from ..core import Utterance
+        from ..runner import VoiceVectors
 
         opened = self._ready()
         planner, language = opened.loaded.planner, request.language
+        vectors, primed = VoiceVectors(), None
         if voice is None:
             plan = planner.custom_voice(request.voice, language, _instruct(request, None))
-            return Utterance(plan, opened.sampling)
-        if voice.kind == "design":
-            return Utterance(planner.voice_design(_instruct(request, voice), language), opened.sampling)
-        prompt, primed = opened.clones.prompt(voice.name), opened.clones.primed(voice.name)
-        return Utterance(planner.clone(prompt.clone, language), opened.sampling, prompt.vectors, primed)
+        elif voice.kind == "design":
+            plan = planner.voice_design(_instruct(request, voice), language)
+        else:
+            prompt, primed = opened.clones.prompt(voice.name), opened.clones.primed(voice.name)
+            plan, vectors = planner.clone(prompt.clone, language), prompt.vectors
+        return Utterance(plan, opened.sampling, vectors, primed, trim_silence=self._model.trim_silence)
 
     def _look_at_folder(self, send: Callable[[Event], None]) -> None:
         """Read the folder again once it has changed and then been still for one look: nobody copies in an instant."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..acceleration import Pace, Wanted, accelerate
 from ..checkpoint import LoadOptions, read_config
 from ..choice import has_gpu
 from ..cloned_voices import ClonedVoices
@@ -41,6 +42,7 @@ class Opened:
     sampling: SamplingParams
     description: str
     on_gpu: bool
+    pace: Pace
     out_of_memory: type[Exception] = torch.cuda.OutOfMemoryError
 
     def free_memory(self) -> None:
@@ -63,12 +65,22 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
         loaded = load_checkpoint(directory, options)
         sampling = resolve_sampling(settings.sampling, loaded.generation)
         runner = Runner(loaded.model, settings.max_jobs, _positions(loaded.model.config, options, settings.max_jobs))
+        wanted = Wanted(settings.kernels, settings.cuda_graphs, half_codec=settings.codec_dtype != "float32")
+        pace = accelerate(runner, wanted)
     where = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU"
     seconds = runner.max_positions * runner.frame_samples / SAMPLE_RATE
     description = (
-        f"{settings.name} on {where}, {str(options.dtype).removeprefix('torch.')}, {settings.max_jobs} jobs "
-        f"of {runner.max_positions} positions ({seconds:.0f} s of speech)"
+        f"{settings.name} on {where}, {str(options.dtype).removeprefix('torch.')}, {pace.kernels} kernels, "
+        f"{pace.capacity} jobs of {runner.max_positions} positions ({seconds:.0f} s of speech)"
     )
+    if pace.step_s:
+        steps = ", ".join(f"{rows}: {step_s * 1000:.1f}" for rows, step_s in pace.step_s.items())
+        log.info("%s: ms for 80 ms of speech of so many jobs: %s", settings.name, steps)
+    if pace.capacity < settings.max_jobs:
+        log.warning(
+            "%s: this GPU speaks %d jobs at once in real time, not engine.max_jobs %d; more wait their turn",
+            settings.name, pace.capacity, settings.max_jobs,
+        )  # fmt: skip
     return Opened(
         loaded=loaded,
         engine=Engine(runner, loaded.tokenizer),
@@ -76,6 +88,7 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
         sampling=sampling,
         description=description,
         on_gpu=options.device != "cpu",
+        pace=pace,
     )
 
 
@@ -84,7 +97,7 @@ def _options(directory: Path, settings: ModelSettings) -> LoadOptions:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     codec_dtype = torch.float32 if settings.codec_dtype == "auto" else _DTYPES[settings.codec_dtype]
-    options = LoadOptions(device=device, dtype=dtype, codec_dtype=codec_dtype)
+    options = LoadOptions(device=device, dtype=dtype, codec_dtype=codec_dtype, fold_text=device != "cpu")
     free = free_bytes(device)
     if free is None or plan(read_config(directory), _widths(options), free, settings.max_jobs).text_table_on_gpu:
         return options

@@ -9,14 +9,15 @@ import torch
 import triton
 from torch import Tensor
 
+from ..codec import in_steps
 from ..model.attention import rotary_frequencies
 from ..model.codec_decoder import CodecDecoder
 from .codec_conv import KEPT, Conv, Rows, convolve
 from .codec_frames import attend_ring, begin_step, mix_depthwise
 from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pack
 
-LONGEST_STEP = 8
-"""Frames; the attention's ring has room for no more."""
+SIZES = (8, 4, 2, 1)
+"""Frames of a step; the attention's ring has room for no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class FusedCodec:
     Snakes and the residual streams are float32. A slot given twice in one step is undefined. Use it under the device.
     """
 
+    sizes = SIZES
+
     def __init__(
         self, decoder: CodecDecoder, slots: int, dtype: torch.dtype = torch.float16, device: torch.device | str = "cuda"
     ) -> None:
@@ -56,7 +59,7 @@ class FusedCodec:
         self.config, self.frame_samples, self.dtype, self.device = decoder.config, decoder.frame_samples, dtype, device
         self.weights = pack(decoder, dtype, device)
         self.frequencies = rotary_frequencies(t.head_dim, t.rope_theta, device).double() / (2 * pi)  # turns a frame
-        self.ring = (self.config.window_frames - 1 + LONGEST_STEP + 7) // 8 * 8
+        self.ring = (self.config.window_frames - 1 + SIZES[0] + 7) // 8 * 8
         self.history = torch.zeros(slots + 1, 2, self.weights.floats, dtype=dtype, device=device)
         shape = (t.layers, slots + 1, t.heads, self.ring, t.head_dim)
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
@@ -69,7 +72,7 @@ class FusedCodec:
         codes [slots + 1, R, 16] int64 is a ring a slot, whose frames from starts [B] on are taken. Waits for nothing,
         so that it can be captured; whatever it allocates is the graph's.
         """
-        assert 1 <= frames <= LONGEST_STEP, frames
+        assert 1 <= frames <= SIZES[0], frames
         step, latents = self._begin(codes, starts, slots, frames)
         x = self._transform(self._out(self.weights.pre_conv, latents, step), step)
         for stage in self.weights.stages:
@@ -88,6 +91,18 @@ class FusedCodec:
         self.frames.index_fill_(0, slots, 0)
 
     @torch.no_grad()
+    def prime(self, codes: Tensor) -> FusedSnapshot:
+        """The state after a reference's codes [frames, 16], made in the spare slot."""
+        spare = torch.full((1,), len(self.frames) - 1, device=codes.device)
+        self.reset(spare)
+        ring = codes.expand(len(self.frames), *codes.shape).contiguous()
+        start = torch.zeros_like(spare)
+        for frames in in_steps(len(codes), self.sizes):
+            self.step(ring, start, spare, frames)
+            start = start + frames
+        return self.snapshot(len(self.frames) - 1)
+
+    @torch.no_grad()
     def snapshot(self, slot: int) -> FusedSnapshot:
         """A copy of one slot's state."""
         history = self.history[slot].index_select(0, self.turns[slot : slot + 1])[0]
@@ -96,8 +111,9 @@ class FusedCodec:
         )
 
     @torch.no_grad()
-    def restore(self, slot: int, snapshot: FusedSnapshot) -> None:
+    def restore(self, slot: int, snapshot: object) -> None:
         """Make one slot continue where the snapshot was taken, of this codec or of one like it."""
+        assert isinstance(snapshot, FusedSnapshot), type(snapshot)
         self.history[slot] = snapshot.history
         self.keys[:, slot], self.values[:, slot] = snapshot.keys, snapshot.values
         self.frames[slot] = snapshot.frames

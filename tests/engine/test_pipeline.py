@@ -259,14 +259,14 @@ def test_rows_that_fill_a_batch_leave_every_slot_alone() -> None:
     speaker = Speaker(slots=3, lag=1)
     speaker.start(1, TEXTS[0])
     speaker.engine.step()
-    before = kept(speaker.runner._state)
+    before = kept(speaker.runner.state)
     speaker.start(2, TEXTS[1])
     speaker.start(3, TEXTS[2])
     speaker.engine.hold(1, True)
     speaker.engine.step()
     speaker.engine.hold(2, True)
     speaker.engine.step()
-    for old, new in zip(before, kept(speaker.runner._state), strict=True):
+    for old, new in zip(before, kept(speaker.runner.state), strict=True):
         assert torch.equal(old, new)
 
 

@@ -72,9 +72,9 @@ def test_a_warm_prefix_is_the_same_bits_as_a_cold_one() -> None:
     enter(runner, speaker, 1, "vivian")
     assert enter(runner, speaker, 2) == read
     assert len(runner.prefixes) == 2
-    kv = runner._state.cache.kv
+    kv = runner.state.cache.kv
     assert torch.equal(kv[:, :, 0, :, :read], kv[:, :, 2, :, :read])
-    assert torch.equal(runner._state.frame[0], runner._state.frame[2])
+    assert torch.equal(runner.state.frame[0], runner.state.frame[2])
     assert not torch.equal(kv[:, :, 1, :, :read], kv[:, :, 2, :, :read])
 
 
@@ -84,6 +84,6 @@ def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
     runner.prefixes = PrefixStore(max_bytes=0)
     read = enter(runner, speaker, 0)
     enter(runner, speaker, 2)
-    kv = runner._state.cache.kv
+    kv = runner.state.cache.kv
     assert len(runner.prefixes) == 0
     assert torch.equal(kv[:, :, 0, :, :read], kv[:, :, 2, :, :read])

@@ -1,0 +1,77 @@
+"""CUDA graphs of frames and codec steps: captured once before anybody speaks, replayed ever after.
+
+The graphs of one kind share their memory, for they run one after another on one stream; each keeps its own output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A captured call of two tensors of fixed shape; the result is overwritten by the next call."""
+
+    inputs: tuple[Tensor, Tensor]
+    output: Tensor
+    replay: Callable[[], None]
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        for mine, new in zip(self.inputs, given, strict=True):
+            mine.copy_(new)
+        self.replay()
+        return self.output
+
+
+class _Captures:
+    """Graphs by batch size and one more number.
+
+    Each kind is captured on a stream of its own, for libraries keep a workspace for each stream, and two kinds run at
+    the same time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._graphs: dict[tuple[int, int], Graph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, Tensor], run: Run) -> None:
+        """Capture run(*inputs), which is called once before so that everything is compiled and loaded."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            run(*inputs)
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            output = run(*inputs)
+        self._graphs[key] = Graph(inputs, output, graph.replay)
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+
+class FrameGraphs(_Captures):
+    """Frames by batch size and positions that attention reads; 0 where a frame does not care."""
+
+    def find(self, rows: int, positions: int) -> Graph | None:
+        """The first captured graph for so many rows that reads at least so many positions: capture the short first."""
+        fitting = (
+            graph
+            for (size, length), graph in self._graphs.items()
+            if size == rows and (length == 0 or length >= positions)
+        )
+        return next(fitting, None)
+
+
+class CodecGraphs(_Captures):
+    """Codec steps by batch size and frames."""
+
+    def find(self, rows: int, frames: int) -> Graph | None:
+        """The graph for so many rows and frames."""
+        return self._graphs.get((rows, frames))
