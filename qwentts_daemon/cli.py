@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, client, engine_setup, logs, trial
-from .config import ENV_CONFIG, Config, check_language, load, voices_dir
+from .config import ENV_CONFIG, load, voices_dir
 from .daemon import program_uri, serve
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
+from .sections import Config, check_language
 
 DEFAULT_COMMAND = "run"
 SYSTEM_CONFIG = Path("/etc/qwentts/config.yaml")

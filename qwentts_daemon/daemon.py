@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from .admission import Admission
-from .config import Config, Voices
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
+from .sections import Config, Voices
 from .session import Speaker
 from .voices import Catalogue
 from .worker_client import Limits, WorkerClient

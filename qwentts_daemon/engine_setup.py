@@ -19,8 +19,9 @@ from engine.model.config import CheckpointError
 from engine.settings import ModelSettings, Settings
 
 from . import __version__
-from .config import Config, voices_dir
+from .config import voices_dir
 from .errors import StartError
+from .sections import Config
 
 EMBEDDED = "espeak"
 REMEDY = "pip install 'qwentts-daemon[engine]'"

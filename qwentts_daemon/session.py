@@ -12,9 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from .admission import Priority
-from .config import Audio, Text
 from .errors import Code, QwenTtsError, SpeechError
 from .jobs import Job, Request
+from .sections import Audio, Text
 from .text import Cleaning, Segmenter, separator
 from .worker_pool import WorkerPool
 

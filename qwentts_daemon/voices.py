@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .config import Voices
 from .errors import Code, ConfigError, SpeechError
 from .jobs import Request
+from .sections import Voices
 
 
 class EngineVoice(Protocol):

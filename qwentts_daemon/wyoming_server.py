@@ -20,8 +20,8 @@ from wyoming.event import Event
 from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
-from .config import Wyoming
 from .errors import Code, SpeechError, WireError
+from .sections import Wyoming
 from .session import Reply, Speaker
 from .voices import Catalogue
 from .wyoming_info import info_bytes

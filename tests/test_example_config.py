@@ -4,7 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from qwentts_daemon.config import Config, load
+from qwentts_daemon.config import load
+from qwentts_daemon.sections import Config
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"
 

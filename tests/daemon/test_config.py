@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwentts_daemon.config import Config, load
+from qwentts_daemon.config import load
 from qwentts_daemon.errors import ConfigError
+from qwentts_daemon.sections import Config
 
 
 def written(tmp_path, text):

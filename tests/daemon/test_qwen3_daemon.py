@@ -11,8 +11,8 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
-from qwentts_daemon.config import Audio, Text
 from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.sections import Audio, Text
 from qwentts_daemon.session import Speaker
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
@@ -137,7 +137,8 @@ async def test_voices_are_listed_and_covered_for_while_the_model_loads(tmp_path)
         assert "ryan" in await voices_of(process)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
         (tmp_path / "gate").touch()
-        process.wait_for(rf"{WORKER} is ready: .* on CPU, float32, \d jobs of 4096 positions .328 s of speech., after ")
+        described = r".* on CPU, float32, plain kernels, \d jobs of 4096 positions .328 s of speech., after "
+        process.wait_for(rf"{WORKER} is ready: {described}")
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == RATE
 
 

@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.messages import Voice
-from qwentts_daemon.config import Voices
 from qwentts_daemon.errors import Code, ConfigError, SpeechError
 from qwentts_daemon.jobs import Request
+from qwentts_daemon.sections import Voices
 from qwentts_daemon.voices import Catalogue, best_voice, match_language
 
 RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)

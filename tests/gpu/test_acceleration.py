@@ -5,8 +5,6 @@ python -m pytest tests/gpu/test_acceleration.py -m gpu -s
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
