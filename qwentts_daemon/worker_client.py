@@ -148,7 +148,7 @@ class WorkerClient:
         arguments = (self._settings, commands_reader, events_writer, os.getpid())
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
-        self.pid = process.pid
+        self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
         commands_reader.close()
         events_writer.close()
         try:
@@ -158,7 +158,7 @@ class WorkerClient:
             self.pid, self.ready = None, False
             self._admission.set_capacity(self.lane, 0)
             self._lose_jobs()
-            await _end(process)
+            await _end(process, handle)
 
     @contextlib.asynccontextmanager
     async def _connected(self, commands: Connection, events: Connection) -> AsyncIterator[asyncio.StreamReader]:
@@ -230,11 +230,29 @@ class WorkerClient:
         self._jobs.clear()
 
 
-async def _end(process: BaseProcess) -> None:
-    """Give the process a moment to go, then insist. Its heart may have stopped, so only SIGKILL is sure."""
+async def _end(process: BaseProcess, handle: int) -> None:
+    """Give the process a moment to go, then insist. Its heart may have stopped, so only SIGKILL is sure.
+
+    `handle` is its pidfd: it tells the end without a thread that waits, two of which would take it from each other.
+    """
     try:
-        await asyncio.to_thread(process.join, STOP_TIMEOUT_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await _gone(handle)
     finally:  # also when the daemon stops meanwhile: multiprocessing would wait for a living child at exit, for ever
         process.kill()
-        await asyncio.to_thread(process.join)
+        await _gone(handle)
+        os.close(handle)
+        process.join()
         process.close()
+
+
+async def _gone(handle: int) -> None:
+    """Wait until the process behind a pidfd has ended."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(handle)
