@@ -14,7 +14,7 @@ MODEL ?=
 COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
-.PHONY: demo run test parity lint bench clean
+.PHONY: demo run test kernels parity lint bench clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -25,6 +25,11 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 test: $(VENV)/test.installed
 	@sh tests/system_packages.sh mosquitto
 	@$(BIN)/python -m pytest
+
+# The GPU's kernels, computed by Triton's interpreter: some minutes.
+kernels: $(VENV)/test.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
+	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed
