@@ -96,7 +96,7 @@ def _choose(runner: Runner, wanted: Wanted) -> str:
         if reason is None:
             return "fused"
         log.warning("no fused kernels, speech is made more slowly: %s", reason)
-    elif wanted.codec_alone and (reason := _use_fused_codec(runner)):
+    if wanted.codec_alone and (reason := _use_fused_codec(runner)):
         log.warning("no fused codec, sound is made more slowly: %s", reason)
     if wanted.kernels == "compiled":
         runner.frame = CompiledFrame(runner.model, runner.state, wanted.inductor_mode)

@@ -28,9 +28,6 @@ from .window_decoder import WindowDecoder
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
 
-OPTIMIZED_POSITIONS = 4096
-"""Graphs need memory that does not move: so much for each slot, prompt and speech, unless `max_positions` says more."""
-
 Chunks: TypeAlias = Generator[tuple[Samples, int], None, None]
 ChunkLists: TypeAlias = Generator[tuple[list[Samples], int], None, None]
 
@@ -212,6 +209,25 @@ class Qwen3TTSModel(WholeSpeech):
         given = {"instruct": instruct, "language": language}
         return self._batch(texts, self._designs(len(texts), given, not non_streaming_mode), options, sampling)
 
+    def batch_stream_generate_pcm(
+        self,
+        text: list[str],
+        *,
+        voice_clone_prompt: Any = None,
+        speaker: Batch | None = None,
+        instruct: str | list[str | None] | None = None,
+        **kwargs: Any,
+    ) -> ChunkLists:
+        """Stream several texts from whatever kind of checkpoint this is, as `stream_generate_pcm` does one."""
+        given = {"voice_clone_prompt": voice_clone_prompt, "speaker": speaker, "instruct": instruct}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
+        streams: dict[str, Callable[..., ChunkLists]] = {
+            "base": self.batch_stream_generate_voice_clone,
+            "custom_voice": self.batch_stream_generate_custom_voice,
+            "voice_design": self.batch_stream_generate_voice_design,
+        }
+        return streams[self.kind](text, **kwargs)
+
     # --- speed --------------------------------------------------------------------------------------------------
 
     def enable_streaming_optimizations(
@@ -231,9 +247,9 @@ class Qwen3TTSModel(WholeSpeech):
         """Make this model as fast as its GPU allows, and return it; call it while nothing is being spoken.
 
         What each option does stands at `Optimizations`. The way that comes of it is checked against the plain one
-        before it is used. Memory is then fixed: 4096 positions for each of `slots`, or `max_positions`. On a CPU
-        nothing is compiled or captured, which is logged. Raises ValueError for values and combinations that cannot be;
-        RuntimeError while a stream is open.
+        before it is used. Memory is then fixed: `max_positions` for each of `slots`, by default 4096 or what fits, so
+        that speech beyond it ends with a fade. On a CPU nothing is compiled or captured, which is logged. Raises
+        ValueError for values and combinations that cannot be, MemoryError, and RuntimeError while a stream is open.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         options = Optimizations(**given)
@@ -277,8 +293,7 @@ class Qwen3TTSModel(WholeSpeech):
         return WindowDecoder.on(self._options.sound_device(self.device), self._model.decoder)
 
     def _optimize(self, options: Optimizations) -> None:
-        positions = min(self._options.max_positions or OPTIMIZED_POSITIONS, self._room)
-        self._drive(optimized_runner(self._model, options, self._options.slots, positions))
+        self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
         if options.use_codebook_cuda_graph:
             self.capture_codebook_cuda_graph()
 

@@ -52,8 +52,8 @@ class WholeSpeech:
         self._loaded, self._options = loaded, options
         self._model, self._planner = loaded.model, loaded.planner
         self._rate = loaded.model.config.codec.sample_rate
-        self._room = min(options.max_positions or loaded.model.config.talker.max_positions,
-                         loaded.model.config.talker.max_positions)  # fmt: skip
+        room = loaded.model.config.talker.max_positions
+        self._room = min(options.max_positions or room, room)
         first = options.max_positions or FIRST_POSITIONS
         self._drive(Runner(loaded.model, options.slots, self._room, first))
 

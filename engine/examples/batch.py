@@ -23,15 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", nargs="+", default=TEXTS)
     options = parser.parse_args(arguments)
     model = opened(options)
-    speak = {
-        "base": model.batch_stream_generate_voice_clone,
-        "custom_voice": model.batch_stream_generate_custom_voice,
-        "voice_design": model.batch_stream_generate_voice_design,
-    }[model.kind]
     options.folder.mkdir(parents=True, exist_ok=True)
     waves: list[list[np.ndarray]] = [[] for _ in options.texts]
     how = {"language": options.language, "max_frames": options.max_frames, "first_chunk_emit_every": 5}
-    for chunks, _ in speak([*options.texts], **voice(model, options), **how):
+    for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **voice(model, options), **how):
         for item, chunk in enumerate(chunks):
             if chunk.size > 0:  # an item that is between its chunks, or has ended, gives an empty one
                 waves[item].append(chunk)

@@ -57,6 +57,12 @@ SIGNATURES = {
         "text": NEEDED, "speaker": NEEDED, "language": None, "instruct": None, "non_streaming_mode": False,
     },
     "stream_generate_voice_design": {"text": NEEDED, "instruct": NEEDED, "language": None, "non_streaming_mode": False},
+    "batch_stream_generate_custom_voice": {
+        "text": NEEDED, "speaker": NEEDED, "language": None, "instruct": None, "non_streaming_mode": False,
+    },
+    "batch_stream_generate_voice_design": {
+        "text": NEEDED, "instruct": NEEDED, "language": None, "non_streaming_mode": False,
+    },
     "get_supported_speakers": {},
     "get_supported_languages": {},
 }  # fmt: skip

@@ -100,7 +100,7 @@ def test_batch_into_files(kind: str, reference: Path, tmp_path: Path) -> None:
 
 def test_profile_prints_its_ways_and_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.json"
-    frames = ("--device", "cpu", "--max-frames", "2")  # each takes some thousand events
+    frames = ("--device", "cpu", "--max-frames", "1")  # each takes some thousand events
     profile.main([str(tiny_directory("custom_voice")), *frames, "--repeats", "2", "--trace", str(trace)])
     out = capsys.readouterr().out
     assert "generate_fast " in out

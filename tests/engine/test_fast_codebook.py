@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,31 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.fast_codebook import FastCodebook
-from engine.graphs import Graph
 from engine.sampling_params import SamplingError
+from tests.engine.recorded import Recorded
 from tests.engine.tiny_models import tiny_model
 
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "seed": 5}
-
-
-class Recorded:
-    """In the place of CUDA graphs on a machine without a GPU: replays by running again what was captured."""
-
-    def __init__(self) -> None:
-        self.graphs: dict[int, Graph] = {}
-        self.replays: list[int] = []
-
-    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: Callable[..., Tensor], runs: int) -> None:
-        output = run(*inputs)
-
-        def replay() -> None:
-            self.replays.append(key[0])
-            output.copy_(run(*inputs))
-
-        self.graphs[key[0]] = Graph(inputs, output, replay)
-
-    def find(self, rows: int) -> Graph | None:
-        return next((graph for size, graph in self.graphs.items() if size >= rows), None)
 
 
 @pytest.fixture(params=["1b7", "0b6"])

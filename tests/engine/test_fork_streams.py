@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import engine
+from engine.emission import TwoPhasePlan
 from engine.runner import Runner
 from engine.window_decoder import WindowDecoder
 from tests.engine.signals import sound
@@ -120,6 +123,40 @@ def test_a_windowed_text_may_come_in_pieces(frames: int) -> None:
     waves = cloned(pieces, frames=frames, emit_every_frames=8, **WINDOWED)  # type: ignore[arg-type]
     close(np.concatenate(waves), np.concatenate(cloned(frames=frames, emit_every_frames=8, **WINDOWED)))
     assert sum(map(len, waves)) == frames * 1920
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> dict[str, Any]:
+    """Any streaming parameters that are not refused."""
+    steady, first, windowed = draw(st.integers(1, 12)), draw(st.integers(0, 6)), draw(st.booleans())
+    overlap = draw(st.sampled_from([0, 64, FADE, 1920]))
+    room = -(-overlap // 1920)
+    return {
+        "emit_every_frames": steady, "first_chunk_emit_every": first, "overlap_samples": overlap,
+        "first_chunk_frames": max(first, draw(st.integers(1, 12))), "windowed_decode": windowed,
+        "decode_window_frames": steady + room + draw(st.integers(0, 30)),
+        "first_chunk_decode_window": max(first, 1) + room + draw(st.integers(0, 30)),
+        "async_decode": draw(st.booleans()), "frames": draw(st.integers(1, 14)),
+    }  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(plans(), st.booleans())
+def test_any_streaming_parameters_give_every_sample_in_the_chunks_of_the_plan(
+    plan: dict[str, Any], in_context: bool
+) -> None:
+    item, frames = prompt(1, in_context), plan["frames"]
+    waves, emission = cloned(item=item, **plan), TwoPhasePlan(
+        plan["first_chunk_emit_every"], plan["first_chunk_frames"], plan["emit_every_frames"]
+    )  # fmt: skip
+    held = plan["overlap_samples"] if plan["windowed_decode"] else 0
+    ends = [*accumulate(emission.frames(chunk) for chunk in range(frames))]
+    expected = [min(end, frames) * 1920 - (held if end < frames else 0) for end in ends]
+    arrived = [*accumulate(map(len, waves))]
+    assert arrived[-1] == frames * 1920
+    assert all(count in expected or count == frames * 1920 - held for count in arrived)
+    if not plan["windowed_decode"]:
+        close(np.concatenate(waves), np.concatenate(cloned(item=item, frames=frames)))
 
 
 # --- beside -----------------------------------------------------------------------------------------------------
