@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 
-from .api_inputs import numbered, pieces_of, spread, texts_of
+from .api_inputs import FromPretrained, numbered, pieces_of, spread, texts_of
 from .audio import AudioSource, Samples
 from .clone_prompts import VoiceClonePromptItem, items_of, voice_of
 from .fast_codebook import FastCodebook
+from .loaded import Loaded
 from .optimizations import Optimizations
 from .optimized import optimized_runner
 from .sound import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
@@ -39,6 +40,15 @@ class Qwen3TTSModel(WholeSpeech):
 
     optimizations: Optimizations | None = None
     """What `enable_streaming_optimizations` was told last."""
+    code_predictor: FastCodebook
+    """The code predictor by itself, with the seed's `generate_fast` and `capture_codebook_cuda_graph`."""
+
+    def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
+        sound_device = options.sound_device(loaded.model.talker.head.weight.device)
+        super().__init__(loaded, options)
+        self.code_predictor = FastCodebook(loaded.model.code_predictor)
+        self._windows = WindowDecoder(loaded.model.decoder)
+        self._windows_beside = WindowDecoder(loaded.model.decoder, sound_device)
 
     def stream_generate_voice_clone(
         self,
@@ -273,24 +283,10 @@ class Qwen3TTSModel(WholeSpeech):
         """Capture the paged engine's graphs before they are needed."""
         self._paged_engine()
 
-    @cached_property
-    def code_predictor(self) -> FastCodebook:
-        """The code predictor by itself, with the seed's `generate_fast` and `capture_codebook_cuda_graph`."""
-        return FastCodebook(self._model.code_predictor)
-
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _paged_engine(self) -> None:
         raise NotImplementedError("use_paged_engine=True is not supported yet; without it the audio is the same")
-
-    @cached_property
-    def _windows(self) -> WindowDecoder:
-        return WindowDecoder(self._model.decoder)
-
-    @cached_property
-    def _windows_beside(self) -> WindowDecoder:
-        """Where `async_decode` decodes."""
-        return WindowDecoder.on(self._options.sound_device(self.device), self._model.decoder)
 
     def _optimize(self, options: Optimizations) -> None:
         self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
@@ -298,8 +294,7 @@ class Qwen3TTSModel(WholeSpeech):
             self.capture_codebook_cuda_graph()
 
     def _stream(self, text: Pieces, planned: Planned, options: StreamOptions, sampling: dict[str, Any]) -> Chunks:
-        how = self._how(options, sampling)
-        return self._chunks(pieces_of(text), planned, options, how)
+        return self._chunks(pieces_of(text), planned, options, self._how(options, sampling))
 
     def _batch(
         self, texts: list[str], planned: list[Planned], options: StreamOptions, sampling: dict[str, Any]
@@ -326,15 +321,15 @@ class Qwen3TTSModel(WholeSpeech):
     def _chunk_lists(
         self, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
     ) -> ChunkLists:
-        utterances = [self._utterance(each, **self._of_item(how, item)) for item, each in enumerate(planned)]
+        sampling = how.pop("sampling")
+        utterances = [
+            self._utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
+        ]
         with closing(self.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
              closing(self._heard(rounds, planned, options)) as heard:  # fmt: skip
             for waves in heard:
                 if any(len(wave) for wave in waves):
                     yield [wave.numpy() for wave in waves], self._rate
-
-    def _of_item(self, how: dict[str, Any], item: int) -> dict[str, Any]:
-        return how | {"sampling": numbered(how["sampling"], item)}
 
     def _heard(self, rounds: Iterator[Round], planned: Sequence[Planned], options: StreamOptions) -> SoundWaves:
         """The sound of each round: the engine's, or made here as the options say."""

@@ -60,8 +60,13 @@ class FromPretrained:
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))
 
     def sound_device(self, model: torch.device) -> torch.device:
-        """Where sound is made beside the model, which lies on `model`."""
-        return model if self.codec_device is None else torch.device(_device(self.codec_device))
+        """Where sound is made beside the model, which lies on `model`. Raises ValueError for a GPU that is not."""
+        if self.codec_device is None:
+            return model
+        wanted, count = torch.device(_device(self.codec_device)), torch.cuda.device_count()
+        if wanted.type == "cuda" and (wanted.index or 0) >= count:
+            raise ValueError(f"codec_device {wanted}: torch sees {count} GPUs")
+        return torch.device("cuda", wanted.index or 0) if wanted.type == "cuda" else wanted
 
     def _chosen_dtype(self, device: str) -> torch.dtype:
         wanted = self.torch_dtype if self.dtype is None else self.dtype

@@ -27,7 +27,7 @@ class FastCodebook:
         self._predictor, self._later = predictor, config.code_groups - 1
         self.width = predictor.codes.weight.shape[1]
         self._noise = Noise(range(1, config.code_groups), config.vocab_size, self._like.device)
-        self._cache: CodePredictorCache | None = None
+        self._cache, self._room = predictor.allocate(1), 1  # for so many rows
         self._graphs: PredictorGraphs | None = None
         self._lock = threading.Lock()
 
@@ -91,8 +91,8 @@ class FastCodebook:
         rows = len(embeds)
         graph = self._graphs.find(rows) if self._graphs else None
         if graph is None:
-            if self._cache is None or self._cache.layers[0].keys.shape[0] < rows:
-                self._cache = self._predictor.allocate(rows)
+            if self._room < rows:
+                self._cache, self._room = self._predictor.allocate(rows), rows
             return self._loop(embeds, draws, seeds, self._cache)
         size = len(graph.inputs[0])
         return graph(*(_padded(each, size) for each in (embeds, draws, seeds)))

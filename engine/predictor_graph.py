@@ -37,4 +37,4 @@ def capture_draws(frame: PlainFrame, model: SpeechModel, state: SlotState, sizes
     """Let a frame that runs operation by operation draw its codes by graphs for batches of these sizes."""
     graphs = DrawGraphs(frame, PredictorGraphs(model.talker.head.weight.device))
     graphs.capture(sizes, model, state)
-    frame.draw = graphs  # type: ignore[method-assign, assignment]
+    frame.draw = graphs  # type: ignore[method-assign]

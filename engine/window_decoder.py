@@ -20,22 +20,28 @@ log = logging.getLogger(__name__)
 
 
 class WindowDecoder:
-    """Decodes codes without a past. Any length will do; the prepared one is faster on a GPU."""
+    """Decodes codes without a past. Any length will do; the prepared one is faster on a GPU.
 
-    def __init__(self, decoder: CodecDecoder) -> None:
-        self.decoder = decoder
-        self.device = decoder.quantizer.table.device
+    On a `device` that is not the decoder's it has weights of its own, from its first use on.
+    """
+
+    def __init__(self, decoder: CodecDecoder, device: torch.device | None = None) -> None:
+        home = decoder.quantizer.table.device
+        self.device = device or home
+        self._original = decoder
+        self._own: CodecDecoder | None = decoder if self.device == home else None
         self._graphs: WindowGraphs | None = None
         self._compiled: tuple[int, Run] | None = None
         self._options: Optimizations | None = None
-        self._lock = threading.Lock()  # a graph has one input and one output
+        self._lock = threading.RLock()  # a graph has one input and one output
 
-    @classmethod
-    def on(cls, device: torch.device, decoder: CodecDecoder) -> WindowDecoder:
-        """One on `device`, with weights of its own if that is not where the decoder lies."""
-        if device == decoder.quantizer.table.device:
-            return cls(decoder)
-        return cls(copy.deepcopy(decoder).to(device))
+    @property
+    def decoder(self) -> CodecDecoder:
+        """The decoder on this device."""
+        with self._lock:
+            if self._own is None:
+                self._own = copy.deepcopy(self._original).to(self.device)
+            return self._own
 
     def prepare(self, options: Optimizations) -> None:
         """Make windows of `decode_window_frames` frames faster, once for the same options; on a GPU only."""

@@ -155,6 +155,7 @@ def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
         ({"slots": 0}, ValueError, "slots"),
+        ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
     ],
 )
 def test_keywords_that_cannot_be_are_refused(keywords: dict[str, Any], error: Any, words: str) -> None:
