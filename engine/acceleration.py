@@ -129,12 +129,13 @@ def _no_triton(runner: Runner) -> str | None:
 
 
 def _tried(install: Callable[[], str | None]) -> str | None:
+    """What `install` gives, or why it failed."""
     try:
         return install()
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler we do not control raises: plain torch still speaks
-        log.debug("the fused kernels failed", exc_info=True)
+        log.debug("the kernels failed", exc_info=True)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
 
 

@@ -1,8 +1,6 @@
 """The public Python API: what the reference package offers, and on top of it what its streaming fork adds.
 
-Of the fork, the seed, the names, parameters and defaults are here. It differs from it on purpose in this: sound is made
-frame by frame and is exact at any length, so that windows and cross-fades are a choice (`windowed_decode`) and not the
-way; every item of a batch is what it would be alone.
+Names, parameters and defaults are theirs. The fork is called the seed here.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from .sound import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
 from .sound import Waves as SoundWaves
 from .stream_options import StreamOptions
 from .voice_prompt import VoicePrompt
-from .whole_speech import Batch, Pieces, Planned, WholeSpeech
+from .whole_speech import Batch, Drive, Pieces, Planned, WholeSpeech
 from .window_decoder import WindowDecoder
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
@@ -36,7 +34,20 @@ log = logging.getLogger(__name__)
 
 
 class Qwen3TTSModel(WholeSpeech):
-    """A checkpoint that speaks, whole utterances and streams. `WholeSpeech` says what holds for all of them."""
+    """A checkpoint that speaks. May be used from several threads, and with several streams open at once.
+
+    It differs from the reference on purpose in this: every item of a batch is what it would be alone; random draws
+    follow `seed` and are other draws; control tokens and leading blanks in texts are not read as such; an unknown
+    keyword is an error. From the streaming fork: sound is made frame by frame and is exact at any length, so that
+    windows and cross-fades are a choice (`windowed_decode`).
+
+    Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
+    subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed,
+    eos_token_id. What is not given comes from the checkpoint's generation_config.json. `max_new_tokens` counts samples
+    as the reference does: N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
+    eos_token_id: one or several codes of group 0 that end the speech beside the model's own end, from its first frame.
+    Errors: PromptError, SamplingError and AudioError are ValueErrors; EngineFailure is a RuntimeError.
+    """
 
     optimizations: Optimizations | None = None
     """What `enable_streaming_optimizations` was told last."""
@@ -264,7 +275,7 @@ class Qwen3TTSModel(WholeSpeech):
         given = {name: value for name, value in locals().items() if name != "self"}
         options = Optimizations(**given)
         if options.use_paged_engine:
-            self._paged_engine()
+            self._paged_drive()
         if not self.engine.idle:
             raise RuntimeError("enable_streaming_optimizations exchanges the engine: close what is being spoken first")
         options.check_device(self.device.type)
@@ -281,15 +292,19 @@ class Qwen3TTSModel(WholeSpeech):
 
     def warmup_paged_engine(self) -> None:
         """Capture the paged engine's graphs before they are needed."""
-        self._paged_engine()
+        self._paged_drive()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _paged_engine(self) -> None:
+    def _paged_drive(self) -> Drive:
         raise NotImplementedError("use_paged_engine=True is not supported yet; without it the audio is the same")
 
+    def _drive_of(self, options: StreamOptions) -> Drive:
+        return self._paged_drive() if options.use_paged_engine else self._drive
+
     def _optimize(self, options: Optimizations) -> None:
-        self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
+        runner = optimized_runner(self._model, options, self._options.slots, self._options.max_positions)
+        self._drive = Drive.of(runner, self._loaded.tokenizer)
         if options.use_codebook_cuda_graph:
             self.capture_codebook_cuda_graph()
 
@@ -303,15 +318,15 @@ class Qwen3TTSModel(WholeSpeech):
 
     def _how(self, options: StreamOptions, sampling: dict[str, Any]) -> dict[str, Any]:
         """What an utterance needs beyond its plan and voice. Raises for what the caller must not ask."""
-        if options.use_paged_engine:
-            self._paged_engine()
+        self._drive_of(options)
         drawn = options.sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
         return {"sampling": drawn, "emission": options.emission, "codes_only": options.sounds_itself}
 
     def _chunks(
         self, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
     ) -> Chunks:
-        with closing(self.engine.stream(self._utterance(planned, **how), text)) as made:
+        drive = self._drive_of(options)
+        with closing(drive.engine.stream(drive.utterance(planned, **how), text)) as made:
             rounds: Iterator[Round] = ([progress] for progress in made)
             with closing(self._heard(rounds, [planned], options)) as heard:
                 for (wave,) in heard:
@@ -321,11 +336,11 @@ class Qwen3TTSModel(WholeSpeech):
     def _chunk_lists(
         self, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
     ) -> ChunkLists:
-        sampling = how.pop("sampling")
+        drive, sampling = self._drive_of(options), how.pop("sampling")
         utterances = [
-            self._utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
+            drive.utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
         ]
-        with closing(self.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
+        with closing(drive.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
              closing(self._heard(rounds, planned, options)) as heard:  # fmt: skip
             for waves in heard:
                 if any(len(wave) for wave in waves):

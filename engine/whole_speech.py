@@ -1,13 +1,9 @@
-"""A checkpoint that speaks whole utterances: the names, signatures and defaults of the reference package.
-
-It differs from the reference on purpose in this: every item of a batch is what it would be alone; random draws follow
-`seed` and are other draws; control tokens and leading blanks in texts are not read as such; an unknown keyword is an
-error.
-"""
+"""A checkpoint that speaks whole utterances: the names, signatures and defaults of the reference package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -23,6 +19,7 @@ from .prompt import PromptPlan
 from .runner import Runner
 from .sequence import Guards
 from .shared_engine import SharedEngine
+from .tokens import TextTokenizer
 from .voice_prompt import VoicePrompt, make_voice_prompt
 
 FIRST_POSITIONS = 1024
@@ -36,16 +33,29 @@ Audios: TypeAlias = AudioSource | list[AudioSource]
 Pieces: TypeAlias = str | Iterable[str]
 
 
-class WholeSpeech:
-    """A checkpoint that speaks. May be used from several threads, and with several streams open at once.
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """An engine for all users of a model, and the voices as its codec remembers them."""
 
-    Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
-    subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed,
-    eos_token_id. What is not given comes from the checkpoint's generation_config.json. `max_new_tokens` counts samples
-    as the reference does: N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
-    eos_token_id: one or several codes of group 0 that end the speech beside the model's own end, from its first frame.
-    Errors: PromptError, SamplingError and AudioError are ValueErrors; EngineFailure is a RuntimeError.
-    """
+    engine: SharedEngine
+    primed: PrimedVoices
+
+    @classmethod
+    def of(cls, runner: Runner, tokenizer: TextTokenizer) -> Drive:
+        """One that speaks with this runner."""
+        engine = SharedEngine(Engine(runner, tokenizer, NO_GUARDS), runner.device)
+        return cls(engine, PrimedVoices(lambda codes: engine.exclusively(partial(runner.prime, codes))))
+
+    def utterance(self, planned: Planned, **how: Any) -> Utterance:
+        """What is to be said, but for its text."""
+        plan, voice = planned
+        if voice is None:
+            return Utterance(plan, **how)
+        return Utterance(plan, voice=voice.vectors, primed=self.primed.get(voice), **how)
+
+
+class WholeSpeech:
+    """Everything of the reference package. What holds for every method stands at `Qwen3TTSModel`."""
 
     def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
         self.generate_defaults = loaded.generation
@@ -53,16 +63,15 @@ class WholeSpeech:
         self._model, self._planner = loaded.model, loaded.planner
         self._rate = loaded.model.config.codec.sample_rate
         room = loaded.model.config.talker.max_positions
-        self._room = min(options.max_positions or room, room)
-        first = options.max_positions or FIRST_POSITIONS
-        self._drive(Runner(loaded.model, options.slots, self._room, first))
-
-    def _drive(self, runner: Runner) -> None:
-        """Speak with this runner from now on."""
+        bound, first = min(options.max_positions or room, room), options.max_positions or FIRST_POSITIONS
+        runner = Runner(loaded.model, options.slots, bound, first)
         self.device = runner.device
-        self.engine = SharedEngine(Engine(runner, self._loaded.tokenizer, NO_GUARDS), runner.device)
-        exclusively = self.engine.exclusively
-        self._primed = PrimedVoices(lambda codes: exclusively(partial(runner.prime, codes)))
+        self._drive = Drive.of(runner, loaded.tokenizer)
+
+    @property
+    def engine(self) -> SharedEngine:
+        """What speaks."""
+        return self._drive.engine
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -196,16 +205,11 @@ class WholeSpeech:
             raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
         return self._planner.clone(voice.clone, language, flowing=flowing), voice
 
-    def _utterance(self, planned: Planned, **how: Any) -> Utterance:
-        plan, voice = planned
-        if voice is None:
-            return Utterance(plan, **how)
-        return Utterance(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
-
     def _speak(self, texts: list[str], planned: Sequence[Planned], sampling: dict[str, Any]) -> Waves:
         drawn = checked_sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
+        drive = self._drive
         utterances = [
-            self._utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
+            drive.utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
         ]
-        spoken = self.engine.speak(list(zip(utterances, texts, strict=True)))
+        spoken = drive.engine.speak(list(zip(utterances, texts, strict=True)))
         return [speech.wave.numpy() for speech in spoken], self._rate
