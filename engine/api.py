@@ -22,7 +22,7 @@ from .sound import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
 from .sound import Waves as SoundWaves
 from .stream_options import StreamOptions
 from .voice_prompt import VoicePrompt
-from .whole_speech import Batch, Drive, Pieces, Planned, WholeSpeech
+from .whole_speech import Batch, Pieces, Planned, WholeSpeech
 from .window_decoder import WindowDecoder
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
@@ -275,7 +275,7 @@ class Qwen3TTSModel(WholeSpeech):
         given = {name: value for name, value in locals().items() if name != "self"}
         options = Optimizations(**given)
         if options.use_paged_engine:
-            self._paged_drive()
+            self._paged_engine()
         if not self.engine.idle:
             raise RuntimeError("enable_streaming_optimizations exchanges the engine: close what is being spoken first")
         options.check_device(self.device.type)
@@ -292,19 +292,15 @@ class Qwen3TTSModel(WholeSpeech):
 
     def warmup_paged_engine(self) -> None:
         """Capture the paged engine's graphs before they are needed."""
-        self._paged_drive()
+        self._paged_engine()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _paged_drive(self) -> Drive:
+    def _paged_engine(self) -> None:
         raise NotImplementedError("use_paged_engine=True is not supported yet; without it the audio is the same")
 
-    def _drive_of(self, options: StreamOptions) -> Drive:
-        return self._paged_drive() if options.use_paged_engine else self._drive
-
     def _optimize(self, options: Optimizations) -> None:
-        runner = optimized_runner(self._model, options, self._options.slots, self._options.max_positions)
-        self._drive = Drive.of(runner, self._loaded.tokenizer)
+        self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
         if options.use_codebook_cuda_graph:
             self.capture_codebook_cuda_graph()
 
@@ -318,15 +314,15 @@ class Qwen3TTSModel(WholeSpeech):
 
     def _how(self, options: StreamOptions, sampling: dict[str, Any]) -> dict[str, Any]:
         """What an utterance needs beyond its plan and voice. Raises for what the caller must not ask."""
-        self._drive_of(options)
+        if options.use_paged_engine:
+            self._paged_engine()
         drawn = options.sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
         return {"sampling": drawn, "emission": options.emission, "codes_only": options.sounds_itself}
 
     def _chunks(
         self, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
     ) -> Chunks:
-        drive = self._drive_of(options)
-        with closing(drive.engine.stream(drive.utterance(planned, **how), text)) as made:
+        with closing(self.engine.stream(self._utterance(planned, **how), text)) as made:
             rounds: Iterator[Round] = ([progress] for progress in made)
             with closing(self._heard(rounds, [planned], options)) as heard:
                 for (wave,) in heard:
@@ -336,11 +332,11 @@ class Qwen3TTSModel(WholeSpeech):
     def _chunk_lists(
         self, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
     ) -> ChunkLists:
-        drive, sampling = self._drive_of(options), how.pop("sampling")
+        sampling = how.pop("sampling")
         utterances = [
-            drive.utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
+            self._utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
         ]
-        with closing(drive.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
+        with closing(self.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
              closing(self._heard(rounds, planned, options)) as heard:  # fmt: skip
             for waves in heard:
                 if any(len(wave) for wave in waves):

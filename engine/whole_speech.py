@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -19,7 +18,6 @@ from .prompt import PromptPlan
 from .runner import Runner
 from .sequence import Guards
 from .shared_engine import SharedEngine
-from .tokens import TextTokenizer
 from .voice_prompt import VoicePrompt, make_voice_prompt
 
 FIRST_POSITIONS = 1024
@@ -33,27 +31,6 @@ Audios: TypeAlias = AudioSource | list[AudioSource]
 Pieces: TypeAlias = str | Iterable[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
-    """An engine for all users of a model, and the voices as its codec remembers them."""
-
-    engine: SharedEngine
-    primed: PrimedVoices
-
-    @classmethod
-    def of(cls, runner: Runner, tokenizer: TextTokenizer) -> Drive:
-        """One that speaks with this runner."""
-        engine = SharedEngine(Engine(runner, tokenizer, NO_GUARDS), runner.device)
-        return cls(engine, PrimedVoices(lambda codes: engine.exclusively(partial(runner.prime, codes))))
-
-    def utterance(self, planned: Planned, **how: Any) -> Utterance:
-        """What is to be said, but for its text."""
-        plan, voice = planned
-        if voice is None:
-            return Utterance(plan, **how)
-        return Utterance(plan, voice=voice.vectors, primed=self.primed.get(voice), **how)
-
-
 class WholeSpeech:
     """Everything of the reference package. What holds for every method stands at `Qwen3TTSModel`."""
 
@@ -63,15 +40,16 @@ class WholeSpeech:
         self._model, self._planner = loaded.model, loaded.planner
         self._rate = loaded.model.config.codec.sample_rate
         room = loaded.model.config.talker.max_positions
-        bound, first = min(options.max_positions or room, room), options.max_positions or FIRST_POSITIONS
-        runner = Runner(loaded.model, options.slots, bound, first)
-        self.device = runner.device
-        self._drive = Drive.of(runner, loaded.tokenizer)
+        self._room = min(options.max_positions or room, room)
+        first = options.max_positions or FIRST_POSITIONS
+        self._drive(Runner(loaded.model, options.slots, self._room, first))
 
-    @property
-    def engine(self) -> SharedEngine:
-        """What speaks."""
-        return self._drive.engine
+    def _drive(self, runner: Runner) -> None:
+        """Speak with this runner from now on."""
+        self.device = runner.device
+        self.engine = SharedEngine(Engine(runner, self._loaded.tokenizer, NO_GUARDS), runner.device)
+        exclusively = self.engine.exclusively
+        self._primed = PrimedVoices(lambda codes: exclusively(partial(runner.prime, codes)))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -205,11 +183,16 @@ class WholeSpeech:
             raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
         return self._planner.clone(voice.clone, language, flowing=flowing), voice
 
+    def _utterance(self, planned: Planned, **how: Any) -> Utterance:
+        plan, voice = planned
+        if voice is None:
+            return Utterance(plan, **how)
+        return Utterance(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
+
     def _speak(self, texts: list[str], planned: Sequence[Planned], sampling: dict[str, Any]) -> Waves:
         drawn = checked_sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
-        drive = self._drive
         utterances = [
-            drive.utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
+            self._utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
         ]
-        spoken = drive.engine.speak(list(zip(utterances, texts, strict=True)))
+        spoken = self.engine.speak(list(zip(utterances, texts, strict=True)))
         return [speech.wave.numpy() for speech in spoken], self._rate
