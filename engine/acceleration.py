@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .compiled import CompiledFrame
+from .flash import use_flash
 from .graphs import CodecGraphs, FrameGraphs, Graph
 from .model.talker import Rows
+from .paged_runner import PagedRunner
 from .runner import Runner
 from .slot_state import bucket
 
@@ -32,6 +34,8 @@ LEAST_COSINE = 0.995
 LEAST_CODEC_DB = 32.0
 SHORTEST_READ = 256
 """Attention's shortest graph reads so many positions, each further one twice as many."""
+LONGEST_READ = 4096
+"""And its longest; what is longer is read without a graph."""
 TRIALS = 5
 
 log = logging.getLogger(__name__)
@@ -39,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`kernels`: auto, fused, compiled or plain; `graphs` False leaves CUDA graphs out, for diagnosis.
+    """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
 
     `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one.
     """
@@ -87,6 +91,11 @@ def _choose(runner: Runner, wanted: Wanted) -> str:
         if reason is None:
             return "fused"
         log.warning("no fused kernels, speech is made more slowly: %s", reason)
+    if wanted.kernels in ("auto", "flash") and isinstance(runner, PagedRunner):
+        reason = _tried(partial(use_flash, runner))
+        if reason is None:
+            return "flash"
+        log.warning("no flash-attn: %s", reason)
     if wanted.kernels == "compiled":
         runner.frame = CompiledFrame(runner.model, runner.state)
         return "compiled"
@@ -103,12 +112,17 @@ def _use_fused(runner: Runner, half_codec: bool) -> str | None:
         return "they are for 16-bit weights"
     if not runner.model.talker.text.folded:
         return "the text table is not projected"
+    return _tried(partial(_install_checked, runner, half_codec))
+
+
+def _tried(install: Callable[[], str | None]) -> str | None:
+    """What `install` gives, or why it failed."""
     try:
-        return _install_checked(runner, half_codec)
+        return install()
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler we do not control raises: plain torch still speaks
-        log.debug("the fused kernels failed", exc_info=True)
+        log.debug("the kernels failed", exc_info=True)
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
 
 
@@ -200,7 +214,7 @@ def _lengths(runner: Runner) -> list[int]:
     """How many positions graphs shall read, the shortest first; 0 where a frame does not care."""
     if not runner.frame.reads_length:
         return [0]
-    longest = runner.state.cache.max_positions
+    longest = min(runner.state.cache.max_positions, LONGEST_READ)
     growth = 4 if isinstance(runner.frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:
