@@ -7,7 +7,8 @@ fifteen. This is for those who want flash-attn, or have it and no Triton that wo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,20 +167,29 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
     noise = torch.Generator(runner.device).manual_seed(0)
     width = talker.head.weight.shape[1]
     inputs = torch.randn(count + 3, width, generator=noise, device=runner.device).to(talker.head.weight.dtype)
-    blocks = runner.paging.pool.take(runner.paging.count(count + 3))
     slots = torch.full((1,), spare, device=runner.device)
-    cache.set_rows({spare: blocks})
-    likenesses = []
-    flash.read([Piece(inputs[:count], spare, 0)])
-    for position in range(count, count + 3):
-        start = torch.full_like(slots, position)
-        likenesses.append(flash.step(inputs[position : position + 1], Rows(slots, start, count + 3))[0])
-    length = runner.max_positions
-    exact = talker(inputs[None], cache, Rows(slots, torch.zeros_like(slots), length))[0, count:]
-    cache.set_rows({spare: []})
-    runner.paging.pool.give(blocks)
-    found = F.cosine_similarity(torch.cat(likenesses).float(), exact.float(), dim=-1).min()
+    with _lent(runner, spare, count + 3):
+        flash.read([Piece(inputs[:count], spare, 0)])
+        ours = [
+            flash.step(inputs[at : at + 1], Rows(slots, torch.full_like(slots, at), count + 3))[0]
+            for at in range(count, count + 3)
+        ]
+        rows = Rows(slots, torch.zeros_like(slots), count + 3)
+        theirs = talker(inputs[None], cache, rows)[0, count:]
+    found = F.cosine_similarity(torch.cat(ours).float(), theirs.float(), dim=-1).min()
     return found.nan_to_num(0).item()
+
+
+@contextmanager
+def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
+    """Blocks for a slot that no sequence has."""
+    blocks = runner.paging.pool.take(runner.paging.count(positions))
+    runner.cache.set_rows({slot: blocks})
+    try:
+        yield
+    finally:
+        runner.cache.set_rows({slot: []})
+        runner.paging.pool.give(blocks)
 
 
 def use_flash(runner: PagedRunner) -> str | None:
