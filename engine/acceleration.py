@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from .compiled import CompiledFrame
 from .flash import use_flash
+from .frame import PlainFrame
 from .graphs import CodecGraphs, FrameGraphs, Graph
 from .model.talker import Rows
 from .paged_runner import PagedRunner
+from .predictor_graph import capture_draws
 from .runner import Runner
 from .slot_state import bucket
 
@@ -45,12 +47,17 @@ log = logging.getLogger(__name__)
 class Wanted:
     """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
 
-    `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one.
+    `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one; it
+    comes with the fused kernels, and with `codec_alone` beside others too. `inductor_mode` is for compiled ones.
+    `predictor_graph`: where there are no `graphs`, the code predictor as one.
     """
 
     kernels: str = "auto"
     graphs: bool = True
     half_codec: bool = True
+    codec_alone: bool = False
+    inductor_mode: str = "default"
+    predictor_graph: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,8 @@ def accelerate(runner: Runner, wanted: Wanted) -> Pace:
     kernels = _choose(runner, wanted)
     if wanted.graphs:
         capture(runner)
+    elif wanted.predictor_graph and isinstance(runner.frame, PlainFrame):
+        capture_draws(runner.frame, runner.model, runner.state, batch_sizes(runner.slots))
     step_s = measure(runner)
     return Pace(kernels, capacity(step_s, runner.slots), step_s)
 
@@ -91,28 +100,41 @@ def _choose(runner: Runner, wanted: Wanted) -> str:
         if reason is None:
             return "fused"
         log.warning("no fused kernels, speech is made more slowly: %s", reason)
+    if wanted.codec_alone and (reason := _use_fused_codec(runner)):
+        log.warning("no fused codec, sound is made more slowly: %s", reason)
     if wanted.kernels in ("auto", "flash") and isinstance(runner, PagedRunner):
         reason = _tried(partial(use_flash, runner))
         if reason is None:
             return "flash"
         log.warning("no flash-attn: %s", reason)
     if wanted.kernels == "compiled":
-        runner.frame = CompiledFrame(runner.model, runner.state)
+        runner.frame = CompiledFrame(runner.model, runner.state, wanted.inductor_mode)
         return "compiled"
     return "plain"
 
 
 def _use_fused(runner: Runner, half_codec: bool) -> str | None:
     """Install the fused kernels; or say why not."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if torch.cuda.get_device_capability(runner.device) < (8, 0):
-        return "the GPU is older than Ampere (RTX 30)"
+    if reason := _no_triton(runner):
+        return reason
     if runner.model.talker.head.weight.dtype == torch.float32:
         return "they are for 16-bit weights"
     if not runner.model.talker.text.folded:
         return "the text table is not projected"
     return _tried(partial(_install_checked, runner, half_codec))
+
+
+def _use_fused_codec(runner: Runner) -> str | None:
+    """Install the fused codec alone; or say why not."""
+    return _no_triton(runner) or _tried(partial(_install_codec, runner))
+
+
+def _no_triton(runner: Runner) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability(runner.device) < (8, 0):
+        return "the GPU is older than Ampere (RTX 30)"
+    return None
 
 
 def _tried(install: Callable[[], str | None]) -> str | None:
@@ -128,17 +150,23 @@ def _tried(install: Callable[[], str | None]) -> str | None:
 
 def _install_checked(runner: Runner, half_codec: bool) -> str | None:
     from .fused import FusedFrame
-    from .kernels.codec import FusedCodec
 
     frame = FusedFrame(runner.model, runner.state)
     if (cosine := _frame_cosine(runner, frame)) < LEAST_COSINE:
         return f"their self-check failed (cosine {cosine:.4f})"
-    if half_codec:
-        codec = FusedCodec(runner.model.decoder, runner.slots, torch.float16, runner.device)
-        if (decibels := _codec_decibels(runner, codec)) < LEAST_CODEC_DB:
-            return f"their self-check failed (codec {decibels:.1f} dB)"
-        runner.codec = codec
+    if half_codec and (reason := _install_codec(runner)):
+        return reason
     runner.frame = frame
+    return None
+
+
+def _install_codec(runner: Runner) -> str | None:
+    from .kernels.codec import FusedCodec
+
+    codec = FusedCodec(runner.model.decoder, runner.slots, torch.float16, runner.device)
+    if (decibels := _codec_decibels(runner, codec)) < LEAST_CODEC_DB:
+        return f"their self-check failed (codec {decibels:.1f} dB)"
+    runner.codec = codec
     return None
 
 

@@ -1,163 +1,57 @@
-"""The public Python API: the names, signatures and defaults of the reference package and of the seed, over our engine.
+"""The public Python API: what the reference package offers, and on top of it what its streaming fork adds.
 
-It differs from the reference on purpose in this: audio streams without windows or cross-fades and is exact at any
-length; every item of a batch is what it would be alone; random draws follow `seed` and are other draws; control tokens
-and leading blanks in texts are not read as such; an unknown keyword is an error.
+Of the fork, the seed, the names, parameters and defaults are here. It differs from it on purpose in this: sound is made
+frame by frame and is exact at any length, so that windows and cross-fades are a choice (`windowed_decode`) and not the
+way; every item of a batch is what it would be alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from .api_inputs import FromPretrained, StreamOptions, checked_sampling, numbered, pieces_of, spread, texts_of
-from .audio import AudioSource, Samples, load_audio
-from .checkpoint import find_checkpoint
-from .clone_prompts import PrimedVoices, VoiceClonePromptItem, item_of, items_of, voice_of
-from .core import Engine, Utterance
-from .emission import WHOLE_CLIP_FRAMES, EmissionPlan
-from .loaded import Loaded, load_checkpoint
-from .prompt import PromptPlan
-from .runner import Runner
-from .sequence import Guards
-from .shared_engine import SharedEngine
-from .voice_prompt import VoicePrompt, make_voice_prompt
+from .api_inputs import FromPretrained, numbered, pieces_of, spread, texts_of
+from .audio import AudioSource, Samples
+from .clone_prompts import VoiceClonePromptItem, items_of, voice_of
+from .driven import Driven, PagedEngine
+from .fast_codebook import FastCodebook
+from .loaded import Loaded
+from .optimizations import Optimizations
+from .optimized import optimized_runner, paged_options
+from .paged import PagedOptions, paged_runner
+from .sound import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
+from .sound import Waves as SoundWaves
+from .stream_options import StreamOptions
+from .voice_prompt import VoicePrompt
+from .whole_speech import Batch, Pieces, Planned, WholeSpeech
+from .window_decoder import WindowDecoder
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
 
-FIRST_POSITIONS = 1024
-NO_GUARDS = Guards(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
-WHOLE = EmissionPlan((WHOLE_CLIP_FRAMES,))
-
-Waves: TypeAlias = tuple[list[Samples], int]
 Chunks: TypeAlias = Generator[tuple[Samples, int], None, None]
-Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
-Batch: TypeAlias = str | list[str]
-Audios: TypeAlias = AudioSource | list[AudioSource]
-Pieces: TypeAlias = str | Iterable[str]
+ChunkLists: TypeAlias = Generator[tuple[list[Samples], int], None, None]
+
+log = logging.getLogger(__name__)
 
 
-class Qwen3TTSModel:
-    """A checkpoint that speaks. May be used from several threads, and with several streams open at once.
+class Qwen3TTSModel(WholeSpeech):
+    """A checkpoint that speaks, whole utterances and streams. `WholeSpeech` says what holds for all of them."""
 
-    Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
-    subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed. What is
-    not given comes from the checkpoint's generation_config.json. `max_new_tokens` counts samples as the reference does:
-    N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
-    Errors: PromptError, SamplingError and AudioError are ValueErrors; EngineFailure is a RuntimeError.
-    """
+    optimizations: Optimizations | None = None
+    """What `enable_streaming_optimizations` was told last."""
+    code_predictor: FastCodebook
+    """The code predictor by itself, with the seed's `generate_fast` and `capture_codebook_cuda_graph`."""
 
     def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
-        room = loaded.model.config.talker.max_positions
-        bound, first = min(options.max_positions or room, room), options.max_positions or FIRST_POSITIONS
-        runner = Runner(loaded.model, options.slots, bound, first)
-        self.engine = SharedEngine(Engine(runner, loaded.tokenizer, NO_GUARDS))
-        self.device = runner.device
-        self.generate_defaults = loaded.generation
-        self._model, self._planner = loaded.model, loaded.planner
-        self._allow_url = options.allow_url
-        self._rate = loaded.model.config.codec.sample_rate
-        self._primed = PrimedVoices(lambda codes: self.engine.exclusively(partial(runner.prime, codes)))
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Qwen3TTSModel:
-        """Load a directory or hub id such as Qwen/Qwen3-TTS-12Hz-1.7B-Base.
-
-        dtype or torch_dtype: of talker and code predictor; by default bfloat16 on a GPU, float32 on the CPU. The codec
-        and the encoders are always float32. device_map or device: one device; by default the GPU if there is one.
-        attn_implementation: accepted, no effect. revision, cache_dir, local_files_only: as on the hub.
-        allow_url=False: whether recordings may be http(s) addresses. slots=8: how many sentences run together; more
-        wait their turn. max_positions: a fixed bound on prompt + frames of one sentence; by default memory for 1024
-        grows on demand to what the checkpoint allows (32768). Speech that reaches the bound ends with a fade.
-        Raises CheckpointError; TypeError for an unknown keyword, ValueError for a bad value.
-        """
-        options = FromPretrained.read(kwargs)
-        load = options.load_options()
-        directory = find_checkpoint(str(pretrained_model_name_or_path), **options.where)
-        return cls(load_checkpoint(directory, load), options)
-
-    def create_voice_clone_prompt(
-        self,
-        ref_audio: Audios,
-        ref_text: str | list[str | None] | None = None,
-        x_vector_only_mode: bool | list[bool] = False,
-    ) -> list[VoiceClonePromptItem]:
-        """Hear recordings (path, base64, (samples, rate), URL if allowed) → an item each, to be used many times.
-
-        ref_spk_embedding float32 [H], ref_code int64 [frames, 16]. Without x_vector_only_mode the words of each
-        recording are needed. Each is encoded by itself. Raises AudioError, VoicePromptError; ValueError without words.
-        """
-        self._planner.require("base")
-        audios = ref_audio if isinstance(ref_audio, list) else [ref_audio]
-        words = spread("ref_text", ref_text, len(audios))
-        alone = spread("x_vector_only_mode", x_vector_only_mode, len(audios))
-        for index, (text, x_vector_only) in enumerate(zip(words, alone, strict=True)):
-            if not x_vector_only and not text:
-                raise ValueError(f"ref_text is required when x_vector_only_mode=False (recording {index})")
-        return [self._hear(*each) for each in zip(audios, words, alone, strict=True)]
-
-    def generate_voice_clone(
-        self,
-        text: Batch,
-        language: Batch | None = None,
-        ref_audio: Audios | None = None,
-        ref_text: str | list[str | None] | None = None,
-        x_vector_only_mode: bool | list[bool] = False,
-        voice_clone_prompt: Any = None,
-        non_streaming_mode: bool = False,
-        **kwargs: Any,
-    ) -> Waves:
-        """Speak in the voice of a recording, or of a prompt made from one → (float32 [1920 · frames] each, 24000).
-
-        Only a Base checkpoint can. Words and recording go on seamlessly: the codec starts where the recording ended.
-        """
-        texts = texts_of(text)
-        items = self._items(voice_clone_prompt, ref_audio, ref_text, x_vector_only_mode)
-        voices = [voice_of(item) for item in spread("voice_clone_prompt", items, len(texts))]
-        languages = spread("language", language, len(texts))
-        flowing = not non_streaming_mode
-        planned = [self._clone(voice, lang, flowing) for voice, lang in zip(voices, languages, strict=True)]
-        return self._speak(texts, planned, kwargs)
-
-    def generate_custom_voice(
-        self,
-        text: Batch,
-        speaker: Batch,
-        language: Batch | None = None,
-        instruct: str | list[str | None] | None = None,
-        non_streaming_mode: bool = True,
-        **kwargs: Any,
-    ) -> Waves:
-        """Speak as a preset speaker, on request in a manner → (float32 [1920 · frames] each, 24000).
-
-        Only a CustomVoice checkpoint can; the 0.6B one ignores `instruct`.
-        """
-        texts = texts_of(text)
-        given = {"speaker": speaker, "language": language, "instruct": instruct}
-        choices = [spread(name, value, len(texts)) for name, value in given.items()]
-        flowing = not non_streaming_mode
-        planned = [(self._planner.custom_voice(*each, flowing=flowing), None) for each in zip(*choices, strict=True)]
-        return self._speak(texts, planned, kwargs)
-
-    def generate_voice_design(
-        self,
-        text: Batch,
-        instruct: Batch,
-        language: Batch | None = None,
-        non_streaming_mode: bool = True,
-        **kwargs: Any,
-    ) -> Waves:
-        """Speak in a voice described in words → (float32 [1920 · frames] each, 24000). For VoiceDesign checkpoints."""
-        texts = texts_of(text)
-        given = {"instruct": instruct, "language": language}
-        choices = [spread(name, value, len(texts)) for name, value in given.items()]
-        flowing = not non_streaming_mode
-        planned = [(self._planner.voice_design(*each, flowing=flowing), None) for each in zip(*choices, strict=True)]
-        return self._speak(texts, planned, kwargs)
+        sound_device = options.sound_device(loaded.model.talker.head.weight.device)
+        super().__init__(loaded, options)
+        self._paged = PagedEngine(self._open_paged, paged_options(Optimizations(), options))
+        self.code_predictor = FastCodebook(loaded.model.code_predictor)
+        self._windows = WindowDecoder(loaded.model.decoder)
+        self._windows_beside = WindowDecoder(loaded.model.decoder, sound_device)
 
     def stream_generate_voice_clone(
         self,
@@ -180,6 +74,7 @@ class Qwen3TTSModel:
         repetition_penalty: float = 1.0,
         async_decode: bool = False,
         use_paged_engine: bool = False,
+        windowed_decode: bool = False,
         **kwargs: Any,
     ) -> Chunks:
         """Speak while the codes are made: yields (float32 [1920 · n], 24000), n = emit_every_frames but for the last.
@@ -189,13 +84,24 @@ class Qwen3TTSModel:
 
         With first_chunk_emit_every > 0, chunks have that many frames until first_chunk_frames are out. The penalty
         looks back over repetition_penalty_window samples (0: all, at most 512) and is off by default, as in the seed.
-        decode_window_frames, overlap_samples, first_chunk_decode_window and use_optimized_decode have no effect: the
-        incremental decode is exact, needs no window, and loses nothing at chunk borders. async_decode and
-        use_paged_engine raise NotImplementedError. Source: the seed's function of this name; unlike there, speech has
-        at least 2 frames (min_new_tokens) and max_new_tokens counts where it is given and smaller than max_frames.
+
+        windowed_decode=True decodes as the seed does, worse and slower: each chunk anew, in a window of
+        decode_window_frames frames that ends with it (first_chunk_decode_window in the first phase). Its first
+        overlap_samples samples are blended into what the window before made of the same samples, which is why chunks
+        come so much later; speech rises at its beginning and falls at its end over as many. use_optimized_decode: with
+        what `enable_streaming_optimizations` has prepared. Otherwise these four have no effect: the incremental decode
+        is exact, needs no window, and loses nothing at chunk borders.
+
+        async_decode=True makes the sound in a thread of its own, on `from_pretrained`'s codec_device, and gives each
+        chunk one chunk later. The engine decodes beside the frames anyway: this is worth it with a second GPU only.
+
+        use_paged_engine=True speaks the same out of the paged engine, which is opened at its first use: see
+        `enable_streaming_optimizations`.
+
+        Source: the seed's function of this name; unlike there, speech has at least 2 frames (min_new_tokens) and
+        max_new_tokens counts where it is given and smaller than max_frames. Raises ValueError for contradictions.
         """
-        given = locals()
-        options = StreamOptions(**{field.name: given[field.name] for field in fields(StreamOptions)})
+        options = StreamOptions.pick(locals())
         items = self._items(voice_clone_prompt, ref_audio, ref_text, x_vector_only_mode)
         (voice,) = (voice_of(item) for item in spread("voice_clone_prompt", items, 1))
         return self._stream(text, self._clone(voice, language, not non_streaming_mode), options, kwargs)
@@ -247,54 +153,219 @@ class Qwen3TTSModel:
             "custom_voice": self.stream_generate_custom_voice,
             "voice_design": self.stream_generate_voice_design,
         }
-        return streams[self._planner.ids.kind](text, **kwargs)
+        return streams[self.kind](text, **kwargs)
 
-    def get_supported_speakers(self) -> list[str]:
-        """Preset speakers, sorted; none but in CustomVoice checkpoints."""
-        return sorted(self._planner.ids.speakers)
+    # --- batches ------------------------------------------------------------------------------------------------
 
-    def get_supported_languages(self) -> list[str]:
-        """Languages, "auto" among them, sorted."""
-        return sorted(["auto", *(name for name in self._planner.ids.languages if "dialect" not in name)])
+    def batch_stream_generate_voice_clone(
+        self,
+        text: list[str],
+        language: Batch | None = None,
+        voice_clone_prompt: Any = None,
+        non_streaming_mode: bool = False,
+        emit_every_frames: int = 8,
+        decode_window_frames: int = 80,
+        overlap_samples: int = 512,
+        max_frames: int = 10000,
+        use_optimized_decode: bool = True,
+        first_chunk_emit_every: int = 0,
+        first_chunk_decode_window: int = 48,
+        first_chunk_frames: int = 48,
+        repetition_penalty_window: int = 100,
+        repetition_penalty: float = 1.0,
+        async_decode: bool = False,
+        compact_finished: bool = False,
+        use_paged_engine: bool = False,
+        windowed_decode: bool = False,
+        **kwargs: Any,
+    ) -> ChunkLists:
+        """Speak several texts together: yields (a float32 [1920 · n] for each text, 24000), as for one stream.
 
-    def _hear(self, audio: AudioSource, text: str | None, x_vector_only: bool) -> VoiceClonePromptItem:
-        samples = load_audio(audio, allow_url=self._allow_url)
-        return item_of(make_voice_prompt(self._model, samples, None if x_vector_only else text), text)
+        One prompt and language for all, or one for each. An item's array is empty while it has nothing new: before its
+        turn (more texts than `slots`), between its chunks, and when it has ended, which is when its last chunk comes,
+        however long the others go on. Each item is what it would be alone.
 
-    def _items(self, prompt: Any, ref_audio: Any, ref_text: Any, x_vector_only_mode: Any) -> list[Any]:
-        if prompt is not None:
-            return items_of(prompt)
-        if ref_audio is None:
-            raise ValueError("either voice_clone_prompt or ref_audio must be given")
-        return self.create_voice_clone_prompt(ref_audio, ref_text, x_vector_only_mode)
+        compact_finished: has no effect. An item that has ended leaves the batch with its last frame, always, and the
+        next text takes its slot; nothing is copied for it. Raises as `stream_generate_voice_clone` does.
+        """
+        options = StreamOptions.pick(locals())
+        if voice_clone_prompt is None:
+            raise ValueError("voice_clone_prompt is required: one for all texts, or a list with one for each")
+        texts = texts_of(text)
+        items = items_of(voice_clone_prompt)
+        planned = self._clones(len(texts), items, language, not non_streaming_mode)
+        return self._batch(texts, planned, options, kwargs)
 
-    def _clone(self, voice: VoicePrompt, language: str | None, flowing: bool) -> Planned:
-        width = self._model.talker.head.weight.shape[1]
-        if len(voice.speaker) != width:  # found in a step, it would end everybody's speech
-            raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
-        return self._planner.clone(voice.clone, language, flowing=flowing), voice
+    def batch_stream_generate_custom_voice(
+        self,
+        text: list[str],
+        speaker: Batch,
+        language: Batch | None = None,
+        instruct: str | list[str | None] | None = None,
+        non_streaming_mode: bool = False,
+        **kwargs: Any,
+    ) -> ChunkLists:
+        """`generate_custom_voice` as it is made; further keywords as for `batch_stream_generate_voice_clone`."""
+        options, sampling = StreamOptions.split_batch(kwargs)
+        texts = texts_of(text)
+        given = {"speaker": speaker, "language": language, "instruct": instruct}
+        return self._batch(texts, self._presets(len(texts), given, not non_streaming_mode), options, sampling)
 
-    def _utterance(self, planned: Planned, **how: Any) -> Utterance:
-        plan, voice = planned
-        if voice is None:
-            return Utterance(plan, **how)
-        return Utterance(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
+    def batch_stream_generate_voice_design(
+        self,
+        text: list[str],
+        instruct: Batch,
+        language: Batch | None = None,
+        non_streaming_mode: bool = False,
+        **kwargs: Any,
+    ) -> ChunkLists:
+        """`generate_voice_design` as it is made; further keywords as for `batch_stream_generate_voice_clone`."""
+        options, sampling = StreamOptions.split_batch(kwargs)
+        texts = texts_of(text)
+        given = {"instruct": instruct, "language": language}
+        return self._batch(texts, self._designs(len(texts), given, not non_streaming_mode), options, sampling)
 
-    def _speak(self, texts: list[str], planned: Sequence[Planned], sampling: dict[str, Any]) -> Waves:
-        drawn = checked_sampling(sampling, self.generate_defaults)
-        utterances = [
-            self._utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
-        ]
-        spoken = self.engine.speak(list(zip(utterances, texts, strict=True)))
-        return [speech.wave.numpy() for speech in spoken], self._rate
+    def batch_stream_generate_pcm(
+        self,
+        text: list[str],
+        *,
+        voice_clone_prompt: Any = None,
+        speaker: Batch | None = None,
+        instruct: str | list[str | None] | None = None,
+        **kwargs: Any,
+    ) -> ChunkLists:
+        """Stream several texts from whatever kind of checkpoint this is, as `stream_generate_pcm` does one."""
+        given = {"voice_clone_prompt": voice_clone_prompt, "speaker": speaker, "instruct": instruct}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
+        streams: dict[str, Callable[..., ChunkLists]] = {
+            "base": self.batch_stream_generate_voice_clone,
+            "custom_voice": self.batch_stream_generate_custom_voice,
+            "voice_design": self.batch_stream_generate_voice_design,
+        }
+        return streams[self.kind](text, **kwargs)
+
+    # --- speed --------------------------------------------------------------------------------------------------
+
+    def enable_streaming_optimizations(
+        self,
+        decode_window_frames: int = 80,
+        use_compile: bool = True,
+        use_cuda_graphs: bool = True,
+        compile_mode: str = "reduce-overhead",
+        use_fast_codebook: bool = False,
+        compile_codebook_predictor: bool = True,
+        use_codebook_cuda_graph: bool = False,
+        capture_async_graph: bool = False,
+        use_paged_engine: bool = False,
+        paged_gpu_memory_utilization: float = 0.3,
+        paged_enforce_eager: bool = False,
+    ) -> Qwen3TTSModel:
+        """Make this model as fast as its GPU allows, and return it; call it while nothing is being spoken.
+
+        use_paged_engine=True opens the paged engine, for streams that ask for it, beside the one for all others: there
+        keys and values lie in blocks, which equal beginnings of prompts share, so that many more streams fit into the
+        share paged_gpu_memory_utilization of the GPU's memory; paged_enforce_eager=True leaves its graphs out. A single
+        stream gains nothing by it.
+
+        What each option does stands at `Optimizations`. The way that comes of it is checked against the plain one
+        before it is used. Memory is then fixed: `max_positions` for each of `slots`, by default 4096 or what fits, so
+        that speech beyond it ends with a fade. On a CPU nothing is compiled or captured, which is logged. Raises
+        ValueError for values and combinations that cannot be, MemoryError, and RuntimeError while a stream is open.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
+        options = Optimizations(**given)
+        if not self.engine.idle:
+            raise RuntimeError("enable_streaming_optimizations exchanges the engine: close what is being spoken first")
+        options.check_device(self.device.type)
+        if options.use_paged_engine:
+            self._paged.opened(paged_options(options, self._options))
+        if self.device.type == "cuda":
+            self._optimize(options)
+        else:
+            log.info("on the %s nothing is compiled or captured: kernels and graphs are a GPU's", self.device.type)
+        self.optimizations = options
+        return self
+
+    def capture_codebook_cuda_graph(self, warmup_runs: int = 3) -> None:
+        """Let `code_predictor.generate_fast` replay a CUDA graph. Raises ValueError without a GPU."""
+        self.code_predictor.capture_codebook_cuda_graph(warmup_runs)
+
+    def warmup_paged_engine(self) -> None:
+        """Open the paged engine and capture its graphs before they are needed. Raises MemoryError."""
+        self._paged.opened()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _open_paged(self, options: PagedOptions) -> Driven:
+        """While nothing else runs on the model, for graphs are captured."""
+        runner = self.engine.exclusively(partial(paged_runner, self._model, options))
+        return Driven(runner, self._loaded.tokenizer)
+
+    def _driven_by(self, options: StreamOptions) -> Driven:
+        return self._paged.opened() if options.use_paged_engine else self._driven
+
+    def _optimize(self, options: Optimizations) -> None:
+        self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
+        if options.use_codebook_cuda_graph:
+            self.capture_codebook_cuda_graph()
 
     def _stream(self, text: Pieces, planned: Planned, options: StreamOptions, sampling: dict[str, Any]) -> Chunks:
-        drawn = options.sampling(sampling, self.generate_defaults)
-        utterance = self._utterance(planned, sampling=drawn, emission=options.emission)
-        return self._chunks(utterance, pieces_of(text))
+        how = self._how(options, sampling)
+        return self._chunks(self._driven_by(options), pieces_of(text), planned, options, how)
 
-    def _chunks(self, utterance: Utterance, text: str | Iterator[str]) -> Chunks:
-        with closing(self.engine.stream(utterance, text)) as made:
-            for progress in made:
-                if len(progress.wave):
-                    yield progress.wave.numpy(), self._rate
+    def _batch(
+        self, texts: list[str], planned: list[Planned], options: StreamOptions, sampling: dict[str, Any]
+    ) -> ChunkLists:
+        how = self._how(options, sampling)
+        return self._chunk_lists(self._driven_by(options), texts, planned, options, how)
+
+    def _how(self, options: StreamOptions, sampling: dict[str, Any]) -> dict[str, Any]:
+        """What an utterance needs beyond its plan and voice. Raises for what the caller must not ask."""
+        drawn = options.sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
+        return {"sampling": drawn, "emission": options.emission, "codes_only": options.sounds_itself}
+
+    def _chunks(
+        self, driven: Driven, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
+    ) -> Chunks:
+        with closing(driven.engine.stream(driven.utterance(planned, **how), text)) as made:
+            rounds: Iterator[Round] = ([progress] for progress in made)
+            with closing(self._heard(rounds, [planned], options)) as heard:
+                for (wave,) in heard:
+                    if len(wave):
+                        yield wave.numpy(), self._rate
+
+    def _chunk_lists(
+        self, driven: Driven, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
+    ) -> ChunkLists:
+        sampling = how.pop("sampling")
+        utterances = [
+            driven.utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
+        ]
+        with closing(driven.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
+             closing(self._heard(rounds, planned, options)) as heard:  # fmt: skip
+            for waves in heard:
+                if any(len(wave) for wave in waves):
+                    yield [wave.numpy() for wave in waves], self._rate
+
+    def _heard(self, rounds: Iterator[Round], planned: Sequence[Planned], options: StreamOptions) -> SoundWaves:
+        """The sound of each round: the engine's, or made here as the options say."""
+        if not options.sounds_itself:
+            return sounded(rounds)
+        place = self._windows_beside if options.async_decode else self._windows
+        if options.windowed_decode:
+            self._prepare(place, options.async_decode)
+        sounds = [self._sound(voice, options, place) for _, voice in planned]
+        return sounded_beside(rounds, sounds, place.enter) if options.async_decode else sounded(rounds, sounds)
+
+    def _prepare(self, place: WindowDecoder, beside: bool) -> None:
+        """Compile and capture windows when the first one is wanted, and no step runs: few streams ever want one."""
+        wanted = self.optimizations
+        if wanted and (wanted.capture_async_graph or not beside):
+            self.engine.exclusively(partial(place.prepare, wanted))
+
+    def _sound(self, voice: VoicePrompt | None, options: StreamOptions, place: WindowDecoder) -> Sound:
+        reference = voice.codes if voice and voice.text else None
+        if options.windows is None:
+            return StepSound(place.decoder, reference)
+        decode = partial(place.window, prepared=options.use_optimized_decode)
+        return WindowSound(decode, options.windows, reference, place.decoder.frame_samples)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from .checkpoint import LoadOptions
-from .emission import EmissionPlan
 from .languages import suggest
 from .sampling import SamplerLimits
 from .sampling_params import SamplingError, SamplingParams, resolve_sampling
@@ -36,6 +35,7 @@ class FromPretrained:
     allow_url: bool = False
     slots: int = 8
     max_positions: int | None = None
+    codec_device: Any = None
 
     @classmethod
     def read(cls, keywords: Mapping[str, Any], without: tuple[str, ...] = ()) -> FromPretrained:
@@ -58,6 +58,15 @@ class FromPretrained:
             raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
         device = _device(self.device if self.device_map is None else self.device_map)
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))
+
+    def sound_device(self, model: torch.device) -> torch.device:
+        """Where sound is made beside the model, which lies on `model`. Raises ValueError for a GPU that is not."""
+        if self.codec_device is None:
+            return model
+        wanted, count = torch.device(_device(self.codec_device)), torch.cuda.device_count()
+        if wanted.type == "cuda" and (wanted.index or 0) >= count:
+            raise ValueError(f"codec_device {wanted}: torch sees {count} GPUs")
+        return torch.device("cuda", wanted.index or 0) if wanted.type == "cuda" else wanted
 
     def _chosen_dtype(self, device: str) -> torch.dtype:
         wanted = self.torch_dtype if self.dtype is None else self.dtype
@@ -107,9 +116,11 @@ def pieces_of(text: str | Iterable[str]) -> str | Iterator[str]:
     return iter(text)
 
 
-def checked_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any]) -> SamplingParams:
-    """Sampling parameters that this engine's sampler is built for. Raises SamplingError."""
+def checked_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
+    """Sampling parameters that this engine's sampler is built for, and this checkpoint. Raises SamplingError."""
     sampling, limits = resolve_sampling(explicit, file), SamplerLimits()
+    if max(sampling.end_ids, default=0) >= codec_vocab:
+        raise SamplingError(f"eos_token_id must be codec ids, below {codec_vocab}, not {list(sampling.end_ids)}")
     if not sampling.fits(limits.k_limit, limits.nucleus, limits.window):
         raise SamplingError(f"repetition_penalty_window must be at most {limits.window}, not {sampling.penalty_window}")
     return sampling
@@ -118,53 +129,3 @@ def checked_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any]) -> Sa
 def numbered(sampling: SamplingParams, item: int) -> SamplingParams:
     """For item number `item` of a batch: `seed` + item, so that equal texts do not sound the same."""
     return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + item) % (1 << 63))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """The streaming keywords of the seed at its defaults."""
-
-    emit_every_frames: int = 8
-    decode_window_frames: int = 80
-    overlap_samples: int = 512
-    max_frames: int = 10000
-    use_optimized_decode: bool = True
-    first_chunk_emit_every: int = 0
-    first_chunk_decode_window: int = 48
-    first_chunk_frames: int = 48
-    repetition_penalty_window: int = 100
-    repetition_penalty: float = 1.0
-    async_decode: bool = False
-    use_paged_engine: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("async_decode", "use_paged_engine"):
-            if getattr(self, name):
-                raise NotImplementedError(f"{name}=True is not supported yet; without it the audio is the same")
-        for name in ("emit_every_frames", "max_frames", "first_chunk_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-    @classmethod
-    def split(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
-        """Streaming keywords, and the others, which must be sampling parameters."""
-        names = {field.name for field in fields(cls)}
-        ours = {name: value for name, value in keywords.items() if name in names}
-        return cls(**ours), {name: value for name, value in keywords.items() if name not in names}
-
-    @property
-    def emission(self) -> EmissionPlan:
-        """Small chunks until `first_chunk_frames` frames are out, if that is wanted; then steady ones."""
-        first = self.first_chunk_emit_every
-        phase_one = (first,) * -(-self.first_chunk_frames // first) if first > 0 else ()
-        return EmissionPlan((*phase_one, self.emit_every_frames))
-
-    def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any]) -> SamplingParams:
-        """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
-        samples = min(self.max_frames + 1, explicit.get("max_new_tokens") or self.max_frames + 1)
-        ours = {
-            "repetition_penalty": self.repetition_penalty,
-            "repetition_penalty_window": self.repetition_penalty_window,
-            "max_new_tokens": samples,
-        }
-        return checked_sampling({**explicit, **ours}, file)

@@ -16,8 +16,9 @@ from .slot_state import SlotState
 class CompiledFrame(PlainFrame):
     """Talker and code predictor compiled each as a whole, for static shapes."""
 
-    def __init__(self, model: SpeechModel, state: SlotState) -> None:
+    def __init__(self, model: SpeechModel, state: SlotState, mode: str = "default") -> None:
+        """`mode`: torch.compile's, one without graphs of its own."""
         super().__init__(model, state)
         torch._dynamo.config.recompile_limit = 64  # one compilation for each batch size and length
-        self._talk = torch.compile(self._talk, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
-        self._draw = torch.compile(self._draw, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+        self._talk = torch.compile(self._talk, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]
+        self.draw = torch.compile(self.draw, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ from .emission import FRAME_S, Moment, Smoothed
 from .languages import PromptError
 from .runner import Entry, Made, Runner
 from .running_job import Piece, Progress, RunningJob, Utterance
-from .sequence import Guards, Sequence
+from .sequence import Guards, Sequence, end_ids
 from .tokens import TextTokenizer
 
 __all__ = ["Engine", "Progress", "Utterance"]
@@ -52,7 +52,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._guards = guards or Guards()
         self._clock = clock
-        self._eos = runner.model.config.talker.ids.eos
+        self._ends = end_ids(runner.model.config.talker)
         self._jobs: dict[int, RunningJob] = {}
         self._free = deque(range(runner.slots))
         self._flight: deque[_Launch] = deque()
@@ -63,7 +63,9 @@ class Engine:
     def add(self, job: int, utterance: Utterance) -> None:
         """Begin a job; its text follows."""
         assert job not in self._jobs, job
-        sequence = Sequence(job, utterance.plan, utterance.sampling.max_new_tokens, self._eos, self._guards)
+        sampling = utterance.sampling
+        ends = self._ends.union(sampling.end_ids)
+        sequence = Sequence(job, utterance.plan, sampling.max_new_tokens, ends, self._guards)
         self._jobs[job] = RunningJob(utterance, sequence, self._tokenizer.stream(), self._runner.frame_samples)
 
     def append_text(self, job: int, text: str) -> None:
@@ -241,7 +243,10 @@ class Engine:
         """Pieces of one length together, the short ones first: a job's first sound is among them."""
         lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
         for job, frames, closes in due:
-            lengths[frames, closes].append(job)
+            if job.utterance.codes_only:
+                job.take_piece(Piece(None, 0, frames, closes, self._clock()))
+            else:
+                lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
             wave = self._runner.decode([job.slot for job in group if job.slot is not None], frames)
             now_s = self._clock()

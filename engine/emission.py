@@ -72,7 +72,32 @@ class CreditPlan:
         return arrives_s < moment.in_hand_s / 2
 
 
-Emission: TypeAlias = EmissionPlan | CreditPlan
+@dataclass(frozen=True, slots=True)
+class TwoPhasePlan:
+    """Chunks of `first` frames until `first_frames` are out, if that is wanted (`first` > 0); then of `steady`."""
+
+    first: int
+    first_frames: int
+    steady: int
+
+    def __post_init__(self) -> None:
+        _check((self.first or self.steady, self.steady))
+
+    def early(self, chunk: int) -> bool:
+        """Whether chunk number `chunk` belongs to the first phase."""
+        return self.first > 0 and chunk * self.first < self.first_frames
+
+    def frames(self, chunk: int) -> int:
+        """How many frames chunk number `chunk` has."""
+        return self.first if self.early(chunk) else self.steady
+
+    def due(self, moment: Moment) -> int:
+        """How many of the waiting frames are to become a chunk now."""
+        size = self.frames(moment.chunk)
+        return size if moment.waiting >= size else 0
+
+
+Emission: TypeAlias = EmissionPlan | CreditPlan | TwoPhasePlan
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ class PlainFrame:
         """
         state, talker = self._state, self._model.talker
         hidden, logits = self._talk(state.frame[slots] + talker.text(text), slots, length)
-        codes = self._draw(hidden, logits, slots, active)
+        codes = self.draw(hidden, logits, slots, active)
         state.frame.index_copy_(0, slots, talker.codes(codes))
         # The last sample of a job is its end, which no codebook knows; what becomes of it is never heard.
         state.codes[slots, state.made[slots] % RING_FRAMES] = codes.clamp(max=self._last_code)
@@ -51,7 +51,8 @@ class PlainFrame:
         state = self._state
         return self._model.talker.step(inputs, state.cache, Rows(slots, state.next[slots], length))
 
-    def _draw(self, hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
+    def draw(self, hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
+        """All codes of the frame [B, 16], group 0 from its scores [B, vocab] and the others from hidden [B, H]."""
         state = self._state
         first = state.sampler.talker(logits, slots, active)
         noise = state.sampler.predictor_noise(slots)  # [B, 15, 2048]

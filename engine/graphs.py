@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Run = Callable[[Tensor, Tensor], Tensor]
+Run = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A captured call of two tensors of fixed shape; the result is overwritten by the next call."""
+    """A captured call of tensors of fixed shape; the result is overwritten by the next call."""
 
-    inputs: tuple[Tensor, Tensor]
+    inputs: tuple[Tensor, ...]
     output: Tensor
     replay: Callable[[], None]
 
@@ -41,11 +41,12 @@ class _Captures:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
 
-    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, Tensor], run: Run) -> None:
-        """Capture run(*inputs), which is called once before so that everything is compiled and loaded."""
+    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: Run, warmup_runs: int = 1) -> None:
+        """Capture run(*inputs), which is called before so that everything is compiled and loaded."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            run(*inputs)
+            for _ in range(warmup_runs):
+                run(*inputs)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
@@ -75,3 +76,15 @@ class CodecGraphs(_Captures):
     def find(self, rows: int, frames: int) -> Graph | None:
         """The graph for so many rows and frames."""
         return self._graphs.get((rows, frames))
+
+
+class WindowGraphs(CodecGraphs):
+    """Windows that are decoded without a past, by batch size and frames."""
+
+
+class PredictorGraphs(_Captures):
+    """The code predictor's share of a frame, by batch size."""
+
+    def find(self, rows: int) -> Graph | None:
+        """The smallest captured graph for at least so many rows: capture the small first."""
+        return next((graph for (size, _), graph in self._graphs.items() if size >= rows), None)

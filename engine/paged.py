@@ -14,7 +14,7 @@ import torch
 
 from .acceleration import Wanted, accelerate
 from .flash import BLOCK_MULTIPLE
-from .memory import RESERVE_BYTES, MemoryShortage
+from .memory import RESERVE_BYTES
 from .model.speech_model import SpeechModel
 from .paged_cache import PoolSize
 from .paged_runner import PagedRunner
@@ -31,13 +31,15 @@ log = logging.getLogger(__name__)
 class PagedOptions:
     """`gpu_memory_utilization`: the share of the GPU's memory that blocks may take; `enforce_eager`: no CUDA graphs.
 
-    `kernels`: auto takes our fused ones, flash-attn where those do not run, plain torch where neither does. On the CPU
-    there are as many blocks as one sequence of full length needs. Raises ValueError.
+    `kernels`: auto takes our fused ones, flash-attn where those do not run, plain torch where neither does; with
+    `half_codec` the codec is the fused one in float16. On the CPU there are as many blocks as one sequence of full
+    length needs. Raises ValueError.
     """
 
     gpu_memory_utilization: float = 0.3
     enforce_eager: bool = False
     kernels: str = "auto"
+    half_codec: bool = True
     slots: int = 32
     max_positions: int = 4096
 
@@ -54,7 +56,7 @@ class PagedOptions:
 def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
     """A runner over blocks, made as fast as its device allows. Nothing else may run on the model meanwhile.
 
-    Raises MemoryShortage.
+    Raises MemoryError.
     """
     device = model.talker.head.weight.device
     positions = min(options.max_positions, model.config.talker.max_positions)
@@ -62,7 +64,9 @@ def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
     runner = PagedRunner(model, options.slots, min(positions, size.positions), size)
     if device.type == "cuda":
         model.talker.text.fold()
-    pace = accelerate(runner, Wanted(options.kernels, graphs=not options.enforce_eager))
+    half = options.half_codec
+    graphs = not options.enforce_eager
+    pace = accelerate(runner, Wanted(options.kernels, graphs=graphs, half_codec=half, codec_alone=half))
     log.info(
         "paged engine: %d blocks of %d positions, %s kernels, up to %d streams of up to %d positions",
         size.blocks, size.block_positions, pace.kernels, options.slots, runner.max_positions,
@@ -71,7 +75,7 @@ def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
 
 
 def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> PoolSize:
-    """As many blocks as the share of the GPU holds, no more than all slots can fill. Raises MemoryShortage."""
+    """As many blocks as the share of the GPU holds, no more than all slots can fill. Raises MemoryError."""
     device, block = model.talker.head.weight.device, block_positions(options.kernels)
     least = -(-positions // block)
     if device.type != "cuda":
@@ -85,16 +89,16 @@ def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> Pool
 
 
 def blocks_within(budget_bytes: int, free_bytes: int, block_bytes: int) -> int:
-    """How many blocks a budget holds. Raises MemoryShortage if that is none, or more than is free."""
+    """How many blocks a budget holds. Raises MemoryError if that is none, or more than is free."""
     room_bytes = max(0, free_bytes - RESERVE_BYTES)
     if budget_bytes > room_bytes:
-        raise MemoryShortage(
+        raise MemoryError(
             f"the paged engine's blocks would take {budget_bytes / 1e9:.1f} GB and {room_bytes / 1e9:.1f} GB are left: "
             "lower paged_gpu_memory_utilization, or close other programs that use the GPU"
         )
     blocks = budget_bytes // block_bytes - 1  # block 0 is nobody's
     if blocks < 1:
-        raise MemoryShortage(
+        raise MemoryError(
             f"{budget_bytes / 1e6:.0f} MB hold no two blocks of {block_bytes / 1e6:.1f} MB: "
             "raise paged_gpu_memory_utilization"
         )

@@ -29,7 +29,10 @@ SILENT_FRAMES = 5
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Everything about a job but its text. With `trim_silence` its audio begins with its sound."""
+    """Everything about a job but its text. With `trim_silence` its audio begins with its sound.
+
+    `codes_only`: whoever asks makes the sound out of the codes; the chunks' waves are empty.
+    """
 
     plan: PromptPlan
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -37,11 +40,13 @@ class Utterance:
     primed: CodecSnapshot | None = None
     emission: Emission = field(default_factory=CreditPlan)
     trim_silence: bool = False
+    codes_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed.
+    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed,
+    none where only codes are wanted.
 
     `failed` says why a job could not even begin, PromptError or MemoryError; it has ended then.
     """
@@ -56,17 +61,22 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A job's row of a wave that has been launched, and whether a chunk ends with it."""
+    """A job's row of a wave that has been launched (None: codes only), and whether a chunk ends with it."""
 
-    wave: Wave
+    wave: Wave | None
     row: int
     frames: int
     closes: bool
     launched_s: float
 
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return self.wave is None or self.wave.ready
+
     def read(self) -> Tensor:
-        """Wait for it: [1920 · frames] on the host."""
-        return self.wave.read()[self.row]
+        """Wait for it: [1920 · frames] on the host, or nothing."""
+        return torch.empty(0) if self.wave is None else self.wave.read()[self.row]
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +125,7 @@ class RunningJob:
     @property
     def arrived(self) -> bool:
         """Whether the sound of its next chunk is there; true of one that has none."""
-        return all(piece.wave.ready for piece in self._next_pieces())
+        return all(piece.ready for piece in self._next_pieces())
 
     def take_frame(self, codes: list[int], last: bool) -> None:
         """Judge a frame, the last one for which there is room or not; keep it if it is speech.
@@ -156,7 +166,7 @@ class RunningJob:
         if len(wave):
             self.playback.receive(now_s, len(wave) / self.frame_samples * FRAME_S)
         progress = Progress(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
-        return progress, now_s - pieces[-1].launched_s if frames else None
+        return progress, now_s - pieces[-1].launched_s if frames and pieces[-1].wave else None
 
     def _next_pieces(self) -> list[Piece]:
         """Those of its next chunk; of an ended job's last chunk, whatever is left."""

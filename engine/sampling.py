@@ -137,7 +137,7 @@ class Sampler:
     def join(self, slot: int, params: SamplingParams, seed: int) -> None:
         """Give a slot to a new job. The caller has asked `params.fits` before."""
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
-        fields = [_fields(params.talker), _fields(params.predictor)]
+        fields = [fields_of(params.talker), fields_of(params.predictor)]
         self.draws[slot] = upload(fields, self.draws.device, self.draws.dtype)
         self.penalty[slot] = params.repetition_penalty
         self.window[slot] = params.penalty_window
@@ -162,8 +162,7 @@ class Sampler:
         return self._pick(logits, noise, slots, 1)
 
     def _pick(self, logits: Tensor, noise: Tensor, slots: Tensor, which: int) -> Tensor:
-        draws = self.draws[:, which][slots]  # [rows, 4]
-        rows = DrawRows(draws[:, 0:1], draws[:, 1:2].long(), draws[:, 2:3], draws[:, 3:4] > 0)
+        rows = rows_of(self.draws[:, which][slots])
         return pick(logits, noise, rows, self.limits.k_limit, self.limits.nucleus)
 
     def _ruled(self, logits: Tensor, slots: Tensor) -> Tensor:
@@ -189,6 +188,11 @@ class Sampler:
         self.samples.scatter_add_(0, slots, active.long())
 
 
-def _fields(draw: Draw) -> list[float]:
+def rows_of(draws: Tensor) -> DrawRows:
+    """What `fields_of` gives of each row, [rows, 4], as `pick` takes it."""
+    return DrawRows(draws[:, 0:1], draws[:, 1:2].long(), draws[:, 2:3], draws[:, 3:4] > 0)
+
+
+def fields_of(draw: Draw) -> list[float]:
     """A `Draw` in the order of `DrawRows`; float32 holds any top_k that could matter exactly."""
     return [draw.temperature, float(min(draw.top_k, 1 << 24)), draw.top_p, float(not draw.do_sample)]

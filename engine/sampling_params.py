@@ -31,7 +31,8 @@ class SamplingParams:
     """Everything a job may choose about its codes.
 
     `max_new_tokens` counts group-0 samples as the reference does: N of them without an end give N - 1 frames.
-    `penalty_window` 0 penalises every code of the job's history. `seed` None: the engine picks one.
+    `penalty_window` 0 penalises every code of the job's history. `seed` None: the engine picks one. `end_ids` end the
+    speech beside the model's own end; they are drawn as seldom or as often as without.
     """
 
     talker: Draw = Draw()
@@ -41,6 +42,7 @@ class SamplingParams:
     min_new_tokens: int = 2
     max_new_tokens: int = 2048
     seed: int | None = None
+    end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_draw(self.talker, "")
@@ -51,6 +53,8 @@ class SamplingParams:
         _check("max_new_tokens", self.max_new_tokens, 1, whole=True)
         if self.seed is not None:
             _check("seed", self.seed, 0, 2**63 - 1, whole=True)
+        for each in self.end_ids:
+            _check("eos_token_id", each, 0, whole=True)
 
     def fits(self, k_limit: int | None, nucleus: bool, window_limit: int) -> bool:
         """Whether a sampler built with these static bounds draws exactly what these parameters say."""
@@ -73,13 +77,15 @@ _JOB = {
     "max_new_tokens": "max_new_tokens",
     "seed": "seed",
 }
-NAMES = (*_TALKER, *_PREDICTOR, *_JOB)
+END_IDS = "eos_token_id"
+NAMES = (*_TALKER, *_PREDICTOR, *_JOB, END_IDS)
 
 
 def resolve_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> SamplingParams:
     """Merge by name: an explicit value, else the checkpoint's generation_config.json, else the default here.
 
     None counts as not given. Names the file has beyond these are ignored; an explicit one raises SamplingError.
+    `eos_token_id`, one or several, counts only where it is explicit: the file's may be a text id.
     """
     for name in explicit:
         if name not in NAMES:
@@ -95,7 +101,12 @@ def resolve_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any] | None
         talker=replace(defaults.talker, **chosen(_TALKER)),
         predictor=replace(defaults.predictor, **chosen(_PREDICTOR)),
         **chosen(_JOB),
+        end_ids=_several(explicit.get(END_IDS)),
     )
+
+
+def _several(ids: Any) -> tuple[Any, ...]:
+    return () if ids is None else tuple(ids) if isinstance(ids, (list, tuple, set, frozenset)) else (ids,)
 
 
 def _check_draw(draw: Draw, prefix: str) -> None:

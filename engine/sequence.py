@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from .model.config import TalkerConfig
 from .prompt import Prompt, PromptPlan
 
 
@@ -81,7 +82,7 @@ class Sequence:
     `next_text`, and a job whose text is late is `starved`: it waits, for padding would end its sentence.
     """
 
-    def __init__(self, job: int, plan: PromptPlan, max_new_tokens: int, codec_eos: int, guards: Guards) -> None:
+    def __init__(self, job: int, plan: PromptPlan, max_new_tokens: int, ends: Collection[int], guards: Guards) -> None:
         self.job = job
         self.plan = plan
         self.frames = 0
@@ -90,7 +91,7 @@ class Sequence:
         self.verdict = Verdict.FRAME
         self.cut: Cut | None = None
         self._max_new_tokens = max_new_tokens
-        self._codec_eos = codec_eos
+        self._ends = ends
         self._guards = guards
         self._loop = LoopDetector(guards)
         self._pending: deque[int] = deque()
@@ -150,7 +151,7 @@ class Sequence:
         """
         assert self.verdict is Verdict.FRAME, f"job {self.job} is over"
         self.samples += 1
-        if code == self._codec_eos:
+        if code in self._ends:
             self.verdict = Verdict.END
         elif cut := self._reason_to_cut(code):
             self.verdict, self.cut = Verdict.CUT, cut
@@ -168,3 +169,12 @@ class Sequence:
         if self.frames >= self._guards.max_frames(self.text_ids):
             return Cut.TOO_LONG
         return Cut.LOOP if self._loop.add(code) else None
+
+
+def end_ids(talker: TalkerConfig) -> frozenset[int]:
+    """Group-0 ids that end speech: of the seed's list, those that are codec ids.
+
+    The others are text ids; what stands at their numbers among the codes, if anything, is a sound. Only codec_eos is
+    ever drawn: the sampler keeps all other marks out, ends or not.
+    """
+    return frozenset(each for each in (talker.ids.eos, talker.ids.think_eos) if each < talker.vocab_size)

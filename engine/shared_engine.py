@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -40,8 +41,10 @@ class Speech:
 class SharedEngine:
     """Makes speech for any number of threads and of streams open in one thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, device: torch.device | None = None) -> None:
+        """`device`: where the engine's kernels run, whatever the current GPU of the thread that drives it."""
         self._engine = engine
+        self._gpu = device if device and device.type == "cuda" else None
         # Reentrant: the garbage collector may close a stream, which cancels its job, at any moment.
         self._changed = threading.Condition(threading.RLock())
         self._driven = False
@@ -72,6 +75,25 @@ class SharedEngine:
             yield from self._follow(job, iter(()) if isinstance(text, str) else text)
         finally:
             self._cancel(job)
+
+    def stream_together(
+        self, utterances: Sequence[tuple[Utterance, str]]
+    ) -> Generator[list[Progress | None], None, None]:
+        """Several texts together: what each has new, or None, as soon as any of them has something.
+
+        Begins with the first `next`; closing or dropping the iterator cancels them all. Raises as `speak` does.
+        """
+        jobs = [self._begin(utterance, text) for utterance, text in utterances]
+        try:
+            yield from self._rounds(jobs)
+        finally:
+            for job in jobs:
+                self._cancel(job)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is being spoken to."""
+        return not self._inboxes
 
     def exclusively(self, call: Callable[[], Result]) -> Result:
         """What `call` gives when no step runs beside it."""
@@ -127,21 +149,33 @@ class SharedEngine:
             if not inbox:
                 self._feed(job, next(pieces, None))
                 continue
-            progress = inbox.popleft()
-            if isinstance(progress, BaseException):
-                raise EngineFailure("the engine failed, or was interrupted, while it spoke") from progress
-            if progress.failed:
-                raise progress.failed
-            if progress.ended:
-                self._inboxes.pop(job, None)
+            progress = self._taken(job, inbox)
             yield progress
             if progress.ended:
                 return
 
+    def _rounds(self, jobs: Sequence[int]) -> Iterator[list[Progress | None]]:
+        inboxes = {job: self._inboxes[job] for job in jobs}
+        while open_jobs := [job for job in jobs if job in self._inboxes]:
+            self._drive_until(lambda: any(inboxes.values()))
+            arrived = {job: self._taken(job, inboxes[job]) for job in open_jobs if inboxes[job]}
+            yield [arrived.get(job) for job in jobs]
+
+    def _taken(self, job: int, inbox: deque[Progress | BaseException]) -> Progress:
+        progress = inbox.popleft()
+        if isinstance(progress, BaseException):
+            raise EngineFailure("the engine failed, or was interrupted, while it spoke") from progress
+        if progress.failed:
+            raise progress.failed
+        if progress.ended:
+            self._inboxes.pop(job, None)
+        return progress
+
     def _drive_until(self, done: Callable[[], bool]) -> None:
         while self._take_turn(done):
             try:
-                self._turn()
+                with torch.cuda.device(self._gpu) if self._gpu else nullcontext():
+                    self._turn()
             except BaseException as error:
                 self._abandon(error)
                 raise

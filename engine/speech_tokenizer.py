@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ from .audio import Samples, load_audio
 from .checkpoint import find_checkpoint, load_codec
 from .hub import CODEC_ALONE_FILES
 from .model.speech_model import SpeechCodec
+from .optimizations import Optimizations
+from .window_decoder import WindowDecoder
 
 MODEL_TYPE = "qwen3_tts_tokenizer_12hz"
 Audio = str | Path | npt.NDArray[Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +41,17 @@ class Qwen3TTSTokenizer:
     def __init__(self, codec: SpeechCodec, allow_url: bool = False) -> None:
         self._codec, self._allow_url = codec, allow_url
         self.device = codec.decoder.quantizer.table.device
+        self._windows = WindowDecoder(codec.decoder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Qwen3TTSTokenizer:
         """The codec of a directory or hub id (Qwen/Qwen3-TTS-Tokenizer-12Hz), or of a model directory.
 
-        Keywords are those of `Qwen3TTSModel.from_pretrained` but `slots` and `max_positions`. The weights stay float32
-        whatever `dtype` says. Raises CheckpointError; TypeError for an unknown keyword, ValueError for a bad value.
+        Keywords are those of `Qwen3TTSModel.from_pretrained` but slots, max_positions and codec_device. The weights
+        stay float32 whatever `dtype` says. Raises CheckpointError; TypeError for an unknown keyword, ValueError for a
+        bad value.
         """
-        wanted = FromPretrained.read(kwargs, without=("slots", "max_positions"))
+        wanted = FromPretrained.read(kwargs, without=("slots", "max_positions", "codec_device"))
         options = wanted.load_options()
         inner = Path(pretrained_model_name_or_path).expanduser() / "speech_tokenizer"
         name = str(inner) if inner.is_dir() else str(pretrained_model_name_or_path)
@@ -71,8 +79,58 @@ class Qwen3TTSTokenizer:
         Frames of -1 are padding. As in the reference, more than 300 frames are decoded in chunks of 300 with 25 frames
         of context, which is close to, but not the same as, what the model's streams make. Raises TypeError.
         """
-        waves = [self._decoded(torch.as_tensor(codes)) for codes in _codes_of(encoded)]
+        waves = [self._decoded(torch.as_tensor(codes), self._chunked) for codes in _codes_of(encoded)]
         return waves, self.get_output_sample_rate()
+
+    def enable_streaming_optimizations(
+        self,
+        decode_window_frames: int = 80,
+        use_compile: bool = True,
+        use_cuda_graphs: bool = True,
+        compile_mode: str = "reduce-overhead",
+        capture_async_graph: bool = False,
+    ) -> Qwen3TTSTokenizer:
+        """Make `decode_streaming` faster for windows of this length, and return this tokenizer.
+
+        use_compile: by torch.compile; use_cuda_graphs: as a graph; each as `Optimizations` says. capture_async_graph:
+        there is one graph, which any thread may use. On a CPU nothing is prepared, which is logged. Raises ValueError.
+        """
+        options = Optimizations(
+            decode_window_frames=decode_window_frames,
+            use_compile=use_compile,
+            use_cuda_graphs=use_cuda_graphs,
+            compile_mode=compile_mode,
+            capture_async_graph=capture_async_graph,
+        )
+        options.check_device(self.device.type)
+        if self.device.type == "cuda":
+            self._windows.prepare(options)
+        else:
+            log.info("on the %s no window is compiled or captured", self.device.type)
+        return self
+
+    def decode_streaming(
+        self, audio_codes: Any, use_optimized: bool = True, pad_to_size: int | None = None
+    ) -> tuple[list[Samples], int]:
+        """One window, decoded by itself and whole: codes [frames, 16] → ([float32 [1920 · frames]], 24000).
+
+        For windows of a stream use `Qwen3TTSModel`'s `windowed_decode`, which blends them; this is its decoder alone.
+        use_optimized: with what `enable_streaming_optimizations` has prepared. pad_to_size must be at least the number
+        of frames; nothing is padded, for no code is silent. Frames of -1 are left out.
+        """
+        return self.decode_streaming_batch(torch.as_tensor(audio_codes)[None], use_optimized, pad_to_size)
+
+    def decode_streaming_batch(
+        self, audio_codes: Any, use_optimized: bool = True, pad_to_size: int | None = None
+    ) -> tuple[list[Samples], int]:
+        """The same for several windows: [items, frames, 16], -1 where there is none → float32 of each item's length."""
+        codes = torch.as_tensor(audio_codes)
+        if codes.ndim != 3 or codes.shape[2] != 16:
+            raise ValueError(f"codes must be [frames, 16], those of a batch [items, frames, 16], not {[*codes.shape]}")
+        if pad_to_size is not None and pad_to_size < codes.shape[1]:
+            raise ValueError(f"pad_to_size={pad_to_size} is less than the {codes.shape[1]} frames of the window")
+        decode = partial(self._windows.window, prepared=use_optimized)
+        return [self._decoded(each, decode) for each in codes], self.get_output_sample_rate()
 
     def get_model_type(self) -> str:
         return MODEL_TYPE
@@ -100,12 +158,17 @@ class Qwen3TTSTokenizer:
             raise ValueError("an array needs `sr`, its sample rate in Hz")
         return load_audio((audio, sr))
 
-    def _decoded(self, codes: Tensor) -> Samples:
+    def _decoded(self, codes: Tensor, decode: Callable[[Tensor], Tensor]) -> Samples:
         codes = codes[codes[:, 0] >= 0].clamp(min=0).long()  # [frames, 16]
         if not len(codes):
             return np.zeros(0, np.float32)
-        wave: Samples = self._codec.decoder.chunked(codes.T[None].to(self.device))[0].float().cpu().numpy()
+        if int(codes.max()) >= (size := self._codec.config.decoder.codebook_size):  # a GPU never recovers
+            raise ValueError(f"codes must lie below {size}, not be {int(codes.max())}")
+        wave: Samples = decode(codes.T).numpy()
         return wave
+
+    def _chunked(self, codes: Tensor) -> Tensor:
+        return self._codec.decoder.chunked(codes[None].to(self.device))[0].float().cpu()
 
 
 def _codes_of(encoded: Any) -> list[Any]:

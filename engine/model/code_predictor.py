@@ -63,12 +63,13 @@ class CodePredictor(nn.Module):
 
     def frame(self, hidden: Tensor, code0: Tensor, cache: CodePredictorCache, choose: Choose) -> Tensor:
         """The talker's hidden [B, H] and group-0 codes [B] → all codes of the frame [B, 16]."""
-        codes, logits = [code0], self.first(hidden, code0, cache)
-        for group in range(1, self.config.code_groups):
-            codes.append(choose(logits, group))
-            if group < self.config.code_groups - 1:
-                logits = self.next(group, codes[-1], cache)
-        return torch.stack(codes, dim=1)
+        logits = self.first(hidden, code0, cache)
+        return torch.stack([code0, *self._rest(logits, cache, choose)], dim=1)
+
+    def later(self, inputs: Tensor, cache: CodePredictorCache, choose: Choose) -> Tensor:
+        """The talker's hidden state and the embedding of group 0, [B, 2, H] → the later codes [B, 15]."""
+        logits = self._pass(self.project(inputs), 0, cache, cache.first_bias)
+        return torch.stack(self._rest(logits, cache, choose), dim=1)
 
     def first(self, hidden: Tensor, code0: Tensor, cache: CodePredictorCache) -> Tensor:
         """Positions 0 and 1: hidden [B, H], code0 [B] → logits [B, 2048] of group 1."""
@@ -78,6 +79,15 @@ class CodePredictor(nn.Module):
     def next(self, group: int, codes: Tensor, cache: CodePredictorCache) -> Tensor:
         """Position group + 1: codes [B] of `group` (1…14) → logits [B, 2048] of the group after it."""
         return self._pass(self._embed(group, codes).unsqueeze(1), group + 1, cache, None)
+
+    def _rest(self, logits: Tensor, cache: CodePredictorCache, choose: Choose) -> list[Tensor]:
+        """Codes [B] of groups 1…15, from the scores of group 1."""
+        codes: list[Tensor] = []
+        for group in range(1, self.config.code_groups):
+            codes.append(choose(logits, group))
+            if group < self.config.code_groups - 1:
+                logits = self.next(group, codes[-1], cache)
+        return codes
 
     def _embed(self, group: int, codes: Tensor) -> Tensor:
         rows = self.codes.row(group, codes)

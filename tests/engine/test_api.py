@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.api_inputs import FromPretrained, StreamOptions
+from engine.api_inputs import FromPretrained
 from engine.prompt import PromptError
 from engine.sampling_params import SamplingError
 from engine.shared_engine import EngineFailure
+from engine.stream_options import StreamOptions
 from tests.engine.api_trace import codes_of
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_models import tiny_directory, tiny_model
@@ -38,6 +39,7 @@ STREAMING_DEFAULTS = {
     "first_chunk_frames": 48, "repetition_penalty_window": 100, "repetition_penalty": 1.0, "async_decode": False,
     "use_paged_engine": False,
 }  # fmt: skip
+OURS = {"windowed_decode": False}
 NEEDED = inspect.Parameter.empty
 CLONE = {
     "text": NEEDED, "language": None, "ref_audio": None, "ref_text": None, "x_vector_only_mode": False,
@@ -50,11 +52,17 @@ SIGNATURES = {
         "text": NEEDED, "speaker": NEEDED, "language": None, "instruct": None, "non_streaming_mode": True,
     },
     "generate_voice_design": {"text": NEEDED, "instruct": NEEDED, "language": None, "non_streaming_mode": True},
-    "stream_generate_voice_clone": CLONE | STREAMING_DEFAULTS,
+    "stream_generate_voice_clone": CLONE | STREAMING_DEFAULTS | OURS,
     "stream_generate_custom_voice": {
         "text": NEEDED, "speaker": NEEDED, "language": None, "instruct": None, "non_streaming_mode": False,
     },
     "stream_generate_voice_design": {"text": NEEDED, "instruct": NEEDED, "language": None, "non_streaming_mode": False},
+    "batch_stream_generate_custom_voice": {
+        "text": NEEDED, "speaker": NEEDED, "language": None, "instruct": None, "non_streaming_mode": False,
+    },
+    "batch_stream_generate_voice_design": {
+        "text": NEEDED, "instruct": NEEDED, "language": None, "non_streaming_mode": False,
+    },
     "get_supported_speakers": {},
     "get_supported_languages": {},
 }  # fmt: skip
@@ -113,7 +121,7 @@ def test_tokenizer_signatures(name: str) -> None:
 
 
 def test_each_streaming_default_is_the_same_wherever_it_stands() -> None:
-    assert parameters(StreamOptions) == STREAMING_DEFAULTS
+    assert parameters(StreamOptions) == STREAMING_DEFAULTS | OURS
 
 
 def test_prompt_items_are_the_reference_s() -> None:
@@ -147,6 +155,7 @@ def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
         ({"slots": 0}, ValueError, "slots"),
+        ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
     ],
 )
 def test_keywords_that_cannot_be_are_refused(keywords: dict[str, Any], error: Any, words: str) -> None:
@@ -252,7 +261,7 @@ def test_a_bound_on_positions_is_kept() -> None:
 
 
 def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.api.FIRST_POSITIONS", 4)
+    monkeypatch.setattr("engine.whole_speech.FIRST_POSITIONS", 4)
     growing = Model.from_pretrained(str(tiny_directory("custom_voice")), device="cpu", slots=2)
     options = GREEDY | {"max_new_tokens": 14, "non_streaming_mode": False}  # 10 positions at first, 22 at last
     waves, _ = growing.generate_custom_voice(TEXTS[:2], "ryan", "English", **options)
@@ -289,8 +298,7 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"temprature": 1.0}, SamplingError, "did you mean 'temperature'"),
         ({"temperature": 0}, SamplingError, "do_sample=False"),
         ({"repetition_penalty_window": 5000}, SamplingError, "at most 512"),
-        ({"use_paged_engine": True}, NotImplementedError, "use_paged_engine"),
-        ({"async_decode": True}, NotImplementedError, "async_decode"),
+        ({"use_paged_engine": 1}, ValueError, "use_paged_engine"),
         ({"emit_every_frames": 0}, ValueError, "emit_every_frames"),
     ],
 )

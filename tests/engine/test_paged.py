@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine import paged
-from engine.memory import RESERVE_BYTES, MemoryShortage
+from engine.memory import RESERVE_BYTES
 from engine.paged import PagedOptions, block_positions, blocks_within, paged_runner, pool_size
 from tests.engine.tiny_models import tiny_model
 
@@ -39,9 +39,9 @@ def test_the_share_of_the_gpu_becomes_blocks(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_share_that_is_not_free_or_holds_nothing_is_refused() -> None:
     assert blocks_within(10 * GB, 10 * GB + RESERVE_BYTES, GB) == 9
-    with pytest.raises(MemoryShortage, match=r"11\.0 GB and 10\.0 GB are left: lower paged_gpu_memory_utilization"):
+    with pytest.raises(MemoryError, match=r"11\.0 GB and 10\.0 GB are left: lower paged_gpu_memory_utilization"):
         blocks_within(11 * GB, 10 * GB + RESERVE_BYTES, GB)
-    with pytest.raises(MemoryShortage, match="raise paged_gpu_memory_utilization"):
+    with pytest.raises(MemoryError, match="raise paged_gpu_memory_utilization"):
         blocks_within(GB, 10 * GB, GB)
 
 

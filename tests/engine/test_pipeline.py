@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -273,3 +274,21 @@ def test_rows_that_fill_a_batch_leave_every_slot_alone() -> None:
 def kept(state: SlotState) -> list[torch.Tensor]:
     """What the first slot remembers."""
     return [tensor.clone() for tensor in (state.cache.kv[:, :, 0], state.frame[0], state.next[0], state.codes[0])]
+
+
+@LAGS
+def test_a_job_that_wants_codes_only_gets_the_same_ones_in_the_same_chunks(lag: int) -> None:
+    def chunks(codes_only: bool) -> list[Progress]:
+        speaker = Speaker(lag=lag)
+        utterance = replace(speaker.utterance(sizes=(1, 3, 30)), codes_only=codes_only)
+        for job, each in ((1, utterance), (2, speaker.utterance("vivian"))):
+            speaker.engine.add(job, each)
+            speaker.engine.append_text(job, TEXTS[job])
+            speaker.engine.end_text(job)
+        return [part for part in speaker.rest() if part.job == 1]
+
+    silent, heard = chunks(True), chunks(False)
+    assert [part.codes.tolist() for part in silent] == [part.codes.tolist() for part in heard]
+    assert [part.ended for part in silent] == [part.ended for part in heard]
+    assert {len(part.wave) for part in silent} == {0}
+    assert all(len(part.wave) == 1920 * part.codes.shape[1] for part in heard)

@@ -23,7 +23,7 @@ def clone_plan(words: int = 0, frames: int = 0, flowing: bool = True) -> PromptP
 
 
 def make(plan: PromptPlan | None = None, max_new_tokens: int = 2048, guards: Guards = OFF) -> Sequence:
-    return Sequence(1, plan or clone_plan(), max_new_tokens, CODEC_EOS, guards)
+    return Sequence(1, plan or clone_plan(), max_new_tokens, {CODEC_EOS}, guards)
 
 
 def begun(ids: list[int], **options: object) -> Sequence:

@@ -227,6 +227,26 @@ def test_defaults_are_the_same(pair: Pair) -> None:
     agree(pair, method, pair.text(), **given, **GREEDY, max_new_tokens=SAMPLES)
 
 
+@ALL
+@pytest.mark.parametrize("how", [{}, {"windowed_decode": True}, {"async_decode": True}], ids=str)
+def test_batch_streams_put_together_are_the_reference_s_clips(pair: Pair, how: dict[str, Any]) -> None:
+    """The reference cannot stream: its whole clips, greedy, from the text step by step as the streams read it."""
+    method, given = pair.plainest()
+    shared = GREEDY | {"repetition_penalty": 1.0, "max_new_tokens": 60 if pair.ends else SAMPLES}
+    texts, languages = pair.texts(3), pair.languages(3)
+    with traced(pair.theirs) as trace:
+        clips, _ = getattr(pair.theirs, method)(texts, language=languages, non_streaming_mode=False, **given, **shared)
+    if pair.kind == "base":
+        given = {"voice_clone_prompt": pair.ours.create_voice_clone_prompt(**given)}
+    stream = getattr(pair.ours, f"batch_stream_{method}")
+    rounds = [waves for waves, _ in stream(texts, language=languages, emit_every_frames=5, **given, **shared, **how)]
+    for clip, codes_, waves in zip(clips, trace.codes, zip(*rounds, strict=True), strict=True):
+        wave = np.concatenate(waves)
+        edge = 512 if "windowed_decode" in how else 0  # windows rise and fall
+        assert len(wave) == 1920 * len(codes_)
+        same_wave(np.pad(wave[edge : len(wave) - edge], edge), np.pad(clip[edge : len(clip) - edge], edge), len(codes_))
+
+
 @pytest.mark.parametrize("pair", ENDING, indirect=True, scope="module")
 def test_speech_ends_by_itself(pair: Pair) -> None:
     method, given = pair.plainest()
@@ -264,6 +284,15 @@ def test_tokenizer_encodes(tokenizers: tuple[Any, Any]) -> None:
     waves = [sound(1.2, seed) for seed in range(3)]
     mine, their = ours.encode(waves, 24_000).audio_codes, theirs.encode(waves, 24_000).audio_codes
     assert all(torch.equal(*both) for both in zip(mine, their, strict=True))
+
+
+def test_tokenizer_decodes_windows(tokenizers: tuple[Any, Any]) -> None:
+    theirs, ours = tokenizers
+    window = torch.from_numpy(codes(2, 80, SEED))  # [2, 16, 80]
+    with torch.inference_mode():
+        their = theirs.model.decoder(window)[:, 0].numpy()
+    for mine in (ours.decode_streaming_batch(window.mT)[0], [ours.decode_streaming(each.T)[0][0] for each in window]):
+        assert max(np.abs(a - b).max() for a, b in zip(mine, their, strict=True)) < 1e-4
 
 
 def test_tokenizer_decodes(tokenizers: tuple[Any, Any]) -> None:

@@ -1,0 +1,40 @@
+"""Speak several texts together, each into a file of its own: FOLDER/speech_0.wav, FOLDER/speech_1.wav, …
+
+python -m engine.examples.batch MODEL FOLDER [--texts 'One.' 'Two.'] [--ref-audio FILE --ref-text WORDS]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ..audio import RATE
+from .arguments import example_parser, opened, voice
+
+TEXTS = ("The first of three.", "This is the second one, and it is longer.", "And a third.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = example_parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--texts", nargs="+", default=TEXTS)
+    options = parser.parse_args(arguments)
+    model = opened(options)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    waves: list[list[np.ndarray]] = [[] for _ in options.texts]
+    how = {"language": options.language, "max_frames": options.max_frames, "first_chunk_emit_every": 5}
+    for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **voice(model, options), **how):
+        for item, chunk in enumerate(chunks):
+            if chunk.size > 0:  # an item that is between its chunks, or has ended, gives an empty one
+                waves[item].append(chunk)
+    for item, chunks in enumerate(waves):
+        path, wave = options.folder / f"speech_{item}.wav", np.concatenate([np.zeros(0, np.float32), *chunks])
+        soundfile.write(path, wave, RATE)
+        print(f"{path}: {len(wave) / RATE:.2f} s in {len(chunks)} chunks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Frames that are not captured as a whole, whose code predictor is: the same codes, and only for captured batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.frame import PlainFrame
+from engine.predictor_graph import DrawGraphs
+from tests.engine.core_harness import TEXTS, Speaker, Spoken, same
+from tests.engine.recorded import Recorded
+
+
+def spoken(speaker: Speaker) -> dict[int, Spoken]:
+    for job, text in enumerate(TEXTS):
+        speaker.start(job, text, seed=job, max_new_tokens=6 + 3 * job)
+    return speaker.finish()
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3), (3,)])
+@torch.inference_mode()
+def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
+    plain, graphed, graphs = Speaker(), Speaker(), Recorded()
+    frame = graphed.runner.frame
+    assert isinstance(frame, PlainFrame)
+    draws = DrawGraphs(frame, graphs)  # type: ignore[arg-type]
+    draws.capture(sizes, graphed.runner.model, graphed.runner.state)
+    frame.draw = draws  # type: ignore[method-assign, assignment]
+    expected = spoken(plain)
+    for job, made in spoken(graphed).items():
+        same(made, expected[job])
+    assert set(graphs.replays) == set(sizes)  # batches become smaller as jobs end
