@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +28,6 @@ class Piece:
     start: int
 
 
-ReadPieces = Callable[[Sequence[Piece]], None]
-"""Makes the keys and values of some pieces, one for a slot."""
-
-
 class PagedRunner(Runner):
     """Speaks exactly what a `Runner` does, out of blocks.
 
@@ -47,7 +43,6 @@ class PagedRunner(Runner):
         self.cache = PagedCache(model.config.talker, slots + 1, max_positions, size, model.talker.head.weight)
         self.state.cache = self.cache
         self.paging = Paging(BlockPool(size.blocks), size.block_positions)
-        self.read_pieces: ReadPieces = self._read_padded
         self._page = size.block_positions
         self._stowed: dict[int, Tensor] = {}  # contents of slots that have given way, in host memory
 
@@ -115,8 +110,11 @@ class PagedRunner(Runner):
             self.prefixes.put(prompt.prefix_key, tail, tail.nbytes)
         return len(prompt.prefix)
 
-    def _read_padded(self, pieces: Sequence[Piece]) -> None:
-        """In plain torch: those that begin at one position together, the shorter ones padded at their end."""
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Make keys and values of pieces, one for a slot; another way of it may be put in the place of this method.
+
+        In plain torch, those that begin at one position together, the shorter ones padded at their end.
+        """
         groups: dict[int, list[Piece]] = defaultdict(list)
         for piece in pieces:
             groups[piece.start].append(piece)
