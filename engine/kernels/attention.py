@@ -28,6 +28,7 @@ def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexp
     """Where positions t lie behind a head's beginning: one after another, or PAGE each in the blocks of a table."""
     places = t * D
     if PAGE:
+        t = t.to(tl.uint32)
         places = tl.load(blocks + t // PAGE, inside, 0).to(tl.int64) * block_stride + t % PAGE * D
     return places
 
