@@ -265,7 +265,7 @@ class Qwen3TTSModel(WholeSpeech):
         use_paged_engine=True opens the paged engine, for streams that ask for it, beside the one for all others: there
         keys and values lie in blocks, which equal beginnings of prompts share, so that many more streams fit into the
         share paged_gpu_memory_utilization of the GPU's memory; paged_enforce_eager=True leaves its graphs out. A single
-        stream gains nothing by it.
+        stream gains nothing by it, and ends with a fade at `max_positions`, or 4096.
 
         What each option does stands at `Optimizations`. The way that comes of it is checked against the plain one
         before it is used. Memory is then fixed: `max_positions` for each of `slots`, by default 4096 or what fits, so

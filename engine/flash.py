@@ -1,7 +1,7 @@
 """The talker through flash-attn, which finds its way through blocks itself: unpadded prompts, and frames of any length.
 
-Where our fused kernels run they are faster, for there attention is one launch of five a layer and here one of some
-fifteen. This is for those who want flash-attn, or have it and no Triton that works.
+Our fused kernels come first where they run: with them a layer is five launches, and here attention alone is several.
+This is for those who want flash-attn, or have it and no Triton that works.
 """
 
 from __future__ import annotations

@@ -160,6 +160,21 @@ def test_a_warm_prefix_is_the_same_bits_as_a_cold_one(pool: PoolSize) -> None:
     torch.testing.assert_close(contents(runner, 2, read), rows.state.cache.kv[:, :, 0, :, :read], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("forgotten", [1, 2, 64])
+@torch.inference_mode()
+def test_a_prefix_whose_blocks_were_forgotten_is_read_again_where_they_lack(forgotten: int) -> None:
+    """Its last position, which fills no block, is kept apart and may outlive them."""
+    speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 2, 256, PoolSize(64, 4))
+    read = enter(runner, speaker, 0, text=(5,))
+    exact = contents(runner, 0, read)
+    runner.leave(0)
+    empty = runner.paging.pool.free - read // 4
+    runner.paging.pool.give(runner.paging.pool.take(min(empty + forgotten, 64)))
+    assert len(runner.prefixes) == 1
+    enter(runner, speaker, 0, text=(5,))
+    torch.testing.assert_close(contents(runner, 0, read), exact, rtol=1e-5, atol=1e-5)
+
+
 @torch.inference_mode()
 def test_prompts_hold_their_full_blocks_together_and_only_where_they_are_equal() -> None:
     speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 4, 256, ROOMY)
