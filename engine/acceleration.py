@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .compiled import CompiledFrame
+from .flash import use_flash
 from .frame import PlainFrame
 from .graphs import CodecGraphs, FrameGraphs, Graph
 from .model.talker import Rows
+from .paged_runner import PagedRunner
 from .predictor_graph import capture_draws
 from .runner import Runner
 from .slot_state import bucket
@@ -34,6 +36,8 @@ LEAST_COSINE = 0.995
 LEAST_CODEC_DB = 32.0
 SHORTEST_READ = 256
 """Attention's shortest graph reads so many positions, each further one twice as many."""
+LONGEST_READ = 4096
+"""And its longest; what is longer is read without a graph."""
 TRIALS = 5
 
 log = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`kernels`: auto, fused, compiled or plain; `graphs` False leaves CUDA graphs out, for diagnosis.
+    """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
 
     `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one; it
     comes with the fused kernels, and with `codec_alone` beside others too. `inductor_mode` is for compiled ones.
@@ -98,6 +102,11 @@ def _choose(runner: Runner, wanted: Wanted) -> str:
         log.warning("no fused kernels, speech is made more slowly: %s", reason)
     if wanted.codec_alone and (reason := _use_fused_codec(runner)):
         log.warning("no fused codec, sound is made more slowly: %s", reason)
+    if wanted.kernels in ("auto", "flash") and isinstance(runner, PagedRunner):
+        reason = _tried(partial(use_flash, runner))
+        if reason is None:
+            return "flash"
+        log.warning("no flash-attn: %s", reason)
     if wanted.kernels == "compiled":
         runner.frame = CompiledFrame(runner.model, runner.state, wanted.inductor_mode)
         return "compiled"
@@ -233,7 +242,7 @@ def _lengths(runner: Runner) -> list[int]:
     """How many positions graphs shall read, the shortest first; 0 where a frame does not care."""
     if not runner.frame.reads_length:
         return [0]
-    longest = runner.state.cache.max_positions
+    longest = min(runner.state.cache.max_positions, LONGEST_READ)
     growth = 4 if isinstance(runner.frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:

@@ -14,10 +14,12 @@ from typing import Any, TypeAlias
 from .api_inputs import FromPretrained, numbered, pieces_of, spread, texts_of
 from .audio import AudioSource, Samples
 from .clone_prompts import VoiceClonePromptItem, items_of, voice_of
+from .driven import Driven, PagedEngine
 from .fast_codebook import FastCodebook
 from .loaded import Loaded
 from .optimizations import Optimizations
-from .optimized import optimized_runner
+from .optimized import optimized_runner, paged_options
+from .paged import PagedOptions, paged_runner
 from .sound import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
 from .sound import Waves as SoundWaves
 from .stream_options import StreamOptions
@@ -57,6 +59,7 @@ class Qwen3TTSModel(WholeSpeech):
     def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
         sound_device = options.sound_device(loaded.model.talker.head.weight.device)
         super().__init__(loaded, options)
+        self._paged = PagedEngine(self._open_paged, paged_options(Optimizations(), options))
         self.code_predictor = FastCodebook(loaded.model.code_predictor)
         self._windows = WindowDecoder(loaded.model.decoder)
         self._windows_beside = WindowDecoder(loaded.model.decoder, sound_device)
@@ -102,6 +105,9 @@ class Qwen3TTSModel(WholeSpeech):
 
         async_decode=True makes the sound in a thread of its own, on `from_pretrained`'s codec_device, and gives each
         chunk one chunk later. The engine decodes beside the frames anyway: this is worth it with a second GPU only.
+
+        use_paged_engine=True speaks the same out of the paged engine, which is opened at its first use: see
+        `enable_streaming_optimizations`.
 
         Source: the seed's function of this name; unlike there, speech has at least 2 frames (min_new_tokens) and
         max_new_tokens counts where it is given and smaller than max_frames. Raises ValueError for contradictions.
@@ -267,6 +273,11 @@ class Qwen3TTSModel(WholeSpeech):
     ) -> Qwen3TTSModel:
         """Make this model as fast as its GPU allows, and return it; call it while nothing is being spoken.
 
+        use_paged_engine=True opens the paged engine, for streams that ask for it, beside the one for all others: there
+        keys and values lie in blocks, which equal beginnings of prompts share, so that many more streams fit into the
+        share paged_gpu_memory_utilization of the GPU's memory; paged_enforce_eager=True leaves its graphs out. A single
+        stream gains nothing by it, and ends with a fade at `max_positions`, or 4096.
+
         What each option does stands at `Optimizations`. The way that comes of it is checked against the plain one
         before it is used. Memory is then fixed: `max_positions` for each of `slots`, by default 4096 or what fits, so
         that speech beyond it ends with a fade. On a CPU nothing is compiled or captured, which is logged. Raises
@@ -274,11 +285,11 @@ class Qwen3TTSModel(WholeSpeech):
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         options = Optimizations(**given)
-        if options.use_paged_engine:
-            self._paged_engine()
         if not self.engine.idle:
             raise RuntimeError("enable_streaming_optimizations exchanges the engine: close what is being spoken first")
         options.check_device(self.device.type)
+        if options.use_paged_engine:
+            self._paged.opened(paged_options(options, self._options))
         if self.device.type == "cuda":
             self._optimize(options)
         else:
@@ -291,13 +302,18 @@ class Qwen3TTSModel(WholeSpeech):
         self.code_predictor.capture_codebook_cuda_graph(warmup_runs)
 
     def warmup_paged_engine(self) -> None:
-        """Capture the paged engine's graphs before they are needed."""
-        self._paged_engine()
+        """Open the paged engine and capture its graphs before they are needed. Raises MemoryError."""
+        self._paged.opened()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _paged_engine(self) -> None:
-        raise NotImplementedError("use_paged_engine=True is not supported yet; without it the audio is the same")
+    def _open_paged(self, options: PagedOptions) -> Driven:
+        """While nothing else runs on the model, for graphs are captured."""
+        runner = self.engine.exclusively(partial(paged_runner, self._model, options))
+        return Driven(runner, self._loaded.tokenizer)
+
+    def _driven_by(self, options: StreamOptions) -> Driven:
+        return self._paged.opened() if options.use_paged_engine else self._driven
 
     def _optimize(self, options: Optimizations) -> None:
         self._drive(optimized_runner(self._model, options, self._options.slots, self._options.max_positions))
@@ -305,24 +321,24 @@ class Qwen3TTSModel(WholeSpeech):
             self.capture_codebook_cuda_graph()
 
     def _stream(self, text: Pieces, planned: Planned, options: StreamOptions, sampling: dict[str, Any]) -> Chunks:
-        return self._chunks(pieces_of(text), planned, options, self._how(options, sampling))
+        how = self._how(options, sampling)
+        return self._chunks(self._driven_by(options), pieces_of(text), planned, options, how)
 
     def _batch(
         self, texts: list[str], planned: list[Planned], options: StreamOptions, sampling: dict[str, Any]
     ) -> ChunkLists:
-        return self._chunk_lists(texts, planned, options, self._how(options, sampling))
+        how = self._how(options, sampling)
+        return self._chunk_lists(self._driven_by(options), texts, planned, options, how)
 
     def _how(self, options: StreamOptions, sampling: dict[str, Any]) -> dict[str, Any]:
         """What an utterance needs beyond its plan and voice. Raises for what the caller must not ask."""
-        if options.use_paged_engine:
-            self._paged_engine()
         drawn = options.sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
         return {"sampling": drawn, "emission": options.emission, "codes_only": options.sounds_itself}
 
     def _chunks(
-        self, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
+        self, driven: Driven, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
     ) -> Chunks:
-        with closing(self.engine.stream(self._utterance(planned, **how), text)) as made:
+        with closing(driven.engine.stream(driven.utterance(planned, **how), text)) as made:
             rounds: Iterator[Round] = ([progress] for progress in made)
             with closing(self._heard(rounds, [planned], options)) as heard:
                 for (wave,) in heard:
@@ -330,13 +346,13 @@ class Qwen3TTSModel(WholeSpeech):
                         yield wave.numpy(), self._rate
 
     def _chunk_lists(
-        self, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
+        self, driven: Driven, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
     ) -> ChunkLists:
         sampling = how.pop("sampling")
         utterances = [
-            self._utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
+            driven.utterance(each, sampling=numbered(sampling, item), **how) for item, each in enumerate(planned)
         ]
-        with closing(self.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
+        with closing(driven.engine.stream_together(list(zip(utterances, texts, strict=True)))) as rounds, \
              closing(self._heard(rounds, planned, options)) as heard:  # fmt: skip
             for waves in heard:
                 if any(len(wave) for wave in waves):

@@ -163,7 +163,7 @@ class Engine:
 
     def _launch(self) -> tuple[_Launch | None, list[Progress]]:
         """The next frame of whoever can make one, newcomers included; and newcomers that found no memory."""
-        running = [job for job in self._jobs.values() if self._can_advance(job)]
+        running = self._fitting([job for job in self._jobs.values() if self._can_advance(job)])
         entries = [(job, self._enter(job)) for job in self._beginners()]
         failed = self._join(entries) if entries else []
         entered = [(job, entry.first_text) for job, entry in entries if job.slot is not None]
@@ -177,8 +177,13 @@ class Engine:
             job.launched += 1
         return _Launch(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
 
+    def _fitting(self, jobs: list[RunningJob]) -> list[RunningJob]:
+        fitting = self._runner.fitting([job.slot for job in jobs if job.slot is not None])
+        return jobs if len(fitting) == len(jobs) else [job for job in jobs if job.slot in fitting]
+
     def _beginners(self) -> list[RunningJob]:
-        return [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
+        waiting = [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
+        return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
 
     def _enter(self, job: RunningJob) -> Entry:
         """Give a job its slot."""
@@ -270,6 +275,7 @@ class Engine:
     def _release(self, job: RunningJob) -> None:
         if job.slot is not None:
             self._free.append(job.slot)
+            self._runner.leave(job.slot)
             job.slot = None
 
     # --- delivering ---------------------------------------------------------------------------------------------

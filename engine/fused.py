@@ -85,7 +85,7 @@ class FusedFrame:
         )  # fmt: skip
         cache = state.cache
         for layer, kept in zip(self._talker, cache.layers, strict=True):
-            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next))
+            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next, cache.table))
         return x
 
     def first_scores(self, hidden: Tensor, code0: Tensor) -> Tensor:

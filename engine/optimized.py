@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
 from .acceleration import Wanted, accelerate
+from .api_inputs import FromPretrained
 from .footprint import NumberBytes, footprint
 from .memory import fit
 from .model.speech_model import SpeechModel
 from .optimizations import Optimizations
+from .paged import PagedOptions
 from .runner import Runner
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,19 @@ def _positions(model: SpeechModel, slots: int) -> int:
     if found is None:
         raise MemoryError(f"no GPU memory is left for slots={slots}: lower it, or give max_positions")
     return found
+
+
+def paged_options(options: Optimizations, given: FromPretrained) -> PagedOptions:
+    """The paged engine that the options ask for. It always runs in the fastest way that its device knows."""
+    paged = PagedOptions()
+    return replace(
+        paged,
+        gpu_memory_utilization=options.paged_gpu_memory_utilization,
+        enforce_eager=options.paged_enforce_eager,
+        half_codec=options.use_compile,
+        slots=max(given.slots, paged.slots),
+        max_positions=given.max_positions or paged.max_positions,
+    )
 
 
 def wanted(options: Optimizations) -> Wanted:

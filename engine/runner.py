@@ -132,6 +132,17 @@ class Runner:
         """How many positions a slot has left."""
         return self.max_positions - self._next[slot]
 
+    def admit(self, lengths: Sequence[int]) -> int:
+        """How many of the waiting prompts, of so many positions each, may begin now: the first of them."""
+        return len(lengths)
+
+    def fitting(self, slots: Sequence[int]) -> Sequence[int]:
+        """Those of the slots that wish to go on, the oldest first, for whose next position there is memory."""
+        return slots
+
+    def leave(self, slot: int) -> None:
+        """The sequence of a slot has ended."""
+
     # --- a sequence begins --------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -140,12 +151,16 @@ class Runner:
 
         Doing it again begins again, so a call that ran out of memory leaves nothing behind.
         """
+        self._read(entries)
+        for entry in entries:
+            self._settle(entry)
+
+    def _read(self, entries: Sequence[Entry]) -> None:
+        """Make the keys and values of all but each prompt's last position."""
         self._reserve(max(len(entry.prompt.head) for entry in entries))
         for entry in entries:
             self._put_prefix(entry)
         self._prefill_bodies(entries)
-        for entry in entries:
-            self._settle(entry)
 
     def _put_prefix(self, entry: Entry) -> None:
         """Copy the prefix's keys and values, or make them. Alone in a batch, so that they are always the same bits."""

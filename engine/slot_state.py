@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .model.code_predictor import CodePredictorCache
 from .model.speech_model import SpeechModel
-from .model.talker import TalkerCache
+from .model.talker import Cache
 from .sampling import CodeRules, Sampler, SamplerLimits
 
 RING_FRAMES = 128
@@ -24,11 +24,11 @@ def bucket(rows: int) -> int:
 class SlotState:
     """Slot number `slots` is the spare: rows that only fill a batch use it, and voices are primed in it.
 
-    `cache` alone may be exchanged, for a longer one.
+    `cache` alone may be exchanged, for a longer one or another kind.
     """
 
     slots: int
-    cache: TalkerCache
+    cache: Cache
     predictor: CodePredictorCache
     sampler: Sampler
     frame: Tensor  # [slots + 1, H] embedding of each slot's last frame, the codec part of its next input

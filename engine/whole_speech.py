@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from .api_inputs import FromPretrained, checked_sampling, numbered, spread, texts_of
 from .audio import AudioSource, Samples, load_audio
 from .checkpoint import find_checkpoint
-from .clone_prompts import PrimedVoices, VoiceClonePromptItem, item_of, items_of, voice_of
-from .core import Engine, Utterance
+from .clone_prompts import VoiceClonePromptItem, item_of, items_of, voice_of
+from .driven import Driven, Planned
 from .emission import WHOLE_CLIP_FRAMES, EmissionPlan
 from .loaded import Loaded, load_checkpoint
-from .prompt import PromptPlan
 from .runner import Runner
-from .sequence import Guards
-from .shared_engine import SharedEngine
 from .voice_prompt import VoicePrompt, make_voice_prompt
 
 FIRST_POSITIONS = 1024
-NO_GUARDS = Guards(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
 WHOLE = EmissionPlan((WHOLE_CLIP_FRAMES,))
 
 Waves: TypeAlias = tuple[list[Samples], int]
-Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
 Batch: TypeAlias = str | list[str]
 Audios: TypeAlias = AudioSource | list[AudioSource]
 Pieces: TypeAlias = str | Iterable[str]
@@ -47,9 +41,8 @@ class WholeSpeech:
     def _drive(self, runner: Runner) -> None:
         """Speak with this runner from now on."""
         self.device = runner.device
-        self.engine = SharedEngine(Engine(runner, self._loaded.tokenizer, NO_GUARDS), runner.device)
-        exclusively = self.engine.exclusively
-        self._primed = PrimedVoices(lambda codes: exclusively(partial(runner.prime, codes)))
+        self._driven = Driven(runner, self._loaded.tokenizer)
+        self.engine = self._driven.engine
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -183,16 +176,11 @@ class WholeSpeech:
             raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
         return self._planner.clone(voice.clone, language, flowing=flowing), voice
 
-    def _utterance(self, planned: Planned, **how: Any) -> Utterance:
-        plan, voice = planned
-        if voice is None:
-            return Utterance(plan, **how)
-        return Utterance(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
-
     def _speak(self, texts: list[str], planned: Sequence[Planned], sampling: dict[str, Any]) -> Waves:
         drawn = checked_sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)
         utterances = [
-            self._utterance(each, sampling=numbered(drawn, item), emission=WHOLE) for item, each in enumerate(planned)
+            self._driven.utterance(each, sampling=numbered(drawn, item), emission=WHOLE)
+            for item, each in enumerate(planned)
         ]
         spoken = self.engine.speak(list(zip(utterances, texts, strict=True)))
         return [speech.wave.numpy() for speech in spoken], self._rate

@@ -10,7 +10,8 @@ DAEMON, ENGINE = ROOT / "qwentts_daemon", ROOT / "engine"
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "soundfile", "triton", "flash_attn"}
 TORCH_FREE = [
     "messages", "settings", "channel", "choice", "worker", "model_card", "roster", "voice_folder", "languages",
-    "model/config", "footprint", "memory", "emission", "optimizations", "prefixes", "prompt", "sequence",
+    "model/config", "footprint", "memory", "emission", "optimizations", "prefixes", "prompt", "sequence", "blocks",
+    "paging",
     "backends/__init__", "backends/qwen3", "bench/__init__", "bench/arrivals", "bench/figures", "bench/floor",
     "bench/load", "bench/load_client", "bench/options", "bench/peers", "bench/report",
 ]  # fmt: skip

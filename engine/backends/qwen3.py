@@ -33,7 +33,7 @@ LOOK_INTERVAL_S = 1.0
 WARM_UP_FRAMES = 32
 WARM_VOICES = 64
 NO_MEMORY = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr")
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr", "xxhash")
 REMEDY = "pip install 'qwentts-daemon[engine]'"
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,20 @@ def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.cons
 
 
 @triton.jit
+def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexpr):
+    """Where positions t lie behind a head's beginning: one after another, or PAGE each in the blocks of a table."""
+    places = t * D
+    if PAGE:
+        t = t.to(tl.uint32)
+        places = tl.load(blocks + t // PAGE, inside, 0).to(tl.int64) * block_stride + t % PAGE * D
+    return places
+
+
+@triton.jit
 def _attend(
-    qkv, gain, cos_table, sin_table, keys, values, slots, positions, out, slot_stride, head_stride, eps, scale,
-    START: tl.constexpr, STEPS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr,
-    BLOCK_T: tl.constexpr, EARLY: tl.constexpr,
+    qkv, gain, cos_table, sin_table, keys, values, slots, positions, table, out, slot_stride, head_stride, table_stride,
+    eps, scale, START: tl.constexpr, STEPS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
     batch, kv_head = tl.program_id(0), tl.program_id(1)
@@ -39,7 +49,8 @@ def _attend(
         gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
     slot = tl.load(slots + batch) if START < 0 else batch.to(tl.int64)
     past = tl.load(positions + slot) if START < 0 else START
-    base = slot * slot_stride + kv_head * head_stride
+    blocks = table + slot * table_stride
+    base = kv_head * head_stride if PAGE else slot * slot_stride + kv_head * head_stride
     for step in tl.static_range(STEPS):
         position = past + step
         parts = qkv + (batch * STEPS + step) * (HEADS + 2 * KV_HEADS) * D
@@ -48,8 +59,9 @@ def _attend(
         key = _normed_rotated(parts, gain, HEADS + kv_head, d, half_turned, cos, sin, eps, D)
         key = key.to(keys.dtype.element_ty)
         value = tl.load(parts + (HEADS + KV_HEADS + kv_head) * D + d)
-        tl.store(keys + base + position * D + d, key)
-        tl.store(values + base + position * D + d, value)
+        place = _offsets(position, position >= 0, blocks, slot_stride, D, PAGE)
+        tl.store(keys + base + place + d, key)
+        tl.store(values + base + place + d, value)
         # All heads of the group side by side: [GROUP, D].
         heads = (kv_head * GROUP + g)[:, None]
         q = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
@@ -66,8 +78,9 @@ def _attend(
         for start in tl.range(0, position, BLOCK_T):
             t = start + tl.arange(0, BLOCK_T)
             inside = (t < position)[:, None]
-            k = tl.load(keys + base + t[:, None] * D + d[None, :], inside, 0.0).to(tl.float32)
-            v = tl.load(values + base + t[:, None] * D + d[None, :], inside, 0.0).to(tl.float32)
+            places = _offsets(t, t < position, blocks, slot_stride, D, PAGE)
+            k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0).to(tl.float32)
+            v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0).to(tl.float32)
             score = tl.sum(q[:, None, :] * k[None, :, :], 2)  # [GROUP, BLOCK_T]
             score = tl.where((t < position)[None, :], score, float("-inf"))
             higher = tl.maximum(top, tl.max(score, 1))
@@ -96,7 +109,8 @@ class Past:
     """Where a layer's keys and values lie: [slots, kv_heads, positions, head_dim] each, rotary tables [positions, d].
 
     With `slots` [B] and `positions` [slots] the place of each row is read on the device; without, row b uses row b of
-    the cache.
+    the cache. With `table` int32 [slots, n] too, keys and values are blocks, [blocks, kv_heads, block positions,
+    head_dim], and a slot's positions lie in those of its row.
     """
 
     keys: Tensor
@@ -105,6 +119,7 @@ class Past:
     sin: Tensor
     slots: Tensor | None = None
     positions: Tensor | None = None
+    table: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +139,13 @@ class AttendStep:
         sizes, keys = self.sizes, past.keys
         assert keys.stride() == past.values.stride(), (keys.stride(), past.values.stride())
         assert keys.stride(2) == sizes.head_dim, keys.stride()
-        nothing = past.cos
+        nothing, table = past.cos, past.table
         _attend[(qkv.shape[0] // steps, sizes.kv_heads)](
             qkv, self.gain, past.cos, past.sin, keys, past.values, nothing if past.slots is None else past.slots,
-            nothing if past.positions is None else past.positions, out, keys.stride(0), keys.stride(1), sizes.eps,
-            sizes.head_dim**-0.5, START=start, STEPS=steps, HEADS=sizes.heads, KV_HEADS=sizes.kv_heads,
-            D=sizes.head_dim, BLOCK_T=16 if start >= 0 else 64, num_warps=4, **self.launch.options,
+            nothing if past.positions is None else past.positions, nothing if table is None else table, out,
+            keys.stride(0), keys.stride(1), 0 if table is None else table.stride(0), sizes.eps, sizes.head_dim**-0.5,
+            START=start, STEPS=steps, HEADS=sizes.heads, KV_HEADS=sizes.kv_heads, D=sizes.head_dim,
+            PAGE=0 if table is None else keys.shape[2], BLOCK_T=16 if start >= 0 else 64, num_warps=4,
+            **self.launch.options,
         )  # fmt: skip
         return out

@@ -62,15 +62,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary, bias: Tensor | None, store: Store | None = None) -> Tensor:
         """x [B, T, H] → [B, T, H]. `bias` [B or 1, 1, G·T, L] is added to the scores; `store` keeps keys and values."""
+        query, key, value = self.project(x, rotary)
+        keys, values = store(key, value) if store else (key.transpose(1, 2), value.transpose(1, 2))
+        mixed = F.scaled_dot_product_attention(self._grouped(query), keys, values, attn_mask=bias)
+        return self.out(self._ungrouped(mixed, x.shape[1]))
+
+    def project(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, heads, d], keys and values [B, T, kv_heads, d] of x [B, T, H], normed and rotated."""
         batch, steps, _ = x.shape
         parts = self.qkv(x).view(batch, steps, -1, self.head_dim)
         qk, value = parts.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.qk_norm is not None:
             qk = F.rms_norm(qk, (self.head_dim,), None, self.norm_eps) * self.qk_norm
         query, key = rotate(qk, *rotary).split((self.heads, self.kv_heads), dim=2)
-        keys, values = store(key, value) if store else (key.transpose(1, 2), value.transpose(1, 2))
-        mixed = F.scaled_dot_product_attention(self._grouped(query), keys, values, attn_mask=bias)
-        return self.out(self._ungrouped(mixed, steps))
+        return query, key, value
 
     def _grouped(self, query: Tensor) -> Tensor:
         batch, steps = query.shape[:2]

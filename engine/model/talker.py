@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import SlotCache, rotary_table, visible_bias
+from .attention import SlotCache, Store, rotary_table, visible_bias
 from .config import TalkerConfig
 from .layers import DecoderLayer, FrameEmbedding
 
@@ -63,26 +64,49 @@ class TextEmbedding(nn.Module):
         self.folded = True
 
 
-class TalkerCache(nn.Module):
-    """What the talker remembers of every slot: keys and values of all layers in one tensor, and their rotary table."""
+class Cache(nn.Module, ABC):
+    """Rotary tables of as many positions as a sequence may have, and a store of keys and values for each layer.
 
-    kv: Tensor
+    `table`: where keys and values lie in blocks, those of every slot; None where they lie in a row.
+    """
+
     cos: Tensor
     sin: Tensor
     columns: Tensor
+    layers: nn.ModuleList
+    table: Tensor | None
 
-    def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
+    def __init__(self, config: TalkerConfig, max_positions: int, like: Tensor) -> None:
         super().__init__()
         t = config.transformer
         self.max_positions = max_positions
-        kv = like.new_zeros(t.layers, 2, slots, t.kv_heads, max_positions, t.head_dim)
-        self.register_buffer("kv", kv, persistent=False)
-        self.layers = nn.ModuleList(SlotCache(keys, values) for keys, values in kv)  # views
         cos, sin = rotary_table(t.head_dim, t.rope_theta, max_positions, like.device, like.dtype)
         self.register_buffer("cos", cos, persistent=False)  # [max_positions, head_dim]
         self.register_buffer("sin", sin, persistent=False)
         columns = torch.arange(max_positions, device=like.device)
         self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("table", None, persistent=False)
+
+    @abstractmethod
+    def stores(self, rows: Rows, positions: Tensor) -> list[Store]:
+        """What keeps keys and values of a batch, layer by layer: row b's at positions [B, T] of slot rows.slots[b]."""
+
+
+class TalkerCache(Cache):
+    """What the talker remembers of every slot: keys and values of all layers in one tensor, a row for each slot."""
+
+    kv: Tensor
+
+    def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
+        super().__init__(config, max_positions, like)
+        t = config.transformer
+        kv = like.new_zeros(t.layers, 2, slots, t.kv_heads, max_positions, t.head_dim)
+        self.register_buffer("kv", kv, persistent=False)
+        self.layers = nn.ModuleList(SlotCache(keys, values) for keys, values in kv)  # views
+
+    def stores(self, rows: Rows, positions: Tensor) -> list[Store]:
+        where = {"slots": rows.slots, "columns": positions, "length": rows.length}
+        return [partial(kept.update, **where) for kept in self.layers]
 
     @torch.no_grad()
     def prefix(self, slot: int, positions: int) -> Tensor:
@@ -120,7 +144,7 @@ class Talker(nn.Module):
         longer.kv[:, :, :, :, : cache.max_positions] = cache.kv
         return longer
 
-    def forward(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> Tensor:
+    def forward(self, inputs: Tensor, cache: Cache, rows: Rows) -> Tensor:
         """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
 
         A row sees its own slot up to its own position only, so what lies behind (padding, an older sequence) never
@@ -133,12 +157,11 @@ class Talker(nn.Module):
         visible = cache.columns[: rows.length] <= positions.unsqueeze(-1)  # [B, T, length]
         bias = visible_bias(visible, t.heads // t.kv_heads, inputs.dtype)
         x = inputs
-        for layer, kept in zip(self.layers, cache.layers, strict=True):
-            store = partial(kept.update, slots=rows.slots, columns=positions, length=rows.length)
+        for layer, store in zip(self.layers, cache.stores(rows, positions), strict=True):
             x = layer(x, tables, bias, store)
         return self.norm(x)
 
-    def prefill(self, inputs: Tensor, cache: TalkerCache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, inputs: Tensor, cache: Cache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Read prompts of unequal length: inputs [B, T, H], of which lengths [B] are real.
 
         Padding stands at the right and is attended by nothing: its cache entries lie behind the last real position and
@@ -150,7 +173,7 @@ class Talker(nn.Module):
         hidden = hidden.gather(1, last).squeeze(1)
         return hidden, self.head(hidden)
 
-    def step(self, inputs: Tensor, cache: TalkerCache, rows: Rows) -> tuple[Tensor, Tensor]:
+    def step(self, inputs: Tensor, cache: Cache, rows: Rows) -> tuple[Tensor, Tensor]:
         """One position for B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
         hidden = self(inputs.unsqueeze(1), cache, rows).squeeze(1)
         return hidden, self.head(hidden)

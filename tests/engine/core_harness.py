@@ -9,6 +9,8 @@ import torch
 from engine.checkpoint import load
 from engine.core import Engine, Progress, Utterance
 from engine.emission import Emission, EmissionPlan
+from engine.paged_cache import PoolSize
+from engine.paged_runner import PagedRunner
 from engine.prompt import PromptIds, PromptPlanner
 from engine.runner import Runner
 from engine.sampling_params import resolve_sampling
@@ -22,7 +24,10 @@ Spoken = tuple[torch.Tensor, torch.Tensor]
 
 
 class Speaker:
-    """The tiny custom-voice checkpoint, and the seeded utterances it can make. With `eos_gain` they end themselves."""
+    """The tiny custom-voice checkpoint, and the seeded utterances it can make. With `eos_gain` they end themselves.
+
+    With `pool` the engine is the paged one.
+    """
 
     def __init__(
         self,
@@ -31,13 +36,15 @@ class Speaker:
         guards: Guards | None = None,
         lag: int | None = None,
         eos_gain: float = 0.0,
+        pool: PoolSize | None = None,
     ) -> None:
         directory = tiny_directory("custom_voice", eos_gain=eos_gain)
         self.tokenizer = TextTokenizer.from_directory(directory)
         ids = PromptIds.from_config(json.loads((directory / "config.json").read_text()))
         self.planner = PromptPlanner(ids, self.tokenizer.encode)
         model = load(directory, FLOAT32) if eos_gain else tiny_model("custom_voice")
-        self.runner = Runner(model, slots, max_positions, lag=lag)
+        sizes = (model, slots, max_positions)
+        self.runner = PagedRunner(*sizes, pool, lag) if pool else Runner(*sizes, lag=lag)
         self.engine = Engine(self.runner, self.tokenizer, guards or Guards())
 
     def utterance(

@@ -298,7 +298,7 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"temprature": 1.0}, SamplingError, "did you mean 'temperature'"),
         ({"temperature": 0}, SamplingError, "do_sample=False"),
         ({"repetition_penalty_window": 5000}, SamplingError, "at most 512"),
-        ({"use_paged_engine": True}, NotImplementedError, "use_paged_engine"),
+        ({"use_paged_engine": 1}, ValueError, "use_paged_engine"),
         ({"emit_every_frames": 0}, ValueError, "emit_every_frames"),
     ],
 )

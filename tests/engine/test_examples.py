@@ -15,7 +15,8 @@ import soundfile
 import torch
 
 import engine
-from engine.examples import batch, profile, stream
+from engine.examples import batch, paged, profile, stream
+from engine.paged_runner import PagedRunner
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_directory
 
@@ -98,6 +99,13 @@ def test_batch_into_files(kind: str, reference: Path, tmp_path: Path) -> None:
     assert [samples(tmp_path / "out" / f"speech_{item}.wav") for item in range(3)] == [20 * 1920, 0, 20 * 1920]
 
 
+def test_paged_streams_into_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ("--texts", "One.", " ", "Two!")
+    paged.main([str(tiny_directory("custom_voice")), str(tmp_path / "out"), *ON_CPU, *texts])
+    assert [samples(tmp_path / "out" / f"speech_{item}.wav") for item in range(3)] == [20 * 1920, 0, 20 * 1920]
+    assert "3 streams at once: 3.20 s of audio" in capsys.readouterr().out
+
+
 def test_profile_prints_its_ways_and_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.json"
     frames = ("--device", "cpu", "--max-frames", "1")  # each takes some thousand events
@@ -147,6 +155,22 @@ def test_the_seed_s_streams(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert sum(map(len, card.heard)) > 0
     assert sum(map(len, card.heard)) % 1920 == 0
     assert [samples(tmp_path / f"output_{item}.wav") > 0 for item in range(3)] == [True] * 3
+
+
+@pytest.mark.usefixtures("reference")
+def test_the_seed_s_paged_engine(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    used: list[int] = []
+    real = PagedRunner.advance
+
+    def watched(self: PagedRunner, *given: Any) -> Any:
+        used.append(self.paging.pool.used)
+        return real(self, *given)
+
+    monkeypatch.setattr(PagedRunner, "advance", watched)
+    names = run_seed(["Streaming", "Paged attention engine"], monkeypatch, tmp_path)
+    assert max(used) > 0
+    assert sum(map(len, card.heard)) % 1920 == 0
+    assert names["sr"] == 24_000
 
 
 def test_the_seed_s_optimisations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

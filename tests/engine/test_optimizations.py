@@ -129,17 +129,6 @@ def test_the_engine_is_not_exchanged_under_an_open_stream(model: Any) -> None:
     model.optimizations = None
 
 
-@pytest.mark.parametrize(
-    "name", ["enable_streaming_optimizations", "warmup_paged_engine", "stream_generate_custom_voice"]
-)
-def test_the_paged_engine_is_refused_while_it_is_not_built_in(model: Any, name: str) -> None:
-    given: dict[str, Any] = {} if name == "warmup_paged_engine" else {"use_paged_engine": True}
-    if name.startswith("stream"):
-        given |= {"text": "hi", "speaker": "ryan"}
-    with pytest.raises(NotImplementedError, match="use_paged_engine"):
-        getattr(model, name)(**given)
-
-
 # --- the codec by itself ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,181 @@
+"""Blocks: equal beginnings share them, different ones never do, and after any history none is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from engine.blocks import BlockPool, Link, VoiceContent, chained
+from engine.prompt import Position, ReferenceFrame, SpeakerVector
+
+PAGE = 4
+VOICES = [
+    VoiceContent(speaker=bytes([who]) * 16, frames=[bytes([who, frame // 2]) * 64 for frame in range(6)])
+    for who in (1, 2)
+]
+CODECS = st.one_of(st.none(), st.integers(0, 3), st.just(SpeakerVector()), st.integers(0, 5).map(ReferenceFrame))
+PROMPTS = st.lists(st.builds(Position, st.integers(0, 2), CODECS), max_size=14)
+
+
+def embedding(position: Position, voice: VoiceContent) -> tuple[object, ...]:
+    """What a position's embedding is made of, said in another way than `chained` says it."""
+    if isinstance(position.codec, SpeakerVector):
+        return position.text, "speaker", voice.speaker
+    if isinstance(position.codec, ReferenceFrame):
+        return position.text, "frame", voice.frames[position.codec.index]
+    return position.text, "mark", position.codec
+
+
+def equal_blocks(a: list[tuple[object, ...]], b: list[tuple[object, ...]]) -> int:
+    """How many full blocks two prompts begin with in common."""
+    equal = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return equal // PAGE
+
+
+def read(pool: BlockPool, links: list[Link]) -> list[int]:
+    """A prompt comes in: it takes what is there, and reads the rest."""
+    shared = pool.find(links)
+    blocks = pool.take(len(links) - len(shared), shared)
+    pool.keep(blocks, links)
+    return blocks
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(PROMPTS, st.sampled_from(VOICES)), min_size=2, max_size=5), st.booleans())
+def test_prompts_share_exactly_the_full_blocks_of_their_common_beginning(prompts, colliding):
+    hashed = {"hashed": lambda content: b"all the same"} if colliding else {}
+    pool, seen = BlockPool(100), []
+    for positions, voice in prompts:
+        blocks = read(pool, chained(positions, voice, PAGE, **hashed))
+        content = [embedding(position, voice) for position in positions]
+        assert len(blocks) == len(positions) // PAGE
+        for other, other_blocks in seen:
+            common = equal_blocks(content, other)
+            assert not set(blocks[common:]) & set(other_blocks)
+            if not colliding:
+                assert blocks[:common] == other_blocks[:common]
+        seen.append((content, blocks))
+
+
+def test_a_speaker_language_or_reference_that_differs_in_the_first_block_shares_nothing():
+    base = [Position(1, 7), Position(2, SpeakerVector()), Position(3, ReferenceFrame(0)), Position(4), Position(5, 9)]
+    pool = BlockPool(20)
+    mine = read(pool, chained(base, VOICES[0], PAGE))
+    assert read(pool, chained(base, VOICES[0], PAGE)) == mine
+    others = [
+        (base, VOICES[1]),
+        (base, VoiceContent(VOICES[0].speaker, VOICES[1].frames)),
+        (base, VoiceContent(VOICES[1].speaker, VOICES[0].frames)),
+        ([Position(1, 8), *base[1:]], VOICES[0]),
+        ([Position(0, 7), *base[1:]], VOICES[0]),
+        ([Position(1), *base[1:]], VOICES[0]),
+    ]
+    taken = [set(read(pool, chained(positions, voice, PAGE))) for positions, voice in others]
+    assert all(not set(mine) & blocks for blocks in taken)
+    assert len(set().union(*taken)) == sum(map(len, taken))
+
+
+def test_a_position_is_never_taken_for_two_others():
+    """Contents of a block are bytes in a row; where one ends must be certain."""
+    frame = VoiceContent(frames=[b"\1", b"\1\1"])
+    a = [Position(0, ReferenceFrame(0)), Position(0, ReferenceFrame(1))]
+    b = [Position(0, ReferenceFrame(1)), Position(0, ReferenceFrame(0))]
+    assert chained(a, frame, 2) != chained(b, frame, 2)
+
+
+def test_the_least_recently_used_content_goes_first_and_the_end_of_a_prompt_before_its_beginning():
+    pool = BlockPool(4)
+    old, new = ([Link(bytes([n, part]), bytes([n, part])) for part in (0, 1)] for n in (1, 2))
+    pool.give(read(pool, old))
+    pool.give(read(pool, new))
+    assert (pool.free, pool.used) == (4, 0)
+    (taken,) = pool.take(1)
+    assert (len(pool.find(old)), len(pool.find(new))) == (1, 2)
+    pool.give(read(pool, old))
+    assert (len(pool.find(old)), len(pool.find(new))) == (2, 1)
+    pool.give([taken])
+
+
+def test_the_continuation_of_a_forgotten_beginning_is_read_anew():
+    """The key of the second block is known, but the block that it continues is another one now."""
+    pool, links = BlockPool(5), [Link(b"a", b"a"), Link(b"b", b"b")]
+    blocks = read(pool, links)
+    collision = [Link(b"a", b"something else")]
+    other = read(pool, collision)
+    assert (pool.find(links), pool.find(collision)) == ([], other)
+    again = read(pool, links)
+    assert not set(again) & {*blocks, *other}
+    assert (pool.find(links), pool.find(collision)) == (again, [])
+    for each in (blocks, other, again):
+        pool.give(each)
+    assert (pool.free, pool.used) == (5, 0)
+
+
+def test_more_than_there_is_can_not_be_taken():
+    pool, links = BlockPool(2), [Link(b"a", b"a")]
+    pool.give(read(pool, links))
+    assert pool.can_take(2)
+    assert not pool.can_take(2, pool.find(links))
+    assert pool.can_take(1, pool.find(links))
+    with pytest.raises(AssertionError):
+        pool.take(3)
+    assert (pool.free, pool.used) == (2, 0)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Prompts come, grow and go in any order, in a pool that is often full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(9)
+        self.held: list[list[int]] = []
+
+    @rule(prompt=st.lists(st.integers(0, 1), max_size=5), more=st.integers(0, 2))
+    def begin(self, prompt: list[int], more: int) -> None:
+        links = chained([Position(text) for text in prompt for _ in range(PAGE)], VOICES[0], PAGE)
+        shared = self.pool.find(links)
+        new = len(links) - len(shared) + more
+        if not self.pool.can_take(new, shared):
+            return
+        blocks = self.pool.take(new, shared)
+        self.pool.keep(blocks[: len(links)], links)
+        assert self.pool.find(links) != [] or not links
+        self.held.append(blocks)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def append(self, data: st.DataObject) -> None:
+        if self.pool.can_take(1):
+            data.draw(st.sampled_from(self.held)).extend(self.pool.take(1))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.pool.give(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+
+    @invariant()
+    def every_block_is_free_or_held(self) -> None:
+        held = [block for blocks in self.held for block in blocks]
+        assert self.pool.free + self.pool.used == self.pool.blocks
+        assert self.pool.used == len(set(held))
+        assert all(self.pool.holders(block) == held.count(block) for block in range(1, 10))
+        assert 0 not in held
+
+    def teardown(self) -> None:
+        for blocks in self.held:
+            self.pool.give(blocks)
+        assert (self.pool.free, self.pool.used) == (9, 0)
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_no_torch_needed() -> None:
+    code = "import sys, engine.blocks, engine.paging; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
