@@ -45,7 +45,7 @@ class Admission:
         """`covered`: whoever waits when the last worker goes gets WorkerLost, since another engine can speak."""
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
-        self._covered = covered
+        self.covered = covered
         self._lanes: list[Lane] = []
         self._line: list[tuple[Priority, int, asyncio.Future[Lane]]] = []
         self._arrivals = itertools.count()
@@ -67,7 +67,7 @@ class Admission:
     def set_capacity(self, lane: Lane, capacity: int) -> None:
         """More or fewer may run there from now on; who runs already is not touched."""
         lane.capacity = capacity
-        if self._covered and not any(each.capacity for each in self._lanes):
+        if self.covered and not any(each.capacity for each in self._lanes):
             self._dismiss(WorkerLost())
         self._admit()
 

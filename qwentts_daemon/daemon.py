@@ -13,6 +13,7 @@ from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
+from .presence import Presence
 from .sections import Config, Voices
 from .session import Speaker
 from .voices import Catalogue
@@ -55,7 +56,9 @@ def make_pool(config: Config) -> WorkerPool:
     groups = []
     for workers in engines:
         admission = Admission(config.queue.max_size, config.queue.max_wait, covered=workers is not engines[-1])
-        groups.append(WorkerGroup([WorkerClient(each, limits, admission) for each in workers], admission))
+        presence = Presence(config.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, limits, admission, presence) for each in workers]
+        groups.append(WorkerGroup(clients, admission, presence))
     return WorkerPool(groups[0], groups[1] if len(groups) > 1 else None, config.voices.language)
 
 

@@ -106,9 +106,15 @@ class Engine(Section):
     cuda_graphs: bool = True
     max_jobs: Annotated[int, Field(ge=1, le=256)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    keep_alive: Annotated[float, Field(allow_inf_nan=False)] | None = -1
     job_timeout: Seconds = 120
     heartbeat_timeout: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30
     restart_delay_max: Seconds = 30
+
+    @property
+    def keep_alive_s(self) -> float | None:
+        """None: for ever, written as a negative number or null."""
+        return None if self.keep_alive is None or self.keep_alive < 0 else self.keep_alive
 
 
 class Sampling(Section):
