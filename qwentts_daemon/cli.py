@@ -79,6 +79,7 @@ def run(
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
     loaded = _load(config, [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])])
     logs.set_up(loaded.log.level)
+    os.umask(0o077)  # what the daemon and its workers write is theirs alone
     asyncio.run(serve(loaded))
 
 

@@ -9,6 +9,7 @@ import signal
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+from .addresses import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
@@ -31,7 +32,7 @@ async def serve(config: Config) -> None:
     check_installation()
     pool = make_pool(config)
     speaker = Speaker(pool, config.audio, config.text)
-    service = Service(config.wyoming, speaker, Catalogues(config, pool).current)
+    service = Service(config.wyoming, speaker, Catalogues(config, pool).current, Addresses(config.wyoming))
     stopping = asyncio.Event()
     _on_signals(stopping)
     async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
