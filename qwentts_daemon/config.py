@@ -19,7 +19,7 @@ from .sections import Config
 
 ENV_PREFIX = "QWENTTS_"
 ENV_CONFIG = "QWENTTS_CONFIG"
-SECRET = re.compile("password|token|secret")
+SECRET = re.compile("(password|token|secret)$")
 """Keys whose values are never shown."""
 
 
@@ -80,7 +80,7 @@ def _from_setting(word: str) -> tuple[Key, Any]:
     section, dot, key = path.partition(".")
     if not (equals and dot and key):
         raise ConfigError(f"--set {path}: write it as section.key=value")
-    if SECRET.search(key) and not key.endswith("_file"):
+    if SECRET.search(key):
         variable = f"{ENV_PREFIX}{section}_{key}".upper()
         raise ConfigError(f"--set {path}: `ps` shows it to everybody; put it into the configuration file or {variable}")
     return (section, key), _parse_value(text, f"--set {path}")
