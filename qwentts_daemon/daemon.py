@@ -13,7 +13,7 @@ from .addresses import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
-from .listeners import listening
+from .listeners import allow_descriptors, listening
 from .presence import Presence
 from .sections import Config, Voices
 from .session import Speaker
@@ -33,6 +33,7 @@ async def serve(config: Config) -> None:
     pool = make_pool(config)
     speaker = Speaker(pool, config.audio, config.text)
     service = Service(config.wyoming, speaker, Catalogues(config, pool).current, Addresses(config.wyoming))
+    allow_descriptors(config.wyoming.max_connections)
     stopping = asyncio.Event()
     _on_signals(stopping)
     async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
