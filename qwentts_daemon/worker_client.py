@@ -177,6 +177,7 @@ class WorkerClient:
         channel.enlarge(commands_writer)
         channel.enlarge(events_writer)
         arguments = (self._settings, commands_reader, events_writer, os.getpid())
+        _stand_somewhere()
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
@@ -298,6 +299,14 @@ class WorkerClient:
             self._send(Cancel(job.id))
             silent = self._admission.covered and not job.samples
             job.fail(WorkerLost() if silent else SpeechError(Code.ENGINE_UNAVAILABLE, reason))
+
+
+def _stand_somewhere() -> None:
+    """A new process begins where this one stands, and could not in a directory that has been deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 async def _end(process: BaseProcess, handle: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -15,12 +17,14 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 from engine.model.config import SAMPLE_RATE
 from engine.voice_folder import read_folder
 from engine.voice_prompt import VoicePrompt
+from qwentts_daemon.admission import Priority
+from qwentts_daemon.jobs import Request
 from qwentts_daemon.pace import Pace
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_models import tiny_directory
 from tests.fakes import RATE
 from tests.faults import suffer
-from tests.harness import ROOT, connected, daemon, hear, speak
+from tests.harness import ROOT, connected, daemon, hear, running_pool, speak
 
 GROWTH_MB = 16
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -173,7 +177,29 @@ def test_a_client_may_read_as_slowly_as_it_listens_and_a_moment_longer():
     assert [slower.sent(1.0, 4.0) for _ in range(11)] == [True] * 10 + [False]
 
 
+async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    async with running_pool("ToneBackend") as pool, pool.job(Request("ryan"), "Hello.", Priority.ASSIST) as job:
+        assert await job.read()
+
+
 def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path):
     (tmp_path / "anna").mkdir()
     os.mkfifo(tmp_path / "anna" / "voice.yaml")
     assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is no file"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_user_without_a_home_is_told_what_to_set():
+    code = (
+        "import os; from qwentts_daemon.config import load, voices_dir; from qwentts_daemon.errors import ConfigError\n"
+        "os.setuid(54321)\n"
+        "try: voices_dir(load(None, {}), {})\n"
+        "except ConfigError as error: print(error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.stdout == "voices.dir: this user has no home directory; name a folder\n"
