@@ -51,6 +51,7 @@ from .pulse import LOOK_EVERY_S, Condition, Pulse
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 2.0
+KILLED_WITHIN_S = 5.0
 UNREAD_COMMANDS_BYTES = 4 << 20
 """A worker that leaves so much unread has no life left in it."""
 FOLDER_INTERVAL_S = 2.0
@@ -320,7 +321,12 @@ async def _end(process: BaseProcess, handle: int) -> None:
                 await _gone(handle)
     finally:  # also when the daemon stops meanwhile: multiprocessing would wait for a living child at exit, for ever
         process.kill()
-        await _gone(handle)
+        try:
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await _gone(handle)
+        except TimeoutError:
+            log.error("%s does not die: the GPU's driver hangs, and only a reboot frees the GPU", process.name)
+            await _gone(handle)
         os.close(handle)
         process.join()
         process.close()
