@@ -16,7 +16,7 @@ from qwentts_daemon.jobs import Request
 from qwentts_daemon.pulse import Condition, Pulse, judge
 from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, running_pool, speak
+from tests.harness import connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
 ALONE = "engine.fallback=false"
@@ -152,7 +152,7 @@ async def test_a_worker_that_reads_no_commands_is_replaced_before_they_fill_the_
         for _ in range(10):
             async with pool.job(RYAN, "x" * (UNREAD_COMMANDS_BYTES // 6), Priority.ASSIST):
                 pass
-        await asyncio.to_thread(worker.wait, 10)
+        await gone(worker)
         async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:
             assert await job.read()
 
