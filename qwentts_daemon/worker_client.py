@@ -227,7 +227,7 @@ class WorkerClient:
         """Take no more jobs once the engine is unwanted; whoever comes in this very turn of the loop keeps it."""
         while self._presence.is_wanted:
             await self._presence.unwanted()
-        self.ready = False
+        self.loaded = self.ready = False
         self._admission.set_capacity(self.lane, 0)
 
     async def _watch(self) -> None:
@@ -248,6 +248,7 @@ class WorkerClient:
             self.ready = fit
             self._admission.set_capacity(self.lane, self._capacity if fit else 0)
         if condition is Condition.STUCK:
+            self._admission.set_stuck(self.lane)
             self._fail_jobs("the engine worker does not react")
         elif condition is Condition.AWAY and self._admission.covered:
             self._fail_jobs("the engine worker does not react", only_silent=True)

@@ -108,8 +108,10 @@ async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worke
             await hear(client, "audio-chunk")
             with suspended(process):
                 heard = await hear(client, "never")
+                assert (await speak(process, "Does it hang?")).code == "engine-unavailable"
         assert heard.code == "engine-unavailable"
         process.wait_for("reacts again")
+        assert (await first_types(process)) == ["audio-start", "audio-chunk"]
         process.wait_for("engine.worker: job 1 cancelled")
 
 
@@ -134,6 +136,12 @@ async def test_lengthy_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
             gate.touch()
             assert (await hear(client, "audio-stop")).rate == RATE
         assert len([line for line in process.lines if "qwentts-qwen3 is ready" in line]) == 1
+
+
+async def first_types(process):
+    async with connected(process) as client:
+        await client.write_event(Synthesize("And on.").event())
+        return (await hear(client, "audio-chunk")).types
 
 
 async def touch(process):
