@@ -11,6 +11,7 @@ import platform
 
 from tests.faults import OTHER_FAULTS, WORKER_FAULTS, Result, suffer
 
+HEARTBEAT_TIMEOUT_S = 5
 HEADER = """| fault | its client | told after | next audio after | the natural voice after | left behind |
 |---|---|---|---|---|---|"""
 
@@ -31,7 +32,7 @@ async def main() -> None:
     for name in (*WORKER_FAULTS, *OTHER_FAULTS):
         if wanted in name:
             for alone in (False, True) if name in WORKER_FAULTS else (False,):
-                print(row(await suffer(name, alone)), flush=True)
+                print(row(await suffer(name, alone, HEARTBEAT_TIMEOUT_S)), flush=True)
 
 
 if __name__ == "__main__":

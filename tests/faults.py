@@ -236,7 +236,7 @@ async def disk_full(strike: Strike) -> Told:
 
 
 Fault = Callable[[Strike], Awaitable[Told]]
-QUICK = ("engine.heartbeat_timeout=3", "wyoming.write_timeout=1", "wyoming.idle_timeout=1", "text.max_length=100000")
+QUICK = ("wyoming.write_timeout=1", "wyoming.idle_timeout=1", "text.max_length=100000")
 WORKER_FAULTS: dict[str, Fault] = {
     "worker killed before its first audio": killed_before_audio,
     "worker killed while it speaks": killed_while_speaking,
@@ -280,9 +280,13 @@ async def first_audio(process: DaemonProcess, natural: bool) -> None:
     raise AssertionError("nobody speaks any more:\n" + "\n".join(process.lines[-50:]))
 
 
-async def suffer(name: str, alone: bool = False) -> Result:
+async def suffer(name: str, alone: bool = False, heartbeat_timeout_s: float = 3) -> Result:
     """One fault on a daemon of its own, with the embedded voice or `alone`."""
-    settings = [*QUICK, f"engine.fallback={'false' if alone else 'true'}"]
+    settings = [
+        *QUICK,
+        f"engine.heartbeat_timeout={heartbeat_timeout_s}",
+        f"engine.fallback={'false' if alone else 'true'}",
+    ]
     with started(*settings, fake="Fragile") as process:
         process.wait_for(f"{NATURAL} is ready")
         if not alone:

@@ -34,7 +34,10 @@ def check_python(version: tuple[int, int], in_environment: bool) -> list[Finding
 
 def installed_packages(extras: Sequence[str]) -> list[tuple[Requirement, str | None]]:
     """What this program needs, with these extras, and which version of it is there."""
-    needed = [Requirement(line) for line in importlib.metadata.requires(PROGRAM) or ()]
+    try:
+        needed = [Requirement(line) for line in importlib.metadata.requires(PROGRAM) or ()]
+    except importlib.metadata.PackageNotFoundError:  # a source tree without an installation
+        return []
     wanted = [
         each for each in needed if not each.marker or any(each.marker.evaluate({"extra": name}) for name in extras)
     ]
@@ -51,6 +54,9 @@ def _version(name: str) -> str | None:
 def check_packages(packages: Iterable[tuple[Requirement, str | None]]) -> list[Finding]:
     """Each package against what it should be."""
     listed = list(packages)
+    if not listed:
+        remedy = f"pip install '{PROGRAM}[espeak,engine]', into an environment of its own"
+        return [warning("packages", f"{PROGRAM} is not installed, so nobody knows what it needs", remedy)]
     missing = [str(wanted) for wanted, found in listed if found is None]
     wrong = [(wanted, found) for wanted, found in listed if found and Version(found) not in wanted.specifier]
     findings = []

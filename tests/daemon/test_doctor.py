@@ -54,6 +54,7 @@ def test_packages_are_compared_with_what_is_wanted():
     (old,) = machine.check_packages([(wanted, "1.7.2")])
     assert (old.level, old.remedy) == (WARNING, "pip install 'wyoming<2,>=1.10'")
     assert levels(machine.check_packages([(wanted, None), (wanted, "2.0")])) == [ERROR, WARNING]
+    assert levels(machine.check_packages([])) == [WARNING]
 
 
 def test_the_packages_of_this_installation_are_all_there():
