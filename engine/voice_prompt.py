@@ -51,9 +51,14 @@ class VoicePrompt:
         """Write it, whole or not at all."""
         codes = np.empty((0, 16), np.int64) if self.codes is None else self.codes.cpu().numpy()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.savez(file, format=FORMAT, speaker=self.speaker.float().cpu().numpy(), codes=codes, text=self.text or "")
-        partial.replace(path)
+        partial.touch(0o600)  # somebody's voice is nobody else's business
+        try:
+            with partial.open("wb") as file:
+                speaker = self.speaker.float().cpu().numpy()
+                np.savez(file, format=FORMAT, speaker=speaker, codes=codes, text=self.text or "")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> VoicePrompt:

@@ -9,10 +9,12 @@ import signal
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+from .addresses import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
-from .listeners import listening
+from .listeners import allow_descriptors, listening
+from .presence import Presence
 from .sections import Config, Voices
 from .session import Speaker
 from .voices import Catalogue
@@ -30,7 +32,8 @@ async def serve(config: Config) -> None:
     check_installation()
     pool = make_pool(config)
     speaker = Speaker(pool, config.audio, config.text)
-    service = Service(config.wyoming, speaker, Catalogues(config, pool).current)
+    service = Service(config.wyoming, speaker, Catalogues(config, pool).current, Addresses(config.wyoming))
+    allow_descriptors(config.wyoming.max_connections)
     stopping = asyncio.Event()
     _on_signals(stopping)
     async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
@@ -55,7 +58,9 @@ def make_pool(config: Config) -> WorkerPool:
     groups = []
     for workers in engines:
         admission = Admission(config.queue.max_size, config.queue.max_wait, covered=workers is not engines[-1])
-        groups.append(WorkerGroup([WorkerClient(each, limits, admission) for each in workers], admission))
+        presence = Presence(config.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, limits, admission, presence) for each in workers]
+        groups.append(WorkerGroup(clients, admission, presence))
     return WorkerPool(groups[0], groups[1] if len(groups) > 1 else None, config.voices.language)
 
 

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from .admission import Priority
-from .errors import Code, QwenTtsError, SpeechError
+from .errors import Code, QwenTtsError, SpeechError, WorkerLost
 from .jobs import Job, Request
 from .sections import Audio, Text
 from .text import Cleaning, Segmenter, separator
@@ -66,6 +66,7 @@ class Reply:
         self._segmenter = Segmenter(speaker.cleaning)
         self._length = 0
         self._waiting: list[str] = []
+        self._given = ""
         self._last_character = ""
         self._segments = 0
         self._ended = False
@@ -75,11 +76,17 @@ class Reply:
         self._playback = Playback()
 
     def feed(self, text: str) -> None:
-        """More text, split anywhere. Raises SpeechError when the whole is too long."""
+        """More text, split anywhere. Raises SpeechError when the whole is too long, or comes for too long."""
         self._length += len(text)
-        limit = self._speaker.text.max_length
-        if self._length > limit:
-            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
+        limits = self._speaker.text
+        if self._length > limits.max_length:
+            raise SpeechError(
+                Code.TEXT_TOO_LONG, f"the text is longer than {limits.max_length} characters (text.max_length)"
+            )
+        if time.monotonic() - self._began_s > limits.timeout:
+            raise SpeechError(
+                Code.DEADLINE_EXCEEDED, f"the text has not ended after {limits.timeout:g} s (text.timeout)"
+            )
         self._pass_on(self._segmenter.feed(text))
 
     def end_text(self) -> None:
@@ -114,7 +121,22 @@ class Reply:
         if not self._waiting:
             yield silence(DEFAULT_RATE, NOTHING_TO_SAY_S)
             return
-        async with self._speaker.pool.job(self._request, self._take_text(), self._priority) as job:
+        try:
+            async with aclosing(self._in_one_job()) as spoken:
+                async for pcm in spoken:
+                    yield pcm
+        except WorkerLost:
+            if self._playback.rate:
+                raise
+            self._job = None
+            async with aclosing(self._in_one_job(again=True)) as spoken:
+                async for pcm in spoken:
+                    yield pcm
+
+    async def _in_one_job(self, again: bool = False) -> AsyncGenerator[Pcm, None]:
+        """The whole text; `again`, when an engine was lost before anything was heard of it."""
+        self._take_text()
+        async with self._speaker.pool.job(self._request, self._given, self._priority, again) as job:
             self._attach(job)
             async with aclosing(self._spoken(job)) as spoken:
                 async for pcm in spoken:
@@ -167,6 +189,7 @@ class Reply:
             text += separator(self._last_character) + segment
             self._last_character = segment[-1]
         self._waiting.clear()
+        self._given += text
         return text
 
     def _report(self, result: str) -> None:

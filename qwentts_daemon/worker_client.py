@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from engine import channel, worker
+from engine import channel, voice_folder, worker
 from engine.backends import BackendError
 from engine.messages import (
     AppendText,
@@ -42,12 +43,18 @@ from engine.messages import (
 from engine.settings import Settings
 
 from .admission import Admission
-from .errors import Code, SpeechError, StartError
+from .errors import Code, SpeechError, StartError, WorkerLost
 from .jobs import Control, Job, Request, Timing
+from .presence import Presence
+from .pulse import LOOK_EVERY_S, Condition, Pulse
 
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 2.0
+KILLED_WITHIN_S = 5.0
+UNREAD_COMMANDS_BYTES = 4 << 20
+"""A worker that leaves so much unread has no life left in it."""
+FOLDER_INTERVAL_S = 2.0
 
 log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
@@ -65,11 +72,13 @@ class Limits:
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, limits: Limits, admission: Admission) -> None:
+    def __init__(self, settings: Settings, limits: Limits, admission: Admission, presence: Presence) -> None:
         """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
         self._limits = limits
         self._admission = admission
+        self._presence = presence
+        self._pulse = Pulse(limits.heartbeat_timeout_s)
         self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
@@ -80,8 +89,9 @@ class WorkerClient:
         except BackendError as error:
             raise StartError(str(error)) from error
         self.takes_new_voices = backend.takes_new_voices
-        self.ready = False
+        self.loaded = self.ready = False  # one that is loaded and does not react is not ready
         self.failure: str | None = None
+        self._capacity = 0
         self.pid: int | None = None
         self._complaint = ""
 
@@ -115,15 +125,23 @@ class WorkerClient:
         return job
 
     def _send(self, command: Command) -> None:
-        if self._commands:  # else the worker has just died, and `_lose_jobs` has told the job so
+        if self._commands:  # else the worker has just died, and its jobs have been told so
             self._commands.write(channel.pack(command))
+
+    @property
+    def _is_choked(self) -> bool:
+        return self._commands is not None and self._commands.get_write_buffer_size() > UNREAD_COMMANDS_BYTES
 
     # --- the process ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Spawn the worker, and again after each death, with growing pauses. Returns when it can never be loaded."""
+        """Spawn the worker, and again after each death, with growing pauses, while the engine is wanted.
+
+        Returns when it can never be loaded.
+        """
         delay_s = FIRST_RESTART_DELAY_S
         while True:
+            await self._rest()
             began_s = time.monotonic()
             try:
                 await self._live_once()
@@ -131,6 +149,9 @@ class WorkerClient:
                 log.error("%s cannot be started: %s", self.name, error)
             if self.failure:
                 return
+            if not self._presence.is_wanted:
+                log.info("%s has given its GPU back; the next request loads it again", self.name)
+                continue
             if time.monotonic() - began_s > STEADY_AFTER_S:
                 delay_s = FIRST_RESTART_DELAY_S
             pause_s = delay_s * random.uniform(0.5, 1.0)
@@ -139,6 +160,17 @@ class WorkerClient:
             await asyncio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._limits.restart_delay_max_s)
 
+    async def _rest(self) -> None:
+        """Wait until somebody wants to hear this engine, or has brought a new voice, which only the model can hear."""
+        folder = Path(self._settings.model.voices_dir) if self._settings.model and self.takes_new_voices else None
+        known = voice_folder.signature(folder) if folder else None
+        while not self._presence.is_wanted:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FOLDER_INTERVAL_S if folder else None):
+                    await self._presence.wanted()
+            if folder and voice_folder.signature(folder) != known:
+                self._presence.wake()
+
     async def _live_once(self) -> None:
         """One life of the process: from its spawning until it is gone."""
         commands_reader, commands_writer = _spawn.Pipe(duplex=False)
@@ -146,18 +178,25 @@ class WorkerClient:
         channel.enlarge(commands_writer)
         channel.enlarge(events_writer)
         arguments = (self._settings, commands_reader, events_writer, os.getpid())
+        _stand_somewhere()
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
         commands_reader.close()
         events_writer.close()
         try:
-            async with self._connected(commands_writer, events_reader) as events:
-                await self._listen(events)
+            async with self._connected(commands_writer, events_reader) as events, asyncio.TaskGroup() as tasks:
+                self._pulse = Pulse(self._limits.heartbeat_timeout_s)
+                duties = {"events": self._listen(events), "pulse": self._watch(), "presence": self._leave()}
+                life = [tasks.create_task(duty, name=f"{self.name} {name}") for name, duty in duties.items()]
+                await asyncio.wait(life, return_when=asyncio.FIRST_COMPLETED)
+                for duty in life:
+                    duty.cancel()
         finally:
-            self.pid, self.ready = None, False
+            self.pid, self.loaded, self.ready = None, False, False
             self._admission.set_capacity(self.lane, 0)
-            self._lose_jobs()
+            self._fail_jobs("the engine worker ended while it was speaking")
+            self._jobs.clear()
             await _end(process, handle)
 
     @contextlib.asynccontextmanager
@@ -177,43 +216,74 @@ class WorkerClient:
             incoming.close()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Take the worker's events until it is gone or has been silent for too long."""
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.heartbeat_timeout_s):
-                    event: Event = await channel.receive(reader)
-            except channel.ChannelClosed:
-                return
-            except TimeoutError:
-                log.error("%s has been silent for %g s", self.name, self._limits.heartbeat_timeout_s)
-                return
-            self._take(event)
+        """Take the worker's events until it is gone."""
+        with contextlib.suppress(channel.ChannelClosed):
+            while True:
+                event: Event = await channel.receive(reader)
+                self._pulse.hear()
+                self._take(event)
+
+    async def _leave(self) -> None:
+        """Take no more jobs once the engine is unwanted; whoever comes in this very turn of the loop keeps it."""
+        while self._presence.is_wanted:
+            await self._presence.unwanted()
+        self.loaded = self.ready = False
+        self._admission.set_capacity(self.lane, 0)
+
+    async def _watch(self) -> None:
+        """Help its clients while it does not react; returns when it is to be replaced."""
+        while (condition := self._pulse.look()) < Condition.LOST and not self._is_choked:
+            if self.loaded:
+                self._trust(condition)
+            await asyncio.sleep(LOOK_EVERY_S)
+        log.error("%s %s%s", self.name, self._pulse, " and reads no commands" if self._is_choked else "")
+
+    def _trust(self, condition: Condition) -> None:
+        """Give it new jobs, and leave it those that it has, as far as it reacts."""
+        fit = condition is Condition.FIT
+        if fit != self.ready:
+            log.warning(
+                "%s %s", self.name, "reacts again" if fit else f"{self._pulse}; it gets no replies until it reacts"
+            )
+            self.ready = fit
+            self._admission.set_capacity(self.lane, self._capacity if fit else 0)
+        if condition is Condition.STUCK:
+            self._admission.set_stuck(self.lane)
+            self._fail_jobs("the engine worker does not react")
+        elif condition is Condition.AWAY and self._admission.covered:
+            self._fail_jobs("the engine worker does not react", only_silent=True)
 
     def _take(self, event: Event) -> None:
         match event:
             case Chunk(number, pcm):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.deliver(pcm)
             case Started(number, rate, received_s, made_s):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.started(rate, received_s, made_s)
             case Done(number, _, busy_s, cut):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.finish(busy_s, cut)
             case Failed(number, code, reason):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.fail(SpeechError(code, reason))
             case Ready(voices, capacity, description):
-                self.voices, self.ready = voices, True
+                self.voices, self.loaded, self.ready = voices, True, True
+                self._capacity = capacity
                 self._admission.set_capacity(self.lane, capacity)
+                self._presence.loaded()
                 self._complaint = ""
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):
                 self.voices = voices
             case LoadFailed(reason, permanent):
                 self._complain(reason, permanent)
-            case Health():
-                pass
+            case Health(step_s, lengthy):
+                self._pulse.beat(step_s, lengthy)
+
+    def _running(self, number: int) -> Job | None:
+        job = self._jobs.get(number)
+        return None if job is None or job.finished else job
 
     def _complain(self, reason: str, permanent: bool) -> None:
         """Say once why the worker cannot be loaded, however often it is tried."""
@@ -223,11 +293,22 @@ class WorkerClient:
         self._complaint = reason
         self.failure = reason if permanent else None
 
-    def _lose_jobs(self) -> None:
+    def _fail_jobs(self, reason: str, only_silent: bool = False) -> None:
+        """Nothing more will be heard of the open jobs; those of which nothing was heard another engine may have."""
         for job in self._jobs.values():
-            if not job.finished:
-                job.fail(SpeechError(Code.ENGINE_UNAVAILABLE, "the engine worker ended while it was speaking"))
-        self._jobs.clear()
+            if job.finished or (only_silent and job.samples):
+                continue
+            self._send(Cancel(job.id))
+            silent = self._admission.covered and not job.samples
+            job.fail(WorkerLost() if silent else SpeechError(Code.ENGINE_UNAVAILABLE, reason))
+
+
+def _stand_somewhere() -> None:
+    """A new process begins where this one stands, and could not in a directory that has been deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 async def _end(process: BaseProcess, handle: int) -> None:
@@ -241,7 +322,12 @@ async def _end(process: BaseProcess, handle: int) -> None:
                 await _gone(handle)
     finally:  # also when the daemon stops meanwhile: multiprocessing would wait for a living child at exit, for ever
         process.kill()
-        await _gone(handle)
+        try:
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await _gone(handle)
+        except TimeoutError:
+            log.error("%s does not die: the GPU's driver hangs, and only a reboot frees the GPU", process.name)
+            await _gone(handle)
         os.close(handle)
         process.join()
         process.close()

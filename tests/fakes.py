@@ -24,6 +24,7 @@ class ToneBackend:
     description = "tones"
     capacity = 4
     takes_new_voices = False
+    lengthy = False
 
     def __init__(self, settings: Settings) -> None:
         self._texts: dict[int, str] = {}
@@ -83,12 +84,80 @@ class ToneBackend:
         send(Chunk(job, tone(piece)))
 
 
+class Hanging(ToneBackend):
+    """Hangs in one step, as a GPU does that never answers, when it meets `[hang]`; `[hear]`: and says that it may."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if "[hang]" in self._texts[job]:
+            time.sleep(3600)
+        if "[hear]" in self._texts[job]:
+            self.lengthy = True
+            while not Path(os.environ["TEST_GATE"]).exists():
+                time.sleep(0.01)
+            self.lengthy = False
+            self._texts[job] = self._texts[job].replace("[hear]", "")
+        return super()._advance(job, send)
+
+
+class Fragile(ToneBackend):
+    """Does what a word in brackets says when it comes to it: `[die]`, `[hang]`, `[eat]` all memory, or be `[slow]`."""
+
+    _pause_s = 0.0
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        for word, act in {"[die]": _die, "[hang]": _hang, "[eat]": _eat, "[slow]": self._slow_down}.items():
+            if self._texts[job].startswith(word):
+                self._texts[job] = self._texts[job].removeprefix(word)
+                act()
+        time.sleep(self._pause_s if self._texts[job] else 0)
+        return super()._advance(job, send)
+
+    def _slow_down(self) -> None:
+        self._pause_s = 4 * FRAME_SAMPLES / RATE
+
+    def cancel(self, job: int) -> None:
+        super().cancel(job)
+        self._pause_s = 0.0
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+def _eat() -> None:
+    eaten = [bytearray(1 << 20)]
+    while True:
+        eaten.append(bytearray(1 << 20))
+
+
 class SlowLoading(ToneBackend):
     """Loads once the file that TEST_GATE names exists."""
 
     def load(self) -> None:
         while not Path(os.environ["TEST_GATE"]).exists():
             time.sleep(0.01)
+
+
+class Folder(ToneBackend):
+    """Has a voice for each directory of the voices folder, found while it loads."""
+
+    takes_new_voices = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        assert settings.model
+        self._folder = Path(settings.model.voices_dir)
+        self._found: list[str] = []
+
+    def voices(self) -> tuple[Voice, ...]:
+        return super().voices() + tuple(Voice(name, name, ("en",)) for name in self._found)
+
+    def load(self) -> None:
+        self._found = [entry.name for entry in self._folder.iterdir()]
 
 
 class Unloadable(ToneBackend):
