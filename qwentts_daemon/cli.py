@@ -8,6 +8,7 @@ can have · 65 a recording that makes no voice · 69 no server, no model, a port
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from .config import ENV_CONFIG, load, voices_dir
 from .daemon import program_uri, serve
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
+from .live import LiveConfig
 from .sections import Config, check_language
 
 DEFAULT_COMMAND = "run"
@@ -77,9 +79,10 @@ def run(
     """Run the daemon (the default)."""
     shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
-    loaded = _load(config, [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])])
-    logs.set_up(loaded.log.level)
-    asyncio.run(serve(loaded))
+    words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
+    live = LiveConfig(lambda: _load(config, words))
+    logs.set_up(live.now.log, os.environ)
+    asyncio.run(serve(live))
 
 
 @app.command("check-config")
@@ -207,7 +210,10 @@ def _daemon_uri(config: Path | None, uri: str | None) -> str:
 def _fail(error: BaseException) -> NoReturn:
     status = error.exit_status if isinstance(error, ConfigError | StartError) else 1
     code = f" ({error.code})" if isinstance(error, SpeechError) else ""
-    err.print(f"qwentts-daemon: {error}{code}", soft_wrap=True, markup=False)
+    line = f"qwentts-daemon: {error}{code}"
+    if logs.goes_to_journal(os.environ, sys.stderr):
+        line = logs.with_priority(logging.ERROR, line)
+    err.print(line, soft_wrap=True, markup=False)
     raise SystemExit(status)
 
 

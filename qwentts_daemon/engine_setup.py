@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import engine
@@ -18,7 +18,7 @@ from engine import choice, hub, voice_folder
 from engine.model.config import CheckpointError
 from engine.settings import ModelSettings, Settings
 
-from . import __version__
+from . import __version__, logs
 from .config import voices_dir
 from .errors import StartError
 from .sections import Config
@@ -55,10 +55,11 @@ def choose_engines(config: Config, environment: Mapping[str, str]) -> list[tuple
     wanted = config.engine.backend
     chosen = choice.choose(wanted, config.engine.model)
     log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
-    embedded = (Settings(f"qwentts-{EMBEDDED}", choice.BACKENDS[EMBEDDED], config.log.level),)
+    lines = logs.formatter(config.log.format, environment)
+    embedded = (Settings(f"qwentts-{EMBEDDED}", choice.BACKENDS[EMBEDDED], config.log.level, lines),)
     if chosen.name == EMBEDDED:
         return [embedded]
-    workers = _workers(config, environment, chosen)
+    workers = tuple(replace(each, log_formatter=lines) for each in _workers(config, environment, chosen))
     return [workers, embedded] if config.engine.fallback else [workers]
 
 

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import random
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -33,6 +34,7 @@ from engine.messages import (
     Hold,
     LoadFailed,
     Ready,
+    SetLogLevel,
     Started,
     Stop,
     Synthesize,
@@ -44,6 +46,7 @@ from engine.settings import Settings
 from .admission import Admission
 from .errors import Code, SpeechError, StartError
 from .jobs import Control, Job, Request, Timing
+from .live import LiveConfig
 
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
@@ -53,22 +56,13 @@ log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a worker and its jobs may take, in seconds."""
-
-    job_timeout_s: float
-    heartbeat_timeout_s: float
-    restart_delay_max_s: float
-
-
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, limits: Limits, admission: Admission) -> None:
+    def __init__(self, settings: Settings, live: LiveConfig, admission: Admission) -> None:
         """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
-        self._limits = limits
+        self._live = live
         self._admission = admission
         self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
@@ -83,6 +77,8 @@ class WorkerClient:
         self.ready = False
         self.failure: str | None = None
         self.pid: int | None = None
+        self._heard_s = self._made_s = math.inf  # when it last gave a sign of life, and audio or an answer
+        self._hung = False
         self._complaint = ""
 
     @property
@@ -98,6 +94,9 @@ class WorkerClient:
                 Synthesize(job.id, request.voice, text, False, request.language, request.style, request.instruct)
             )
             yield job
+        except SpeechError as error:
+            self._hung |= error.code == Code.DEADLINE_EXCEEDED and self._makes_nothing()
+            raise
         finally:
             if not job.finished:
                 self._send(Cancel(job.id))
@@ -105,18 +104,36 @@ class WorkerClient:
 
     def _open_job(self, requested_s: float) -> Job:
         number = next(self._ids)
+        if not self._jobs:
+            self._made_s = time.monotonic()
         control = Control(
             append=lambda text: self._send(AppendText(number, text)),
             end=lambda: self._send(EndText(number)),
             hold=lambda held: self._send(Hold(number, held)),
         )
-        job = Job(number, Timing(requested_s, time.monotonic()), control, self._limits.job_timeout_s)
+        job = Job(number, Timing(requested_s, time.monotonic()), control, self._live.now.engine.job_timeout)
         self._jobs[number] = job
         return job
 
     def _send(self, command: Command) -> None:
         if self._commands:  # else the worker has just died, and `_lose_jobs` has told the job so
             self._commands.write(channel.pack(command))
+
+    def set_log_level(self, level: str) -> None:
+        """How much it logs from now on, also after it has been started again."""
+        self._settings = replace(self._settings, log_level=level)
+        self._send(SetLogLevel(level))
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with a process that is there: a job past its deadline, or no sign of life for so long."""
+        if self._hung:
+            return f"{self.name} hangs"
+        return f"{self.name} is silent" if time.monotonic() - self._heard_s > silence_s else None
+
+    def _makes_nothing(self) -> bool:
+        """Whether it has had work, and made nothing of it, for as long as it may be silent."""
+        engine = self._live.now.engine
+        return time.monotonic() - self._made_s >= min(engine.job_timeout, engine.heartbeat_timeout)
 
     # --- the process ----------------------------------------------------------------------------------------
 
@@ -137,7 +154,7 @@ class WorkerClient:
             level = logging.DEBUG if self._complaint else logging.WARNING
             log.log(level, "%s ended; a new one starts in %.1f s", self.name, pause_s)
             await asyncio.sleep(pause_s)
-            delay_s = min(delay_s * 2, self._limits.restart_delay_max_s)
+            delay_s = min(delay_s * 2, self._live.now.engine.restart_delay_max)
 
     async def _live_once(self) -> None:
         """One life of the process: from its spawning until it is gone."""
@@ -149,6 +166,7 @@ class WorkerClient:
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
+        self._heard_s, self._hung = time.monotonic(), False
         commands_reader.close()
         events_writer.close()
         try:
@@ -159,6 +177,7 @@ class WorkerClient:
             self._admission.set_capacity(self.lane, 0)
             self._lose_jobs()
             await _end(process, handle)
+            self._heard_s, self._hung = math.inf, False
 
     @contextlib.asynccontextmanager
     async def _connected(self, commands: Connection, events: Connection) -> AsyncIterator[asyncio.StreamReader]:
@@ -177,19 +196,24 @@ class WorkerClient:
             incoming.close()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Take the worker's events until it is gone or has been silent for too long."""
-        while True:
+        """Take the worker's events until it is gone, has been silent for too long, or hangs."""
+        while not self._hung:
+            patience_s = self._live.now.engine.heartbeat_timeout
             try:
-                async with asyncio.timeout(self._limits.heartbeat_timeout_s):
+                async with asyncio.timeout(patience_s):
                     event: Event = await channel.receive(reader)
             except channel.ChannelClosed:
                 return
             except TimeoutError:
-                log.error("%s has been silent for %g s", self.name, self._limits.heartbeat_timeout_s)
+                log.error("%s has been silent for %g s", self.name, patience_s)
                 return
+            self._heard_s = time.monotonic()
             self._take(event)
+        log.error("%s has made nothing until a job's deadline: it hangs", self.name)
 
     def _take(self, event: Event) -> None:
+        if isinstance(event, Chunk | Started | Done | Failed):
+            self._made_s = self._heard_s
         match event:
             case Chunk(number, pcm):
                 if job := self._jobs.get(number):

@@ -28,6 +28,25 @@ class WorkerGroup:
         return any(worker.ready for worker in self.workers)
 
     @property
+    def running(self) -> int:
+        """How many jobs it speaks at present."""
+        return self._admission.running
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return self._admission.waiting
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with one of its workers (see `WorkerClient.trouble`)."""
+        return next(filter(None, (worker.trouble(silence_s) for worker in self.workers)), None)
+
+    def set_log_level(self, level: str) -> None:
+        """How much its workers log from now on."""
+        for worker in self.workers:
+            worker.set_log_level(level)
+
+    @property
     def failure(self) -> str | None:
         """Why none of them can ever be loaded."""
         failures = [worker.failure for worker in self.workers]

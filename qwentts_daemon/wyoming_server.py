@@ -21,6 +21,7 @@ from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
 from .errors import Code, SpeechError, WireError
+from .live import LiveConfig
 from .sections import Wyoming
 from .session import Reply, Speaker
 from .voices import Catalogue
@@ -36,11 +37,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every connection needs. `catalogue` is asked each time, since voices may change."""
+    """What every connection needs. Both configuration and `catalogue` are asked each time, since they may change."""
 
-    config: Wyoming
+    live: LiveConfig
     speaker: Speaker
     catalogue: Callable[[], Catalogue]
+
+    @property
+    def config(self) -> Wyoming:
+        """What is in force for the server now."""
+        return self.live.now.wyoming
 
 
 class WyomingServer:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ class DaemonProcess:
         fake: str | None = None,
         uri: str = "tcp://127.0.0.1:0",
         debug: bool = True,
+        through: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
         **environment: str,
     ):
+        """`through` is a command that runs the daemon in its own place, with `descriptors` handed down."""
         start = ["-m", "tests.daemon_with", fake] if fake else ["-m", "qwentts_daemon"]
         backend = [] if any(word.startswith("engine.backend=") for word in settings) else [
             f"engine.backend={'qwen3' if fake else 'espeak'}"
@@ -43,10 +47,11 @@ class DaemonProcess:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, *start, "run", *(["--debug"] if debug else []), *words],
+            [*through, sys.executable, *start, "run", *(["--debug"] if debug else []), *words],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -125,6 +130,23 @@ def started(*settings: str, **options: Any) -> Iterator[DaemonProcess]:
     finally:
         process.process.kill()
         process.wait()
+
+
+class Systemd:
+    """The other end of a notify socket."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        self.socket.settimeout(PATIENCE_S)
+        self.environment = {"NOTIFY_SOCKET": address}
+
+    def until(self, wanted: str) -> list[str]:
+        """Messages in order, up to the first that begins with `wanted`."""
+        messages = [self.socket.recv(4096).decode()]
+        while not messages[-1].startswith(wanted):
+            messages.append(self.socket.recv(4096).decode())
+        return messages
 
 
 @dataclass

@@ -12,7 +12,8 @@ from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.sections import Audio, Text
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.sections import Config
 from qwentts_daemon.session import Speaker
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
@@ -54,7 +55,7 @@ class Listening:
 async def handed_over(text):
     """A text as a reply cleans it and gives it to the engine."""
     pool = Listening()
-    reply = Speaker(pool, Audio(), Text()).reply(None, "test")
+    reply = Speaker(pool, LiveConfig(Config)).reply(None, "test")
     reply.feed(text)
     reply.end_text()
     with pytest.raises(SpeechError, match="only listening"):
