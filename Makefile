@@ -23,7 +23,7 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 	@$(BIN)/qwentts-daemon run $(if $(MODEL),--set engine.model=$(MODEL))
 
 test: $(VENV)/test.installed
-	@sh tests/system_packages.sh mosquitto
+	@sh tests/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(BIN)/python -m pytest
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.

@@ -1,4 +1,5 @@
-"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`.
+"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `install-service`,
+`uninstall-service`.
 
 Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe, a name that no voice
 can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, or no voice can be loaded ·
@@ -18,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, client, engine_setup, logs, trial
-from .config import ENV_CONFIG, load, voices_dir
+from . import __version__, client, engine_setup, logs, service_install, trial
+from .config import ENV_CONFIG, default_paths, load, voices_dir
 from .daemon import program_uri, serve
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
@@ -27,7 +28,6 @@ from .live import LiveConfig
 from .sections import Config, check_language
 
 DEFAULT_COMMAND = "run"
-SYSTEM_CONFIG = Path("/etc/qwentts/config.yaml")
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False)
@@ -83,6 +83,10 @@ def run(
     live = LiveConfig(lambda: _load(config, words))
     logs.set_up(live.now.log, os.environ)
     asyncio.run(serve(live))
+
+
+app.command("install-service")(service_install.install_service)
+app.command("uninstall-service")(service_install.uninstall_service)
 
 
 @app.command("check-config")
@@ -199,7 +203,7 @@ def _try_out(request: client.Request, name: str, language: str | None, directory
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:
-    path = config or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
+    path = config or next(filter(Path.exists, default_paths(os.environ)), None)
     return load(path, os.environ, settings or [])
 
 

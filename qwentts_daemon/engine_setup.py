@@ -21,6 +21,7 @@ from engine.settings import ModelSettings, Settings
 from . import __version__, logs
 from .config import voices_dir
 from .errors import StartError
+from .ownership import hand_over, surroundings
 from .sections import Config
 
 EMBEDDED = "espeak"
@@ -131,13 +132,15 @@ def add_clone(folder: Path, clone: Clone) -> Path:
     languages = (clone.language,) if clone.language else ()
     try:
         with _explained(clone.audio), tempfile.TemporaryDirectory() as scratch:
-            recording = _as_reference(clone.audio, Path(scratch))
-            return voice_folder.write_clone(
+            recording, around = _as_reference(clone.audio, Path(scratch)), surroundings(folder)
+            directory = voice_folder.write_clone(
                 folder,
                 voice_folder.FolderVoice(
                     clone.name, "clone", description, languages, recording=recording, transcript=clone.transcript
                 ),
             )
+            hand_over(directory, around)
+            return directory
     except OSError as error:
         raise StartError(f"{folder}: {error.strerror or error} (voices.dir)", os.EX_CANTCREAT) from error
 

@@ -259,6 +259,18 @@ def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
     assert run("clone", "me", "--audio", recording, "--replace", *folder, *nobody).returncode == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_clones_belongs_to_the_owner_of_the_folder(tmp_path):
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 12346)
+    folder, nobody = ["--set", f"voices.dir={state}/voices"], ["--uri", "tcp://127.0.0.1:9"]
+    assert run("clone", "me", "--audio", write_wave(tmp_path / "me.wav", 4.0), *folder, *nobody).returncode == 0
+    made = {str(path.relative_to(state)): path.stat() for path in state.rglob("*")}
+    assert made.keys() == {"voices", "voices/me", "voices/me/voice.yaml", "voices/me/reference.wav"}
+    assert {(status.st_uid, status.st_gid) for status in made.values()} == {(12345, 12346)}
+
+
 def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):
     found = run("download", tiny_directory())
     assert found.returncode == 0, found.stderr
