@@ -16,7 +16,7 @@ from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
 from .live import LiveConfig
-from .reload import Reloader
+from .reload import Reload
 from .sections import Config, Voices
 from .session import Speaker
 from .supervision import Supervision
@@ -41,9 +41,9 @@ async def serve(live: LiveConfig) -> None:
     pool = make_pool(live, changed.set)
     catalogues = Catalogues(live, pool)
     speaker = Speaker(pool, live)
-    reloader = Reloader(live, pool, catalogues.check, notifier)
+    reload = Reload(live, pool, catalogues.check, notifier)
     supervision = Supervision(live, pool, notifier, changed, watchdog_s)
-    _on_signals(stopping, reloader.asked)
+    _on_signals(stopping, reload.asked)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
         stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)
         server = WyomingServer(Service(live, speaker, catalogues.current), tasks)
@@ -53,7 +53,7 @@ async def serve(live: LiveConfig) -> None:
         listener = await stack.enter_async_context(listening(live.now.wyoming.uri, server, stopping, given))
         workers.start()
         notifier.ready()
-        stack.callback(tasks.create_task(reloader.run(), name="reload").cancel)
+        stack.callback(tasks.create_task(reload.run(), name="reload").cancel)
         if listener.address and live.now.wyoming.zeroconf:
             await stack.enter_async_context(advertised(live.now.wyoming.name, *listener.address))
         await workers.run_until(stopping)

@@ -74,9 +74,8 @@ def _close_all(acceptors: Sequence[asyncio.Server]) -> Callable[[], None]:
 def _for_wyoming(given: SocketsByName) -> list[socket.socket]:
     """What systemd has opened for this server: what it calls `wyoming`, or a single socket without a name."""
     known = given.get(SOCKET_NAME) or (given.get("unknown", ()) if len(given) == 1 else ())
-    for name, sockets in given.items():
-        if sockets is not known:
-            log.warning("%d sockets from systemd are named %r, which is nobody's name", len(sockets), name)
+    for name in (name for name, sockets in given.items() if sockets is not known):
+        log.warning("a socket from systemd is named %r, which is nobody's name", name)
     return list(known)
 
 

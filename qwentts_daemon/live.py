@@ -38,10 +38,6 @@ class LiveConfig:
         self.read = read
         self.now = read()
 
-    def change_to(self, new: Config) -> Change:
-        """What would be in force if `new` took the place of `now`."""
-        return compare(self.now, new)
-
 
 def compare(old: Config, new: Config) -> Change:
     """The keys that differ, and the configuration that a running daemon can make of them."""

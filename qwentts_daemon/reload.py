@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from . import logs
 from .errors import ConfigError
-from .live import Change, LiveConfig
+from .live import Change, LiveConfig, compare
 from .sections import Config
 from .systemd import Notifier
 from .worker_pool import WorkerPool
@@ -16,8 +16,8 @@ from .worker_pool import WorkerPool
 log = logging.getLogger(__name__)
 
 
-class Reloader:
-    """Waits for `asked`. What is being spoken is not touched: a reply keeps what it began with."""
+class Reload:
+    """Happens whenever `asked` is set. What is being spoken is not touched: a reply keeps what it began with."""
 
     def __init__(
         self, live: LiveConfig, pool: WorkerPool, check: Callable[[Config], object], notifier: Notifier
@@ -40,8 +40,7 @@ class Reloader:
 
     async def _reload(self) -> None:
         try:
-            new = await asyncio.to_thread(self._live.read)
-            change = self._live.change_to(new)
+            change = compare(self._live.now, await asyncio.to_thread(self._live.read))
             self._check(change.config)
         except ConfigError as error:
             log.error("the configuration stays as it was: %s", error)

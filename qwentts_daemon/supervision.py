@@ -34,11 +34,11 @@ class Supervision:
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Until cancelled."""
-        due_s = time.monotonic()
+        due_s = time.monotonic() if self._watchdog_s < math.inf else math.inf
         while True:
             trouble = self._pool.trouble(silence_allowed_s(self._live.now.engine.heartbeat_timeout, self._watchdog_s))
             self._tell(trouble or status(self._pool, stopping()))
-            if not trouble and time.monotonic() >= due_s and self._watchdog_s < math.inf:
+            if not trouble and time.monotonic() >= due_s:
                 self._notifier.alive()
                 due_s = time.monotonic() + self._watchdog_s / 2
             await self._news(IN_TROUBLE_LOOK_EVERY_S if trouble else due_s - time.monotonic())
@@ -46,7 +46,7 @@ class Supervision:
     async def _news(self, within_s: float) -> None:
         """Wait for a change, or for so long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s if self._watchdog_s < math.inf else None):
+            async with asyncio.timeout(within_s):
                 await self._changed.wait()
         self._changed.clear()
 
@@ -67,9 +67,9 @@ def silence_allowed_s(heartbeat_timeout_s: float, watchdog_s: float) -> float:
 
 def status(pool: WorkerPool, stopping: bool) -> str:
     """What the service does, in a few words."""
-    busy = f"speaking {pool.running}" if pool.running else "idle"
-    waiting = f"{pool.waiting} waiting" if pool.waiting else ""
-    state = "stopping" if stopping else pool.state
-    if state and not pool.running:
-        busy = ""
-    return ", ".join(filter(None, (state, busy, waiting)))
+    parts = [
+        "stopping" if stopping else pool.state,
+        f"speaking {pool.running}" if pool.running else "",
+        f"{pool.waiting} waiting" if pool.waiting else "",
+    ]
+    return ", ".join(filter(None, parts)) or "idle"
