@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 PARITY := .venv-parity
+AUDIT := .venv-audit
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
@@ -14,7 +15,7 @@ MODEL ?=
 COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
-.PHONY: demo run test parity lint bench clean
+.PHONY: demo run test parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -38,8 +39,19 @@ lint: $(VENV)/test.installed
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
 
+# Known weaknesses of the pinned packages, from PyPI's own database: it needs a network and is no part of the tests.
+audit: $(AUDIT)/installed
+	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict --progress-spinner off
+
+$(AUDIT)/installed: Makefile
+	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	@echo "installing pip-audit into $(AUDIT) ..."
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(PARITY) out
+	rm -rf $(VENV) $(PARITY) $(AUDIT) out
 
 # torch comes first and stays: the reference's own list of packages would pull in much that its 12 Hz half never uses.
 $(PARITY)/installed: Makefile

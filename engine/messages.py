@@ -151,7 +151,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The worker is alive: sent about once a second, also while it loads."""
+    """The process is alive: sent twice a second by a thread of its own.
+
+    `step_s` is how long the loop has been in one call, 0 while it waits; `lengthy`: the backend says that this one
+    may take minutes.
+    """
+
+    step_s: float = 0.0
+    lengthy: bool = False
 
 
 Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health

@@ -8,6 +8,7 @@ NAME/transcript.txt        its words; with them the clone is closer
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,9 +97,13 @@ def read_voice(directory: Path) -> FolderVoice:
 
 
 def write_clone(folder: Path, voice: FolderVoice) -> Path:
-    """Make a cloned voice's directory, whole or not at all; its recording is copied. Raises OSError."""
+    """Make a cloned voice's directory, whole or not at all; its recording is copied. Raises OSError.
+
+    Nobody but the folder's owner may read it: what it holds is somebody's voice.
+    """
     assert voice.recording is not None, voice.name
     directory, partial = folder / voice.name, folder / f".{voice.name}.partial"
+    owner, is_new = _nearest(folder).stat(), not folder.exists()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     sheet: dict[str, Any] = {"kind": "clone", "description": voice.description}
@@ -108,6 +113,10 @@ def write_clone(folder: Path, voice: FolderVoice) -> Path:
     if voice.transcript:
         (partial / TRANSCRIPT_FILE).write_text(voice.transcript.strip() + "\n", encoding="utf-8")
     shutil.copyfile(voice.recording, partial / f"reference{voice.recording.suffix.lower()}")
+    for path in (*([folder] if is_new else []), partial, *partial.iterdir()):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        if os.geteuid() == 0:  # an administrator makes it for a daemon that is none
+            os.chown(path, owner.st_uid, owner.st_gid)
     if directory.exists():
         shutil.rmtree(directory)
     partial.rename(directory)
@@ -118,6 +127,11 @@ def check_name(name: str) -> None:
     """Raises VoiceFolderError for a name that clients could not say."""
     if not name or name.startswith(".") or set(name) & set("@+/ \t\n") or _is_broken(name):
         raise VoiceFolderError(f"{name!r}: a voice's name has no blank, no '/', '@' or '+', and no dot at its start")
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    return path if path.exists() else _nearest(path.absolute().parent)
 
 
 def _directories(folder: Path) -> list[Path]:

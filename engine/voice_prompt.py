@@ -51,6 +51,7 @@ class VoicePrompt:
         """Write it, whole or not at all."""
         codes = np.empty((0, 16), np.int64) if self.codes is None else self.codes.cpu().numpy()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.touch(0o600)  # somebody's voice is nobody else's business
         with partial.open("wb") as file:
             np.savez(file, format=FORMAT, speaker=self.speaker.float().cpu().numpy(), codes=codes, text=self.text or "")
         partial.replace(path)

@@ -34,7 +34,8 @@ from .messages import (
 )
 from .settings import Settings
 
-HEALTH_INTERVAL_S = 1.0
+HEALTH_INTERVAL_S = 0.5
+IDLE_INTERVAL_S = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 log = logging.getLogger("engine.worker")
@@ -71,56 +72,70 @@ class Worker:
         self._inbox = inbox
         self._outbox = outbox
         self._open: set[int] = set()
+        self._backend: Backend | None = None
+        self._step_began_s: float | None = None
 
     def serve(self, settings: Settings) -> None:
         """Load the backend, then work until `Stop`."""
+        with self._heartbeat():
+            backend = self._loaded(settings)
+            if backend:
+                self._outbox.put(Ready(backend.voices(), backend.capacity, backend.description))
+                self._backend = backend
+                self._loop(backend)
+
+    def _loaded(self, settings: Settings) -> Backend | None:
+        """The backend, ready to speak; None when the daemon has been told why there is none."""
         try:
             backend = make_backend(settings)
-            with self._heartbeat():
-                backend.load()
+            backend.load()
         except BackendError as error:
             self._outbox.put(LoadFailed(str(error), error.permanent))
-            return
+            return None
         except ChannelClosed:
             raise
         except Exception as error:  # a fault of ours or of a package: the daemon shall know why, and try again
             log.exception("%s cannot be loaded", settings.name)
             self._outbox.put(LoadFailed(f"{type(error).__name__}: {error}", permanent=False))
-            return
-        self._outbox.put(Ready(backend.voices(), backend.capacity, backend.description))
-        self._loop(backend)
+            return None
+        return backend
 
     def _loop(self, backend: Backend) -> None:
-        busy, last_health_s = False, time.monotonic()
+        busy = False
         while True:
-            while self._inbox.wait(0 if busy else HEALTH_INTERVAL_S):
+            self._step_began_s = None
+            while self._inbox.wait(0 if busy else IDLE_INTERVAL_S):
                 command: Command = self._inbox.get()
                 if isinstance(command, Stop):
                     return
+                self._step_began_s = time.monotonic()
                 self._apply(backend, command)
                 busy = True
+            self._step_began_s = time.monotonic()
             busy = backend.step(self._send)
-            if time.monotonic() - last_health_s >= HEALTH_INTERVAL_S:
-                last_health_s = time.monotonic()
-                self._outbox.put(Health())
 
     @contextlib.contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Show life from a thread of its own while loading keeps the loop from it."""
-        loaded = threading.Event()
+        """Show life from a thread of its own, whatever keeps the loop from it, and say how long that has lasted."""
+        ended = threading.Event()
 
         def beat() -> None:
             with contextlib.suppress(ChannelClosed):  # the loop finds that out too
-                while not loaded.wait(HEALTH_INTERVAL_S):
-                    self._outbox.put(Health())
+                while not ended.wait(HEALTH_INTERVAL_S):
+                    self._outbox.put(self._health())
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            loaded.set()
+            ended.set()
             thread.join()
+
+    def _health(self) -> Health:
+        began_s, backend = self._step_began_s, self._backend
+        step_s = time.monotonic() - began_s if began_s else 0.0
+        return Health(step_s, backend.lengthy if backend else False)
 
     def _apply(self, backend: Backend, command: Command) -> None:
         match command:

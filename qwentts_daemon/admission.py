@@ -49,7 +49,7 @@ class Admission:
         `changed` is called when others run or wait, or may.
         """
         self._live = live
-        self._covered = covered
+        self.covered = covered
         self._changed = changed
         self._lanes: list[Lane] = []
         self._line: list[tuple[Priority, int, asyncio.Future[Lane]]] = []
@@ -72,7 +72,7 @@ class Admission:
     def set_capacity(self, lane: Lane, capacity: int) -> None:
         """More or fewer may run there from now on; who runs already is not touched."""
         lane.capacity = capacity
-        if self._covered and not any(each.capacity for each in self._lanes):
+        if self.covered and not any(each.capacity for each in self._lanes):
             self._dismiss(WorkerLost())
         self._admit()
 

@@ -1,9 +1,10 @@
-"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `install-service`,
-`uninstall-service`.
+"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `doctor`,
+`install-service`, `uninstall-service`.
 
-Exit status: 0 done · 1 the server reported an error · 2 wrong usage · 64 stdio:// without a pipe, a name that no voice
-can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, or no voice can be loaded ·
-73 a file cannot be written · 77 permission denied · 78 wrong configuration · 130 interrupted.
+Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
+a pipe, a name that no voice can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, no
+voice can be loaded, or the doctor has found an error · 73 a file cannot be written · 77 permission denied · 78 wrong
+configuration · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from rich.table import Table
 from . import __version__, client, engine_setup, logs, service_install, trial
 from .config import ENV_CONFIG, default_paths, load, voices_dir
 from .daemon import program_uri, serve
+from .doctor import findings
+from .doctor.examination import examine
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
 from .live import LiveConfig
@@ -82,6 +85,7 @@ def run(
     words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
     live = LiveConfig(lambda: _load(config, words))
     logs.set_up(live.now.log, os.environ)
+    os.umask(0o077)  # what the daemon and its workers write is theirs alone
     asyncio.run(serve(live))
 
 
@@ -94,6 +98,28 @@ def check_config(config: ConfigPath = None, settings: Settings = None) -> None:
     """Check the configuration and say what is in force."""
     loaded = _load(config, settings)
     out.print_json(loaded.model_dump_json())
+
+
+@app.command()
+def doctor(
+    config: ConfigPath = None,
+    settings: Settings = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out the files' hashes and the spoken sentence.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at everything that speech depends on, and say what to do. Changes nothing."""
+    fault = None
+    try:
+        found = examine(_load(config, settings), os.environ, quick)
+    except ConfigError as error:
+        fault = error
+        found = iter([findings.error("configuration", str(error), "correct it; config.example.yaml shows every key")])
+    shown = list(found) if as_json else findings.show(found, out)
+    if as_json:
+        print(findings.as_json(shown))
+    raise SystemExit(fault.exit_status if fault else findings.exit_status(shown))
 
 
 @app.command()

@@ -20,7 +20,7 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.error import Error
 from wyoming.event import Event
-from wyoming.info import Describe, Info, TtsVoice
+from wyoming.info import Describe, Info, TtsProgram, TtsVoice
 from wyoming.tts import (
     SynthesizeChunk,
     SynthesizeStart,
@@ -74,11 +74,16 @@ async def say(request: Request, pieces: AsyncIterator[str], write: Write) -> Res
 
 async def voices(request: Request) -> list[TtsVoice]:
     """The voices that the daemon lists."""
+    return [voice for program in await programs(request) for voice in program.voices]
+
+
+async def programs(request: Request) -> list[TtsProgram]:
+    """What the daemon says of itself."""
     async with _connected(request) as wyoming:
         await wyoming.write_event(Describe().event())
         async for event in _events(wyoming):
             if Info.is_type(event.type):
-                return [voice for program in Info.from_event(event).tts for voice in program.voices]
+                return Info.from_event(event).tts
     raise SpeechError(Code.ENGINE_UNAVAILABLE, "the daemon closed the connection without an answer")
 
 

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+from .addresses import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
 from .live import LiveConfig
+from .presence import Presence
 from .reload import Reload
 from .sections import Config, Voices
 from .session import Speaker
@@ -46,7 +48,7 @@ async def serve(live: LiveConfig) -> None:
     _on_signals(stopping, reload.asked)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
         stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)
-        server = WyomingServer(Service(live, speaker, catalogues.current), tasks)
+        server = WyomingServer(Service(live, speaker, catalogues.current, Addresses(live)), tasks)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
         stack.push_async_callback(lambda: server.drain(live.now.daemon.shutdown_timeout))
@@ -64,13 +66,15 @@ async def serve(live: LiveConfig) -> None:
         speaker.close()
 
 
-def make_pool(live: LiveConfig, changed: Callable[[], None]) -> WorkerPool:
+def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> WorkerPool:
     """The workers that the configuration asks for, not started yet. `changed` is called when one does more or less."""
     engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
         admission = Admission(live, covered=workers is not engines[-1], changed=changed)
-        groups.append(WorkerGroup([WorkerClient(each, live, admission) for each in workers], admission))
+        presence = Presence(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, live, admission, presence) for each in workers]
+        groups.append(WorkerGroup(clients, admission, presence))
     return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)
 
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 class Code(StrEnum):
     """What a client may tell errors apart by; these words never change."""
 
+    ADDRESS_NOT_ALLOWED = "address-not-allowed"
     DEADLINE_EXCEEDED = "deadline-exceeded"
     ENGINE_UNAVAILABLE = "engine-unavailable"
     IDLE_TIMEOUT = "idle-timeout"
@@ -30,6 +31,7 @@ class Code(StrEnum):
     TEXT_FORMAT_NOT_SUPPORTED = "text-format-not-supported"
     TEXT_TOO_LONG = "text-too-long"
     TOO_MANY_CONNECTIONS = "too-many-connections"
+    TOO_MANY_REQUESTS = "too-many-requests"
     VOICE_NOT_FOUND = "voice-not-found"
 
 

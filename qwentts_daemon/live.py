@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .sections import Config, Queue, Text
+from .sections import Config, Queue, Text, Wyoming
 
 LIVE = {
-    "wyoming": {"max_connections", "idle_timeout", "write_timeout"},
+    "wyoming": set(Wyoming.model_fields) - {"uri", "name", "zeroconf"},
     "engine": {"job_timeout", "heartbeat_timeout", "restart_delay_max"},
     "voices": {"default", "language", "pin_languages", "styles", "aliases"},
     "audio": {"lead_silence", "tail_silence", "stall_silence", "stall_silence_max"},

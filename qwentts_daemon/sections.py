@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,6 +69,25 @@ def _check_model(model: str) -> str:
     return model
 
 
+def _as_network(network: Any) -> Any:
+    if not isinstance(network, str):
+        return network
+    try:
+        return ip_network(network)
+    except ValueError as error:
+        raise ValueError(f"write a network such as 192.168.0.0/16 or fd00::/8: {error}") from None
+
+
+PRIVATE_NETWORKS = tuple(
+    ip_network(network)
+    for network in (
+        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10",
+        "::1/128", "fe80::/10", "fc00::/7",
+    )
+)  # fmt: skip
+"""This machine, private and link-local networks, and the shared one that VPNs such as Tailscale use."""
+
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_as_network), PlainSerializer(str)]
 Language = Annotated[str, AfterValidator(check_language)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Devices = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_several), AfterValidator(_check_devices)]
@@ -85,7 +105,10 @@ class Wyoming(Section):
     uri: Annotated[str, AfterValidator(_check_uri)] = "tcp://0.0.0.0:10200"
     name: Annotated[str, Field(min_length=1, max_length=60)] = "qwen-tts"
     zeroconf: bool = True
+    allow_networks: Annotated[tuple[Network, ...], Field(min_length=1)] = PRIVATE_NETWORKS
     max_connections: Count = 64
+    max_connections_per_address: Count = 32
+    max_requests_per_minute: Count = 300
     idle_timeout: Seconds = 60
     write_timeout: Seconds = 30
 
@@ -106,9 +129,15 @@ class Engine(Section):
     cuda_graphs: bool = True
     max_jobs: Annotated[int, Field(ge=1, le=256)] = 4
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    keep_alive: Annotated[float, Field(allow_inf_nan=False)] | None = -1
     job_timeout: Seconds = 120
     heartbeat_timeout: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30
     restart_delay_max: Seconds = 30
+
+    @property
+    def keep_alive_s(self) -> float | None:
+        """None: for ever, written as a negative number or null."""
+        return None if self.keep_alive is None or self.keep_alive < 0 else self.keep_alive
 
 
 class Sampling(Section):

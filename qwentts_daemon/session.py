@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from .admission import Priority
-from .errors import Code, QwenTtsError, SpeechError
+from .errors import Code, QwenTtsError, SpeechError, WorkerLost
 from .jobs import Job, Request
 from .live import LiveConfig
 from .sections import Text
@@ -66,6 +66,7 @@ class Reply:
         self._segmenter = Segmenter(cleaning(self._config.text))
         self._length = 0
         self._waiting: list[str] = []
+        self._given = ""
         self._last_character = ""
         self._segments = 0
         self._ended = False
@@ -114,7 +115,22 @@ class Reply:
         if not self._waiting:
             yield silence(DEFAULT_RATE, NOTHING_TO_SAY_S)
             return
-        async with self._speaker.pool.job(self._request, self._take_text(), self._priority) as job:
+        try:
+            async with aclosing(self._in_one_job()) as spoken:
+                async for pcm in spoken:
+                    yield pcm
+        except WorkerLost:
+            if self._playback.rate:
+                raise
+            self._job = None
+            async with aclosing(self._in_one_job(again=True)) as spoken:
+                async for pcm in spoken:
+                    yield pcm
+
+    async def _in_one_job(self, again: bool = False) -> AsyncGenerator[Pcm, None]:
+        """The whole text; `again`, when an engine was lost before anything was heard of it."""
+        self._take_text()
+        async with self._speaker.pool.job(self._request, self._given, self._priority, again) as job:
             self._attach(job)
             async with aclosing(self._spoken(job)) as spoken:
                 async for pcm in spoken:
@@ -167,6 +183,7 @@ class Reply:
             text += separator(self._last_character) + segment
             self._last_character = segment[-1]
         self._waiting.clear()
+        self._given += text
         return text
 
     def _report(self, result: str) -> None:

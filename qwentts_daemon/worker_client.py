@@ -18,8 +18,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from engine import channel, worker
+from engine import channel, voice_folder, worker
 from engine.backends import BackendError
 from engine.messages import (
     AppendText,
@@ -44,13 +45,18 @@ from engine.messages import (
 from engine.settings import Settings
 
 from .admission import Admission
-from .errors import Code, SpeechError, StartError
+from .errors import Code, SpeechError, StartError, WorkerLost
 from .jobs import Control, Job, Request, Timing
 from .live import LiveConfig
+from .presence import Presence
+from .pulse import LOOK_EVERY_S, Condition, Pulse
 
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 2.0
+UNREAD_COMMANDS_BYTES = 4 << 20
+"""A worker that leaves so much unread has no life left in it."""
+FOLDER_INTERVAL_S = 2.0
 
 log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
@@ -59,11 +65,13 @@ _spawn = multiprocessing.get_context("spawn")
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, live: LiveConfig, admission: Admission) -> None:
+    def __init__(self, settings: Settings, live: LiveConfig, admission: Admission, presence: Presence) -> None:
         """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
         self._live = live
         self._admission = admission
+        self._presence = presence
+        self._pulse: Pulse | None = None  # of a process that is there
         self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
@@ -74,10 +82,11 @@ class WorkerClient:
         except BackendError as error:
             raise StartError(str(error)) from error
         self.takes_new_voices = backend.takes_new_voices
-        self.ready = False
+        self.loaded = self.ready = False  # one that is loaded and does not react is not ready
         self.failure: str | None = None
+        self._capacity = 0
         self.pid: int | None = None
-        self._heard_s = self._made_s = math.inf  # when it last gave a sign of life, and audio or an answer
+        self._made_s = math.inf  # when audio or another answer came last
         self._hung = False
         self._complaint = ""
 
@@ -116,8 +125,12 @@ class WorkerClient:
         return job
 
     def _send(self, command: Command) -> None:
-        if self._commands:  # else the worker has just died, and `_lose_jobs` has told the job so
+        if self._commands:  # else the worker has just died, and its jobs have been told so
             self._commands.write(channel.pack(command))
+
+    @property
+    def _is_choked(self) -> bool:
+        return self._commands is not None and self._commands.get_write_buffer_size() > UNREAD_COMMANDS_BYTES
 
     def set_log_level(self, level: str) -> None:
         """How much it logs from now on, also after it has been started again."""
@@ -128,19 +141,25 @@ class WorkerClient:
         """What is wrong with a process that is there: a job past its deadline, or no sign of life for so long."""
         if self._hung:
             return f"{self.name} hangs"
-        return f"{self.name} is silent" if time.monotonic() - self._heard_s > silence_s else None
+        return f"{self.name} is silent" if self._pulse and self._pulse.pause_s > silence_s else None
 
     def _makes_nothing(self) -> bool:
-        """Whether it has had work, and made nothing of it, for as long as it may be silent."""
+        """Whether it has had work, and made nothing of it, for as long as it may be silent, without a reason."""
         engine = self._live.now.engine
+        if self._pulse and self._pulse.is_lengthy:
+            return False
         return time.monotonic() - self._made_s >= min(engine.job_timeout, engine.heartbeat_timeout)
 
     # --- the process ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Spawn the worker, and again after each death, with growing pauses. Returns when it can never be loaded."""
+        """Spawn the worker, and again after each death, with growing pauses, while the engine is wanted.
+
+        Returns when it can never be loaded.
+        """
         delay_s = FIRST_RESTART_DELAY_S
         while True:
+            await self._rest()
             began_s = time.monotonic()
             try:
                 await self._live_once()
@@ -148,6 +167,9 @@ class WorkerClient:
                 log.error("%s cannot be started: %s", self.name, error)
             if self.failure:
                 return
+            if not self._presence.is_wanted:
+                log.info("%s has given its GPU back; the next request loads it again", self.name)
+                continue
             if time.monotonic() - began_s > STEADY_AFTER_S:
                 delay_s = FIRST_RESTART_DELAY_S
             pause_s = delay_s * random.uniform(0.5, 1.0)
@@ -155,6 +177,17 @@ class WorkerClient:
             log.log(level, "%s ended; a new one starts in %.1f s", self.name, pause_s)
             await asyncio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._live.now.engine.restart_delay_max)
+
+    async def _rest(self) -> None:
+        """Wait until somebody wants to hear this engine, or has brought a new voice, which only the model can hear."""
+        folder = Path(self._settings.model.voices_dir) if self._settings.model and self.takes_new_voices else None
+        known = voice_folder.signature(folder) if folder else None
+        while not self._presence.is_wanted:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FOLDER_INTERVAL_S if folder else None):
+                    await self._presence.wanted()
+            if folder and voice_folder.signature(folder) != known:
+                self._presence.wake()
 
     async def _live_once(self) -> None:
         """One life of the process: from its spawning until it is gone."""
@@ -166,18 +199,24 @@ class WorkerClient:
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
-        self._heard_s, self._hung = time.monotonic(), False
+        self._pulse = pulse = Pulse(self._live.now.engine.heartbeat_timeout)
+        self._hung = False
         commands_reader.close()
         events_writer.close()
         try:
-            async with self._connected(commands_writer, events_reader) as events:
-                await self._listen(events)
+            async with self._connected(commands_writer, events_reader) as events, asyncio.TaskGroup() as tasks:
+                duties = {"events": self._listen(events, pulse), "pulse": self._watch(pulse), "presence": self._leave()}
+                life = [tasks.create_task(duty, name=f"{self.name} {name}") for name, duty in duties.items()]
+                await asyncio.wait(life, return_when=asyncio.FIRST_COMPLETED)
+                for duty in life:
+                    duty.cancel()
         finally:
-            self.pid, self.ready = None, False
+            self.pid, self.loaded, self.ready = None, False, False
             self._admission.set_capacity(self.lane, 0)
-            self._lose_jobs()
+            self._fail_jobs("the engine worker ended while it was speaking")
+            self._jobs.clear()
             await _end(process, handle)
-            self._heard_s, self._hung = math.inf, False
+            self._pulse, self._hung = None, False
 
     @contextlib.asynccontextmanager
     async def _connected(self, commands: Connection, events: Connection) -> AsyncIterator[asyncio.StreamReader]:
@@ -195,49 +234,79 @@ class WorkerClient:
                 self._commands = None
             incoming.close()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Take the worker's events until it is gone, has been silent for too long, or hangs."""
-        while not self._hung:
-            patience_s = self._live.now.engine.heartbeat_timeout
-            try:
-                async with asyncio.timeout(patience_s):
-                    event: Event = await channel.receive(reader)
-            except channel.ChannelClosed:
-                return
-            except TimeoutError:
-                log.error("%s has been silent for %g s", self.name, patience_s)
-                return
-            self._heard_s = time.monotonic()
-            self._take(event)
-        log.error("%s has made nothing until a job's deadline: it hangs", self.name)
+    async def _listen(self, reader: asyncio.StreamReader, pulse: Pulse) -> None:
+        """Take the worker's events until it is gone."""
+        with contextlib.suppress(channel.ChannelClosed):
+            while True:
+                event: Event = await channel.receive(reader)
+                pulse.hear()
+                self._take(event, pulse)
 
-    def _take(self, event: Event) -> None:
+    async def _leave(self) -> None:
+        """Take no more jobs once the engine is unwanted; whoever comes in this very turn of the loop keeps it."""
+        while self._presence.is_wanted:
+            await self._presence.unwanted()
+        self.ready = False
+        self._admission.set_capacity(self.lane, 0)
+
+    async def _watch(self, pulse: Pulse) -> None:
+        """Help its clients while it does not react; returns when it is to be replaced."""
+        while not (self._hung or self._is_choked):
+            pulse.timeout_s = self._live.now.engine.heartbeat_timeout
+            condition = pulse.look()
+            if condition is Condition.LOST:
+                break
+            if self.loaded:
+                self._trust(condition, pulse)
+            await asyncio.sleep(LOOK_EVERY_S)
+        reason = "has made nothing until a job's deadline: it hangs" if self._hung else str(pulse)
+        log.error("%s %s%s", self.name, reason, " and reads no commands" if self._is_choked else "")
+
+    def _trust(self, condition: Condition, pulse: Pulse) -> None:
+        """Give it new jobs, and leave it those that it has, as far as it reacts."""
+        fit = condition is Condition.FIT
+        if fit != self.ready:
+            log.warning("%s %s", self.name, "reacts again" if fit else f"{pulse}; it gets no replies until it reacts")
+            self.ready = fit
+            self._admission.set_capacity(self.lane, self._capacity if fit else 0)
+        if condition is Condition.STUCK:
+            self._fail_jobs("the engine worker does not react")
+        elif condition is Condition.AWAY and self._admission.covered:
+            self._fail_jobs("the engine worker does not react", only_silent=True)
+
+    def _take(self, event: Event, pulse: Pulse) -> None:
         if isinstance(event, Chunk | Started | Done | Failed):
-            self._made_s = self._heard_s
+            self._made_s = time.monotonic()
         match event:
             case Chunk(number, pcm):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.deliver(pcm)
             case Started(number, rate, received_s, made_s):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.started(rate, received_s, made_s)
             case Done(number, _, busy_s, cut):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.finish(busy_s, cut)
             case Failed(number, code, reason):
-                if job := self._jobs.get(number):
+                if job := self._running(number):
                     job.fail(SpeechError(code, reason))
             case Ready(voices, capacity, description):
-                self.voices, self.ready = voices, True
+                self.voices, self.loaded, self.ready = voices, True, True
+                self._capacity = capacity
                 self._admission.set_capacity(self.lane, capacity)
+                self._presence.loaded()
                 self._complaint = ""
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):
                 self.voices = voices
             case LoadFailed(reason, permanent):
                 self._complain(reason, permanent)
-            case Health():
-                pass
+            case Health(step_s, lengthy):
+                pulse.beat(step_s, lengthy)
+
+    def _running(self, number: int) -> Job | None:
+        job = self._jobs.get(number)
+        return None if job is None or job.finished else job
 
     def _complain(self, reason: str, permanent: bool) -> None:
         """Say once why the worker cannot be loaded, however often it is tried."""
@@ -247,11 +316,14 @@ class WorkerClient:
         self._complaint = reason
         self.failure = reason if permanent else None
 
-    def _lose_jobs(self) -> None:
+    def _fail_jobs(self, reason: str, only_silent: bool = False) -> None:
+        """Nothing more will be heard of the open jobs; those of which nothing was heard another engine may have."""
         for job in self._jobs.values():
-            if not job.finished:
-                job.fail(SpeechError(Code.ENGINE_UNAVAILABLE, "the engine worker ended while it was speaking"))
-        self._jobs.clear()
+            if job.finished or (only_silent and job.samples):
+                continue
+            self._send(Cancel(job.id))
+            silent = self._admission.covered and not job.samples
+            job.fail(WorkerLost() if silent else SpeechError(Code.ENGINE_UNAVAILABLE, reason))
 
 
 async def _end(process: BaseProcess, handle: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from .admission import Admission, Priority
 from .errors import Code, SpeechError, WorkerLost
 from .jobs import Job, Request
+from .presence import Presence
 from .voices import EngineVoice
 from .worker_client import WorkerClient
 
@@ -17,10 +18,11 @@ from .worker_client import WorkerClient
 class WorkerGroup:
     """Speaks as long as one of its workers does. All of them have the same model, so each job fits any."""
 
-    def __init__(self, workers: Sequence[WorkerClient], admission: Admission) -> None:
-        """`admission` is the one that the workers were made with."""
+    def __init__(self, workers: Sequence[WorkerClient], admission: Admission, presence: Presence) -> None:
+        """`admission` and `presence` are those that the workers were made with."""
         self.workers = tuple(workers)
         self._admission = admission
+        self._presence = presence
         self._by_lane = {worker.lane: worker for worker in workers}
 
     @property
@@ -37,6 +39,18 @@ class WorkerGroup:
         """How many jobs wait for their turn."""
         return self._admission.waiting
 
+    @property
+    def state(self) -> str:
+        """Why it cannot speak at present, in a few words; empty when it can."""
+        name = self.workers[0].name
+        if self.ready:
+            return ""
+        if self.failure:
+            return f"{name} cannot be loaded: {self.failure}"
+        if self.loaded:
+            return f"{name} does not react"
+        return f"loading {name}" if self._presence.is_wanted else f"{name} rests"
+
     def trouble(self, silence_s: float) -> str | None:
         """What is wrong with one of its workers (see `WorkerClient.trouble`)."""
         return next(filter(None, (worker.trouble(silence_s) for worker in self.workers)), None)
@@ -45,6 +59,19 @@ class WorkerGroup:
         """How much its workers log from now on."""
         for worker in self.workers:
             worker.set_log_level(level)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the engine holds its GPU."""
+        return any(worker.loaded for worker in self.workers)
+
+    def unload(self) -> None:
+        """Give the GPU back now, or after the last job; the next one loads the engine again."""
+        self._presence.unload()
+
+    def wake(self) -> None:
+        """Load the engine if it has given its GPU back."""
+        self._presence.wake()
 
     @property
     def failure(self) -> str | None:
@@ -68,12 +95,13 @@ class WorkerGroup:
     async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
         """Wait for a turn and begin a job; leaving the context cancels what is not finished. Raises SpeechError."""
         requested_s = time.monotonic()
-        worker = await self._enter(priority)
-        try:
-            async with worker.job(request, text, requested_s) as job:
-                yield job
-        finally:
-            self._admission.leave(worker.lane)
+        with self._presence.job():
+            worker = await self._enter(priority)
+            try:
+                async with worker.job(request, text, requested_s) as job:
+                    yield job
+            finally:
+                self._admission.leave(worker.lane)
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Returns when none can ever be loaded."""

@@ -37,10 +37,7 @@ class WorkerPool:
     @property
     def state(self) -> str:
         """Why the chosen engine cannot speak at present, in a few words; empty when it can."""
-        if self._primary.ready:
-            return ""
-        name = self._primary.workers[0].name
-        return f"{name} cannot be loaded: {self._primary.failure}" if self._primary.failure else f"loading {name}"
+        return self._primary.state
 
     def trouble(self, silence_s: float) -> str | None:
         """What is wrong with a worker (see `WorkerClient.trouble`)."""
@@ -61,12 +58,27 @@ class WorkerPool:
         """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
         return self._primary.voices or (self._embedded.voices if self._embedded else ())
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the chosen engine holds its GPU."""
+        return self._primary.loaded
+
+    def unload(self) -> None:
+        """Let the chosen engine give its GPU back, after the jobs that run; the next request loads it again."""
+        self._primary.unload()
+
     @asynccontextmanager
-    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
-        """Begin a job (see `WorkerGroup.job`): with the embedded voice while the chosen one is not ready."""
+    async def job(self, request: Request, text: str, priority: Priority, again: bool = False) -> AsyncIterator[Job]:
+        """Begin a job (see `WorkerGroup.job`): with the embedded voice while the chosen one is not ready.
+
+        `again`: the chosen one has been lost with this text, which it shall not meet twice.
+        """
         async with AsyncExitStack() as stack:
             try:
-                if self._is_covered or self._is_embedded(request):
+                if again or self._is_embedded(request):
+                    raise WorkerLost
+                if self._is_covered:
+                    self._primary.wake()
                     raise WorkerLost
                 job = await stack.enter_async_context(self._primary.job(request, text, priority))
             except WorkerLost:

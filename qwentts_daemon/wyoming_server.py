@@ -20,6 +20,7 @@ from wyoming.event import Event
 from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
+from .addresses import Addresses
 from .errors import Code, SpeechError, WireError
 from .live import LiveConfig
 from .sections import Wyoming
@@ -31,6 +32,10 @@ from .wyoming_wire import encode_event, read_event
 SAMPLE_BYTES = 2
 CLOSE_TIMEOUT_S = 2.0
 LINGER_BYTES = 64 * 1024
+WARNING_INTERVAL_S = 10.0
+"""Refusals of one kind are said aloud so seldom; whoever sends them would fill the log else."""
+REFUSALS = 32
+"""Refused clients that are told why at the same time; more are cut off at once."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ class Service:
     live: LiveConfig
     speaker: Speaker
     catalogue: Callable[[], Catalogue]
+    addresses: Addresses
 
     @property
     def config(self) -> Wyoming:
@@ -56,18 +62,52 @@ class WyomingServer:
         self._service = service
         self._tasks = tasks
         self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._refusals = 0
+        self._next_warning_s: dict[str, float] = {}
 
     def accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool = False
     ) -> asyncio.Task[None]:
         """Serve one connection in a task of its own. With `half_close` a client that has sent all still listens."""
         connection = Connection(self._service, reader, writer, half_close)
-        if len(self._open) >= self._service.config.max_connections:
-            return self._tasks.create_task(_guarded(connection.refuse()), name=f"refuse {connection.peer}")
+        try:
+            self._admit(connection)
+        except SpeechError as error:
+            return self._tasks.create_task(_guarded(self._refuse(connection, error)), name=f"refuse {connection.peer}")
         task = self._tasks.create_task(_guarded(connection.serve()), name=f"wyoming {connection.peer}")
         self._open[connection] = task
-        task.add_done_callback(lambda _: self._open.pop(connection))
+        task.add_done_callback(lambda _: self._leave(connection))
         return task
+
+    def _admit(self, connection: Connection) -> None:
+        limit = self._service.config.max_connections
+        if len(self._open) >= limit:
+            raise SpeechError(
+                Code.TOO_MANY_CONNECTIONS, f"{limit} connections are open (wyoming.max_connections); try again later"
+            )
+        self._service.addresses.enter(connection.address)
+
+    def _leave(self, connection: Connection) -> None:
+        del self._open[connection]
+        self._service.addresses.leave(connection.address)
+
+    async def _refuse(self, connection: Connection, error: SpeechError) -> None:
+        self._warn(connection.peer, error)
+        if self._refusals >= REFUSALS:
+            connection.cut_off()
+            return
+        self._refusals += 1
+        try:
+            await connection.refuse(error)
+        finally:
+            self._refusals -= 1
+
+    def _warn(self, peer: str, error: SpeechError) -> None:
+        now_s = asyncio.get_running_loop().time()
+        due = now_s >= self._next_warning_s.get(error.code, 0.0)
+        if due:
+            self._next_warning_s[error.code] = now_s + WARNING_INTERVAL_S
+        log.log(logging.WARNING if due else logging.DEBUG, "%s refused: %s", peer, error)
 
     async def drain(self, timeout_s: float) -> None:
         """Let running replies finish for up to `timeout_s`, then end every connection."""
@@ -117,6 +157,7 @@ class Connection:
         self._idle = asyncio.timeout(None)
         self._shutting_down = False
         peername = writer.get_extra_info("peername")
+        self.address: str | None = peername[0] if isinstance(peername, tuple) else None
         self.peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else "local"
 
     @property
@@ -144,11 +185,13 @@ class Connection:
             await self._close(error)
             log.debug("%s disconnected", self.peer)
 
-    async def refuse(self) -> None:
-        """Say that there is no place, and close."""
-        limit = self._service.config.max_connections
-        log.warning("%s refused: %d connections are open (wyoming.max_connections)", self.peer, limit)
-        await self._close(SpeechError(Code.TOO_MANY_CONNECTIONS, f"{limit} connections are open; try again later"))
+    async def refuse(self, error: SpeechError) -> None:
+        """Say why there is no place, and close."""
+        await self._close(error)
+
+    def cut_off(self) -> None:
+        """Close without a word."""
+        self._writer.transport.abort()
 
     def shut_down(self) -> None:
         """Tell why, when this connection's task is cancelled next."""
@@ -169,6 +212,7 @@ class Connection:
     async def _handle(self, event: Event, tasks: asyncio.TaskGroup) -> None:
         match event.type:
             case "describe":
+                self._service.addresses.ask(self.address)
                 self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
                 await self._drain()
             case "ping":
@@ -191,6 +235,7 @@ class Connection:
 
     async def _new_reply(self, event: Event, tasks: asyncio.TaskGroup, streaming: bool) -> Reply:
         """Begin to speak; what this client was being told before is cancelled."""
+        self._service.addresses.ask(self.address)
         text_format = event.data.get("text_format")
         if text_format not in (None, "text"):
             raise SpeechError(Code.TEXT_FORMAT_NOT_SUPPORTED, f"text_format {text_format!r:.40} is not supported")

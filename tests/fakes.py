@@ -24,6 +24,7 @@ class ToneBackend:
     description = "tones"
     capacity = 4
     takes_new_voices = False
+    lengthy = False
 
     def __init__(self, settings: Settings) -> None:
         self._texts: dict[int, str] = {}
@@ -83,12 +84,45 @@ class ToneBackend:
         send(Chunk(job, tone(piece)))
 
 
+class Hanging(ToneBackend):
+    """Hangs in one step, as a GPU does that never answers, when it meets `[hang]`; `[hear]`: and says that it may."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if "[hang]" in self._texts[job]:
+            time.sleep(3600)
+        if "[hear]" in self._texts[job]:
+            self.lengthy = True
+            while not Path(os.environ["TEST_GATE"]).exists():
+                time.sleep(0.01)
+            self.lengthy = False
+            self._texts[job] = self._texts[job].replace("[hear]", "")
+        return super()._advance(job, send)
+
+
 class SlowLoading(ToneBackend):
     """Loads once the file that TEST_GATE names exists."""
 
     def load(self) -> None:
         while not Path(os.environ["TEST_GATE"]).exists():
             time.sleep(0.01)
+
+
+class Folder(ToneBackend):
+    """Has a voice for each directory of the voices folder, found while it loads."""
+
+    takes_new_voices = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        assert settings.model
+        self._folder = Path(settings.model.voices_dir)
+        self._found: list[str] = []
+
+    def voices(self) -> tuple[Voice, ...]:
+        return super().voices() + tuple(Voice(name, name, ("en",)) for name in self._found)
+
+    def load(self) -> None:
+        self._found = [entry.name for entry in self._folder.iterdir()]
 
 
 class Unloadable(ToneBackend):

@@ -12,9 +12,9 @@ TORCH_FREE = [
     "messages", "settings", "channel", "choice", "worker", "model_card", "roster", "voice_folder", "languages",
     "model/config", "footprint", "memory", "emission", "prefixes", "prompt", "sequence", "backends/__init__",
     "backends/qwen3", "bench/__init__", "bench/arrivals", "bench/figures", "bench/floor", "bench/load",
-    "bench/load_client", "bench/options", "bench/peers", "bench/report",
+    "bench/load_client", "bench/options", "bench/peers", "bench/report", "file_check",
 ]  # fmt: skip
-DOORS = {"worker_client", "engine_setup"}
+DOORS = {"worker_client", "engine_setup", "model"}
 FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert"}
 
 

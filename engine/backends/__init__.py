@@ -32,6 +32,8 @@ class Backend(Protocol):
     """Jobs that may run at the same time."""
     takes_new_voices: bool
     """Whether voices may come while it runs."""
+    lengthy: bool
+    """Whether it is doing what may take minutes and is no fault; read from another thread."""
 
     def voices(self) -> tuple[Voice, ...]:
         """The voices it can speak with; cheap, and possible before `load`."""

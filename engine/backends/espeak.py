@@ -105,6 +105,7 @@ class EspeakBackend:
     description = "eSpeak NG"
     capacity = 32
     takes_new_voices = False
+    lengthy = False
 
     def __init__(self, _settings: Settings | None = None) -> None:
         self._library: EspeakLibrary | None = None

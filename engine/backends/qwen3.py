@@ -67,6 +67,7 @@ class Qwen3Backend:
         self._next_look_s = 0.0
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
+        self.lengthy = False
         self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
     def voices(self) -> tuple[Voice, ...]:
@@ -283,12 +284,14 @@ class Qwen3Backend:
     def _read_folder(self) -> None:
         """Hear what is new in the folder; say once what is wrong with it."""
         roster, unusable = read_roster(self._card, self._folder), {}
+        self.lengthy = True  # a CPU needs half a minute to hear a voice
         for voice in roster.folder.values():
             if voice.kind == "clone":
                 try:
                     self._ready().clones.learn(voice)
                 except VoiceFolderError as error:
                     unusable[voice.name] = str(error)
+        self.lengthy = False
         self._roster = roster.without(unusable)
         self._report(self._roster.problems)
 

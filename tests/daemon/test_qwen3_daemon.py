@@ -47,7 +47,7 @@ def run(*arguments, **environment):
 class Listening:
     """A pool that only notes which text a reply hands to its engine."""
 
-    def job(self, request, text, priority):
+    def job(self, request, text, priority, again):
         self.text = text
         raise SpeechError("synthesis-failed", "only listening")
 

@@ -1,0 +1,129 @@
+"""An engine that nobody needs gives its GPU back, and comes back when somebody speaks."""
+
+import asyncio
+import os
+
+import psutil
+import pytest
+from wyoming.info import Describe
+from wyoming.tts import Synthesize
+
+from engine import choice
+from qwentts_daemon.admission import Priority
+from qwentts_daemon.config import load
+from qwentts_daemon.daemon import make_pool
+from qwentts_daemon.jobs import Request
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.presence import Presence
+from tests.fakes import RATE
+from tests.harness import connected, daemon, hear, speak
+
+ESPEAK_RATE = 22_050
+ALONE = "engine.fallback=false"
+BRIEFLY = "engine.keep_alive=0.05"
+GONE = "qwentts-qwen3 has given its GPU back"
+
+
+async def voices(process):
+    async with connected(process) as client:
+        await client.write_event(Describe().event())
+        return [voice["name"] for voice in (await hear(client, "info")).events[-1].data["tts"][0]["voices"]]
+
+
+async def test_an_idle_worker_is_gone_its_voices_are_not_and_the_next_request_waits_for_it():
+    with daemon(ALONE, BRIEFLY, fake="ToneBackend") as process:
+        (worker,) = process.workers()
+        assert (await speak(process, "Hello.")).rate == RATE
+        process.wait_for(GONE)
+        assert not worker.is_running()
+        assert process.workers() == []
+        assert await voices(process) == ["ryan", "vivian"]
+        assert (await speak(process, "And back.")).rate == RATE
+        process.wait_for("qwentts-qwen3 is ready", 2)
+
+
+async def test_the_embedded_voice_covers_while_the_model_comes_back(tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    with daemon(BRIEFLY, fake="SlowLoading", TEST_GATE=str(gate)) as process:
+        process.wait_for("qwentts-espeak is ready")
+        assert (await speak(process, "Hello.")).rate == RATE
+        process.wait_for(GONE)
+        gate.unlink()
+        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        gate.touch()
+        process.wait_for("qwentts-qwen3 is ready", 2)
+        assert (await speak(process, "Here I am.")).rate == RATE  # although it came back for somebody long served
+
+
+async def test_a_reply_longer_than_the_time_is_not_cut():
+    with daemon(ALONE, BRIEFLY, fake="Endless") as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            for _ in range(200):  # 8 s of audio
+                await hear(client, "audio-chunk")
+        process.wait_for(GONE)
+
+
+async def test_a_new_voice_in_the_folder_calls_the_model_back(tmp_path):
+    with daemon(ALONE, BRIEFLY, f"voices.dir={tmp_path}", fake="Folder") as process:
+        await speak(process, "Hello.")
+        process.wait_for(GONE)
+        (tmp_path / "anna").mkdir()
+        (tmp_path / "anna" / "voice.yaml").write_text("kind: clone")
+        process.wait_for("qwentts-qwen3 is ready", 2)
+        assert "anna" in await voices(process)
+
+
+@pytest.fixture
+async def pool(monkeypatch):
+    """The workers of a daemon in this process, running."""
+    monkeypatch.setitem(choice.BACKENDS, "qwen3", "tests.fakes:Endless")
+    monkeypatch.setattr(os, "environ", os.environ | {"PYTHONPATH": str(os.path.curdir)})
+    made = make_pool(LiveConfig(lambda: load(None, {}, ["engine.backend=qwen3", ALONE])))
+    running = asyncio.create_task(made.run())
+    yield made
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_unload_waits_for_running_replies_and_is_undone_by_the_next(pool):
+    request = Request("ryan")
+    async with pool.job(request, "One.", Priority.ASSIST) as job:
+        assert await job.read()
+        assert pool.loaded
+        pool.unload()
+        assert pool.loaded
+    async with pool.job(request, "Two.", Priority.ASSIST) as job:  # before the loop has come to the unloading
+        assert await job.read()
+    (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
+    pool.unload()
+    await asyncio.to_thread(worker.wait, 10)
+    assert not pool.loaded
+    async with pool.job(request, "Three.", Priority.ASSIST) as job:
+        assert await job.read()
+
+
+async def test_an_engine_without_a_time_stays():
+    presence = Presence(None)
+    presence.loaded()
+    with presence.job():
+        pass
+    assert presence.is_wanted
+    presence.unload()
+    assert not presence.is_wanted
+    presence.wake()
+    assert presence.is_wanted
+
+
+async def test_the_clock_runs_from_the_last_job_only_and_not_while_loading():
+    presence = Presence(0.0)
+    presence.wake()
+    await asyncio.sleep(0.01)
+    assert presence.is_wanted, "not loaded yet"
+    presence.loaded()
+    with presence.job(), presence.job():
+        await asyncio.sleep(0.01)
+    assert presence.is_wanted
+    await asyncio.wait_for(presence.unwanted(), 1)
+    assert not presence.is_wanted

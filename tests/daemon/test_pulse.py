@@ -1,0 +1,151 @@
+"""A worker that does not react: its clients are helped at once, and it is replaced only when it stays away."""
+
+import contextlib
+import time
+
+import pytest
+from wyoming.tts import Synthesize
+
+from qwentts_daemon import pulse
+from qwentts_daemon.pulse import Condition, Pulse, judge
+from tests.fakes import RATE
+from tests.harness import connected, daemon, hear, speak, started
+
+ESPEAK_RATE = 22_050
+ALONE = "engine.fallback=false"
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "step_s", "lengthy", "condition"),
+    [
+        (0, 0, False, Condition.FIT),
+        (1.9, 1.9, False, Condition.FIT),
+        (2, 0, False, Condition.AWAY),
+        (0, 2, False, Condition.AWAY),
+        (4, 0, False, Condition.STUCK),
+        (0, 4, False, Condition.STUCK),
+        (0, 29, False, Condition.STUCK),
+        (0, 29, True, Condition.AWAY),
+        (0, 300, True, Condition.AWAY),
+        (0, 600, True, Condition.LOST),
+        (0, 30, False, Condition.LOST),
+        (30, 0, False, Condition.LOST),
+        (30, 0, True, Condition.LOST),
+    ],
+)
+def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, lengthy, condition):
+    assert judge(silent_s, step_s, lengthy, 30) is condition
+
+
+class Clock:
+    """A monotonic clock that a test turns."""
+
+    def __init__(self, monkeypatch):
+        self.now_s = 1000.0
+        monkeypatch.setattr(pulse.time, "monotonic", lambda: self.now_s)
+
+    def look(self, worker, seconds):
+        """Look every half second for so long; the last condition."""
+        for _ in range(int(seconds / pulse.LOOK_EVERY_S)):
+            self.now_s += pulse.LOOK_EVERY_S
+            condition = worker.look()
+        return condition
+
+
+def test_a_worker_that_comes_back_is_fit_again(monkeypatch):
+    clock = Clock(monkeypatch)
+    worker = Pulse(30)
+    assert clock.look(worker, 5) is Condition.STUCK
+    worker.hear()
+    assert clock.look(worker, 1) is Condition.FIT
+    assert clock.look(worker, 30) is Condition.LOST
+
+
+def test_a_daemon_that_was_held_up_itself_blames_nobody(monkeypatch):
+    clock = Clock(monkeypatch)
+    worker = Pulse(30)
+    clock.now_s += 100
+    assert worker.look() is Condition.FIT
+    assert clock.look(worker, 2) is Condition.AWAY
+
+
+@contextlib.contextmanager
+def suspended(process):
+    """The daemon's GPU worker, stopped; it goes on at the end if it is still there."""
+    worker = next(each for each in process.workers() if each.name() == "qwentts-qwen3")
+    worker.suspend()
+    try:
+        yield worker
+    finally:
+        if worker.is_running():
+            worker.resume()
+
+
+async def test_the_embedded_voice_speaks_for_a_worker_that_does_not_react_until_it_does():
+    with daemon(fake="ToneBackend") as process:
+        process.wait_for("qwentts-espeak is ready")
+        with suspended(process):
+            assert (await speak(process, "It does not answer.")).rate == ESPEAK_RATE
+            process.wait_for("has been silent for . s; it gets no replies")
+            assert (await speak(process, "And still not.")).rate == ESPEAK_RATE
+        process.wait_for("qwentts-qwen3 reacts again")
+        assert (await speak(process, "Here I am.")).rate == RATE
+        assert len([line for line in process.lines if "qwentts-qwen3 is ready" in line]) == 1
+
+
+async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worker_lives_on():
+    with daemon(ALONE, fake="Endless") as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize("On and on.").event())
+            await hear(client, "audio-chunk")
+            with suspended(process):
+                heard = await hear(client, "never")
+        assert heard.code == "engine-unavailable"
+        process.wait_for("reacts again")
+        process.wait_for("engine.worker: job 1 cancelled")
+
+
+async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worker_its_life():
+    with daemon("engine.heartbeat_timeout=5", fake="Hanging") as process:
+        process.wait_for("qwentts-espeak is ready")
+        assert (await speak(process, "Now [hang] for ever.")).rate == ESPEAK_RATE
+        process.wait_for("qwentts-qwen3 has been in one step for . s$")
+        process.wait_for("qwentts-qwen3 is ready", 2)
+        assert (await speak(process, "And again.")).rate == RATE
+
+
+async def test_lengthy_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
+    gate = tmp_path / "gate"
+    with daemon(ALONE, "engine.heartbeat_timeout=3", fake="Hanging", TEST_GATE=str(gate)) as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize("Let me [hear] it.").event())
+            process.wait_for("has been in one step for . s; it gets no replies")
+            began_s = time.monotonic()
+            while time.monotonic() - began_s < 2.5:  # beyond the time-out of a step that is not lengthy
+                assert (await touch(process)) == "info"
+            gate.touch()
+            assert (await hear(client, "audio-stop")).rate == RATE
+        assert len([line for line in process.lines if "qwentts-qwen3 is ready" in line]) == 1
+
+
+async def touch(process):
+    """What a daemon answers to a describe meanwhile."""
+    from wyoming.info import Describe
+
+    async with connected(process) as client:
+        await client.write_event(Describe().event())
+        return (await hear(client, "info")).types[-1]
+
+
+async def test_without_another_voice_a_request_waits_for_a_worker_that_is_away():
+    with started(ALONE, fake="ToneBackend") as process:
+        process.wait_for("qwentts-qwen3 is ready")
+        with suspended(process):
+            process.wait_for("it gets no replies")
+            async with connected(process) as client:
+                await client.write_event(Synthesize("I can wait.").event())
+                await touch(process)
+        async with connected(process) as client:
+            await client.write_event(Synthesize("I have waited.").event())
+            assert (await hear(client, "audio-stop")).rate == RATE
+        assert process.stop() == 0

@@ -1,0 +1,113 @@
+"""What the network sends is text to be spoken and nothing else; what is secret or private stays so."""
+
+import os
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+from wyoming.event import Event
+
+from engine.voice_folder import FolderVoice, write_clone
+from qwentts_daemon.config import _explain, load
+from qwentts_daemon.errors import ConfigError
+from tests.fakes import RATE
+from tests.harness import connected, daemon, hear, speak
+
+HOOK = """
+import os, sys
+log = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(log, b"armed\\n")
+EVENTS = ("open", "os.", "socket.connect", "socket.getaddrinfo", "subprocess.", "urllib.", "import", "ctypes.dlopen")
+def hook(event, arguments):
+    if event.startswith(EVENTS) and "marked" in repr(arguments):
+        os.write(log, f"{event} {arguments!r}\\n".encode())
+sys.addaudithook(hook)
+"""
+PLACES = ["/etc/marked", "../../marked", "file:///marked", "http://marked.invalid/a.wav", "hf://marked/model",
+          "$(touch marked)", "marked.wav", "tests.marked:Backend", "\\\\marked\\share"]  # fmt: skip
+
+
+def events(place):
+    voices = [{"name": place}, {"name": "ryan", "speaker": place}, {"language": place}, {place: place}]
+    for voice in voices:
+        yield Event("synthesize", {"text": place, "voice": voice, "context": {"instruct": place, "audio": place}})
+        yield Event("synthesize-start", {"voice": voice, "context": {"reference": place}})
+    yield Event("synthesize", {"text": place, "text_format": place, "url": place})
+    yield Event("synthesize", {"text": place, "instruct": place, "model": place, "path": place})
+    yield Event("select-program", {"name": place})
+    yield Event("ping", {"text": place})
+    yield Event(place, {"text": place}, place.encode())
+
+
+@pytest.mark.parametrize("engine", [{"fake": "ToneBackend"}, {}], ids=["engine", "embedded"])
+async def test_no_path_or_address_from_the_network_is_opened(tmp_path, engine):
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    log = tmp_path / "audit.log"
+    with daemon(AUDIT_LOG=str(log), PYTHONPATH=str(tmp_path), **engine) as process:
+        for place in PLACES:
+            for event in events(place):
+                async with connected(process) as client:
+                    await client.write_event(event)
+                    await client.write_event(Event("synthesize-chunk", {"text": f"Read {place} to me."}))
+                    await client.write_event(Event("ping", {"text": place}))
+                    await hear(client, "pong")
+        assert (await speak(process, "Still here.")).seconds
+    lines = log.read_text().splitlines()
+    assert lines.count("armed") >= 2, "in the daemon and in its worker"
+    assert set(lines) == {"armed"}
+
+
+async def test_secrets_of_the_environment_are_in_no_log_and_in_no_command_line():
+    with daemon(fake="ToneBackend", HF_TOKEN="hf_hush", QWENTTS_WYOMING_NAME="qwen-tts") as process:
+        assert (await speak(process, "Nothing to see.")).rate == RATE
+        family = [psutil.Process(process.process.pid), *psutil.Process(process.process.pid).children(recursive=True)]
+        words = [word for each in family for word in each.cmdline()]
+        assert len(family) >= 3
+    assert not [word for word in [*words, *process.lines] if "hush" in word]
+
+
+def test_a_secret_is_not_taken_from_the_command_line_nor_repeated_in_a_complaint():
+    for word in ("mqtt.password=hush", "mqtt.password={hush", "http.token=hush"):
+        with pytest.raises(ConfigError) as error:
+            load(None, {}, [word])
+        assert "`ps` shows it to everybody" in str(error.value)
+        assert "hush" not in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        load(None, {"QWENTTS_MQTT_PASSWORD": "hush"})
+    assert "hush" not in str(error.value)
+    problem = {"loc": ("mqtt", "password"), "type": "string_type", "msg": "Input should be text", "input": 1234}
+    assert _explain(problem) == "mqtt.password: input should be text"
+    assert _explain(problem | {"loc": ("mqtt", "port")}) == "mqtt.port: input should be text (found 1234)"
+
+
+def test_a_cloned_voice_is_readable_by_its_owner_only(tmp_path):
+    recording = tmp_path / "anna.wav"
+    recording.write_bytes(b"RIFF")
+    before = os.umask(0)
+    try:
+        directory = write_clone(
+            tmp_path / "state" / "voices", FolderVoice("anna", "clone", "Anna", recording=recording, transcript="Hi.")
+        )
+    finally:
+        os.umask(before)
+    paths = (directory.parent, directory, *directory.iterdir())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert modes == {
+        "voices": 0o700, "anna": 0o700, "voice.yaml": 0o600, "transcript.txt": 0o600, "reference.wav": 0o600,
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only an administrator gives files away")
+def test_what_an_administrator_clones_belongs_to_the_owner_of_the_folder(tmp_path):
+    (tmp_path / "anna.wav").write_bytes(b"RIFF")
+    os.chown(tmp_path, 1234, 1235)
+    directory = write_clone(tmp_path / "voices", FolderVoice("anna", "clone", "Anna", recording=tmp_path / "anna.wav"))
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in (directory.parent, directory, *directory.iterdir())}
+    assert owners == {(1234, 1235)}
+
+
+def test_what_the_daemon_and_its_workers_write_is_theirs_alone():
+    with daemon(fake="ToneBackend") as process:
+        for each in (process.process.pid, *(worker.pid for worker in process.workers())):
+            assert "Umask:\t0077\n" in Path(f"/proc/{each}/status").read_text()
