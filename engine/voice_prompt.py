@@ -52,9 +52,13 @@ class VoicePrompt:
         codes = np.empty((0, 16), np.int64) if self.codes is None else self.codes.cpu().numpy()
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.touch(0o600)  # somebody's voice is nobody else's business
-        with partial.open("wb") as file:
-            np.savez(file, format=FORMAT, speaker=self.speaker.float().cpu().numpy(), codes=codes, text=self.text or "")
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                speaker = self.speaker.float().cpu().numpy()
+                np.savez(file, format=FORMAT, speaker=speaker, codes=codes, text=self.text or "")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> VoicePrompt:

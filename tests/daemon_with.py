@@ -1,5 +1,12 @@
-"""Runs the daemon with another class as its Qwen3 engine: `python -m tests.daemon_with CLASS ARGUMENT…`."""
+"""Runs the daemon with another class as its Qwen3 engine: `python -m tests.daemon_with CLASS ARGUMENT…`.
 
+CLASS is one of tests.fakes, MODULE:CLASS of another file of tests, or `none` for the real engine. SIGUSR2 makes it say
+how many tasks it has.
+"""
+
+import asyncio
+import os
+import signal
 import sys
 
 from engine import choice
@@ -7,6 +14,11 @@ from engine import choice
 if __name__ == "__main__":
     from qwentts_daemon.cli import run_cli
 
-    name = sys.argv.pop(1)  # a class of tests.fakes, or MODULE:CLASS of another file of tests
-    choice.BACKENDS["qwen3"] = f"tests.{name}" if ":" in name else f"tests.fakes:{name}"
+    def say_tasks(*_: object) -> None:
+        os.write(2, f"tasks: {len(asyncio.all_tasks(asyncio.get_running_loop()))}\n".encode())
+
+    signal.signal(signal.SIGUSR2, say_tasks)
+    name = sys.argv.pop(1)
+    if name != "none":
+        choice.BACKENDS["qwen3"] = f"tests.{name}" if ":" in name else f"tests.fakes:{name}"
     run_cli()

@@ -99,6 +99,41 @@ class Hanging(ToneBackend):
         return super()._advance(job, send)
 
 
+class Fragile(ToneBackend):
+    """Does what a word in brackets says when it comes to it: `[die]`, `[hang]`, `[eat]` all memory, or be `[slow]`."""
+
+    _pause_s = 0.0
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        for word, act in {"[die]": _die, "[hang]": _hang, "[eat]": _eat, "[slow]": self._slow_down}.items():
+            if self._texts[job].startswith(word):
+                self._texts[job] = self._texts[job].removeprefix(word)
+                act()
+        time.sleep(self._pause_s if self._texts[job] else 0)
+        return super()._advance(job, send)
+
+    def _slow_down(self) -> None:
+        self._pause_s = 4 * FRAME_SAMPLES / RATE
+
+    def cancel(self, job: int) -> None:
+        super().cancel(job)
+        self._pause_s = 0.0
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+def _eat() -> None:
+    eaten = [bytearray(1 << 20)]
+    while True:
+        eaten.append(bytearray(1 << 20))
+
+
 class SlowLoading(ToneBackend):
     """Loads once the file that TEST_GATE names exists."""
 

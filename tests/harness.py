@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,12 @@ from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
+
+from engine import choice
+from qwentts_daemon.config import load
+from qwentts_daemon.daemon import make_pool
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 20.0
@@ -99,6 +107,25 @@ class DaemonProcess:
     def rss(self) -> int:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def census(self) -> dict[str, int]:
+        """What a daemon of `tests.daemon_with` has: descriptors, threads, tasks and processes."""
+        said = len([line for line in self.lines if line.startswith("tasks: ")])
+        self.process.send_signal(signal.SIGUSR2)
+        tasks = int(self.wait_for(r"^tasks: (\d+)$", said + 1)[1])
+        daemon = psutil.Process(self.process.pid)
+        children = len(daemon.children(recursive=True))
+        return {"descriptors": daemon.num_fds(), "threads": daemon.num_threads(), "tasks": tasks, "processes": children}
+
+    def leaks(self, before: dict[str, int]) -> dict[str, int]:
+        """What is there more than `before`, once all that was going on has come to its end."""
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
+            now = self.census()
+            more = {name: count - before[name] for name, count in now.items() if count > before[name]}
+            if not more or time.monotonic() > until_s:
+                return more
+            time.sleep(0.1)  # nothing tells when another process has settled
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and give the exit status."""
         self.process.send_signal(number)
@@ -147,6 +174,24 @@ class Systemd:
         while not messages[-1].startswith(wanted):
             messages.append(self.socket.recv(4096).decode())
         return messages
+
+
+@contextlib.asynccontextmanager
+async def running_pool(fake: str, *settings: str) -> AsyncIterator[WorkerPool]:
+    """The workers of a daemon without the daemon, in this process."""
+    before = choice.BACKENDS["qwen3"]
+    choice.BACKENDS["qwen3"] = f"tests.fakes:{fake}"
+    try:
+        words = ["engine.backend=qwen3", "engine.fallback=false", *settings]
+        pool = make_pool(LiveConfig(lambda: load(None, {}, words)))
+    finally:
+        choice.BACKENDS["qwen3"] = before
+    running = asyncio.create_task(pool.run())
+    try:
+        yield pool
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 @dataclass

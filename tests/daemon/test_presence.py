@@ -1,24 +1,19 @@
 """An engine that nobody needs gives its GPU back, and comes back when somebody speaks."""
 
 import asyncio
-import os
 
 import psutil
-import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from engine import choice
 from qwentts_daemon.admission import Priority
-from qwentts_daemon.config import load
-from qwentts_daemon.daemon import make_pool
 from qwentts_daemon.jobs import Request
-from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.presence import Presence
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, speak
+from tests.harness import connected, daemon, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
+RYAN = Request("ryan")
 ALONE = "engine.fallback=false"
 BRIEFLY = "engine.keep_alive=0.05"
 GONE = "qwentts-qwen3 has given its GPU back"
@@ -75,33 +70,20 @@ async def test_a_new_voice_in_the_folder_calls_the_model_back(tmp_path):
         assert "anna" in await voices(process)
 
 
-@pytest.fixture
-async def pool(monkeypatch):
-    """The workers of a daemon in this process, running."""
-    monkeypatch.setitem(choice.BACKENDS, "qwen3", "tests.fakes:Endless")
-    monkeypatch.setattr(os, "environ", os.environ | {"PYTHONPATH": str(os.path.curdir)})
-    made = make_pool(LiveConfig(lambda: load(None, {}, ["engine.backend=qwen3", ALONE])))
-    running = asyncio.create_task(made.run())
-    yield made
-    running.cancel()
-    await asyncio.wait([running])
-
-
-async def test_unload_waits_for_running_replies_and_is_undone_by_the_next(pool):
-    request = Request("ryan")
-    async with pool.job(request, "One.", Priority.ASSIST) as job:
-        assert await job.read()
-        assert pool.loaded
+async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
+    async with running_pool("Endless") as pool:
+        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+            assert await job.read()
+            pool.unload()
+            assert pool.loaded
+        async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:  # before the loop has come to the unloading
+            assert await job.read()
+        (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         pool.unload()
-        assert pool.loaded
-    async with pool.job(request, "Two.", Priority.ASSIST) as job:  # before the loop has come to the unloading
-        assert await job.read()
-    (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
-    pool.unload()
-    await asyncio.to_thread(worker.wait, 10)
-    assert not pool.loaded
-    async with pool.job(request, "Three.", Priority.ASSIST) as job:
-        assert await job.read()
+        await asyncio.to_thread(worker.wait, 10)
+        assert not pool.loaded
+        async with pool.job(RYAN, "Three.", Priority.ASSIST) as job:
+            assert await job.read()
 
 
 async def test_an_engine_without_a_time_stays():

@@ -1,18 +1,25 @@
 """A worker that does not react: its clients are helped at once, and it is replaced only when it stays away."""
 
+import asyncio
 import contextlib
 import time
 
+import psutil
 import pytest
+from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
 from qwentts_daemon import pulse
+from qwentts_daemon.admission import Priority
+from qwentts_daemon.jobs import Request
 from qwentts_daemon.pulse import Condition, Pulse, judge
+from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, speak, started
+from tests.harness import connected, daemon, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
 ALONE = "engine.fallback=false"
+RYAN = Request("ryan")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +113,7 @@ async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worke
 
 
 async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worker_its_life():
-    with daemon("engine.heartbeat_timeout=5", fake="Hanging") as process:
+    with daemon("engine.heartbeat_timeout=3", fake="Hanging") as process:
         process.wait_for("qwentts-espeak is ready")
         assert (await speak(process, "Now [hang] for ever.")).rate == ESPEAK_RATE
         process.wait_for("qwentts-qwen3 has been in one step for . s$")
@@ -130,22 +137,20 @@ async def test_lengthy_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
 
 async def touch(process):
     """What a daemon answers to a describe meanwhile."""
-    from wyoming.info import Describe
-
     async with connected(process) as client:
         await client.write_event(Describe().event())
         return (await hear(client, "info")).types[-1]
 
 
-async def test_without_another_voice_a_request_waits_for_a_worker_that_is_away():
-    with started(ALONE, fake="ToneBackend") as process:
-        process.wait_for("qwentts-qwen3 is ready")
-        with suspended(process):
-            process.wait_for("it gets no replies")
-            async with connected(process) as client:
-                await client.write_event(Synthesize("I can wait.").event())
-                await touch(process)
-        async with connected(process) as client:
-            await client.write_event(Synthesize("I have waited.").event())
-            assert (await hear(client, "audio-stop")).rate == RATE
-        assert process.stop() == 0
+async def test_a_worker_that_reads_no_commands_is_replaced_before_they_fill_the_memory():
+    async with running_pool("Endless") as pool:
+        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+            assert await job.read()
+        (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
+        worker.suspend()
+        for _ in range(UNREAD_COMMANDS_BYTES // 4000):
+            async with pool.job(RYAN, "x" * 5000, Priority.ASSIST):
+                pass
+        await asyncio.to_thread(worker.wait, 10)
+        async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:
+            assert await job.read()

@@ -1,0 +1,106 @@
+"""Faults pass: the client is told or served, the next one is spoken to, and nothing is left behind."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+from wyoming.tts import Synthesize
+
+from engine.model.config import SAMPLE_RATE
+from engine.voice_prompt import VoicePrompt
+from tests.engine.qwen3 import put_voice
+from tests.engine.tiny_models import tiny_directory
+from tests.fakes import RATE
+from tests.faults import suffer
+from tests.harness import ROOT, connected, daemon, hear, speak
+
+GROWTH_MB = 16
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "told"),
+    [
+        ("worker killed before its first audio", False, "embedded"),
+        ("worker killed before its first audio", True, "engine-unavailable"),
+        ("worker killed while it speaks", False, "speech, then engine-unavailable"),
+        ("worker out of memory", False, "embedded"),
+        ("disk full when a worker starts", False, "embedded"),
+        ("engine four times slower than speech", False, "speech"),
+        ("daemon stopped for 4 s while it speaks", True, "speech"),
+        ("second daemon on the same port", False, f"exit status {os.EX_UNAVAILABLE}"),
+        ("1,000 connections, half of them broken off in an event", False, "speech"),
+        ("client that reads nothing (`write_timeout` 1 s)", False, "cut off"),
+        ("client that stops in an event (`idle_timeout` 1 s)", False, "idle-timeout"),
+    ],
+)
+async def test_a_fault_passes(name, alone, told):
+    result = await suffer(name, alone)
+    assert result.told.what == told
+    assert result.leaks == {}
+    assert result.grown_mb < GROWTH_MB
+
+
+async def test_a_disk_without_room_costs_only_what_would_have_been_kept(tmp_path):
+    voice = put_voice(tmp_path, "anna", 1, "hello world", kind="clone")
+    settings = (
+        "engine.backend=qwen3", f"engine.model={tiny_directory('base')}", "engine.devices=cpu", "engine.dtype=float32",
+        "sampling.max_new_tokens=14", f"voices.dir={tmp_path}",
+    )  # fmt: skip
+    with daemon(*settings, fake="full_disk:Qwen3OnFullDisk", OMP_NUM_THREADS="1") as process:
+        process.wait_for("its voice prompt is not kept: .*File too large")
+        assert (await speak(process, "Who needs a disk?")).rate == SAMPLE_RATE
+    assert sorted(path.name for path in voice.iterdir()) == ["reference.wav", "transcript.txt", "voice.yaml"]
+
+
+def test_a_voice_prompt_that_cannot_be_written_leaves_nothing(tmp_path):
+    import torch
+
+    class Broken(torch.Tensor):
+        def float(self):
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        VoicePrompt(torch.ones(4).as_subclass(Broken)).save(tmp_path / "prompt.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the wall clock -----------------------------------------------------------------------------------------------
+
+WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("time", "gmtime"), ("datetime", "now"),
+               ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", ["qwentts_daemon", "engine"])
+def test_nothing_asks_what_time_it_is(package):
+    """Waits, deadlines and ages are measured with clocks that nobody sets."""
+    asked = [
+        f"{path}:{node.lineno}"
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in WALL_CLOCKS
+    ]  # fmt: skip
+    assert asked == []
+
+
+@pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (Debian: apt install faketime)")
+async def test_the_wall_clock_may_jump_while_somebody_speaks(tmp_path):
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked = {"LD_PRELOAD": str(LIBRARIES[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+             "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+    with daemon("engine.fallback=false", "engine.keep_alive=3600", fake="ToneBackend", **faked) as process:
+        years = [process.lines[0][:4]]
+        for jump in ("+400d", "-400d"):
+            async with connected(process) as client:
+                await client.write_event(Synthesize("On and on. " * 200).event())
+                await hear(client, "audio-chunk")
+                clock.write_text(jump)
+                assert (await hear(client, "audio-stop")).types[-1] == "audio-stop"
+            process.wait_for("disconnected", len(years))
+            years.append(process.lines[-1][:4])
+        assert len(set(years)) == 3, "the daemon's own clock has jumped"
+        assert (await speak(process, "What time is it?")).rate == RATE
+        assert len([line for line in process.lines if "is ready" in line]) == 1
