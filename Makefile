@@ -15,7 +15,7 @@ MODEL ?=
 COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
-.PHONY: demo run test parity lint bench audit clean
+.PHONY: demo run test boot parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -26,6 +26,11 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 test: $(VENV)/test.installed
 	@sh tests/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(BIN)/python -m pytest
+
+# The service under a real systemd: boots a container over this machine's own files, for which it must be root.
+boot: $(VENV)/test.installed
+	@sh tests/system_packages.sh systemd-nspawn:systemd-container
+	@sh tests/boot.sh $(BIN)/python
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed

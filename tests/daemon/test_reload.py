@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from wyoming.tts import Synthesize, SynthesizeVoice
 from qwentts_daemon.live import LIVE, compare
 from qwentts_daemon.sections import Audio, Config, Engine, Log, Queue, Text, Voices, Wyoming
 from tests.fakes import RATE, tone
-from tests.harness import ROOT, Systemd, connected, daemon, hear, speak
+from tests.harness import PATIENCE_S, ROOT, Systemd, connected, daemon, hear, speak
 
 
 class File:
@@ -142,18 +143,19 @@ def test_systemd_is_told_of_a_reload(file, tmp_path):
 
 
 def test_a_daemon_whose_terminal_is_closed_ends():
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execv(
-            sys.executable,
-            [sys.executable, "-m", "qwentts_daemon", "--backend", "espeak", "--uri", "tcp://127.0.0.1:0"],
-        )
-    seen = b""
-    while b"qwentts-espeak is ready" not in seen:
-        seen += os.read(terminal, 4096)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    terminal, inside = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "qwentts_daemon"]
+    words = ["--config", "/dev/null", "--backend", "espeak", "--uri", "tcp://127.0.0.1:0"]
+    with subprocess.Popen([*command, *words], cwd=ROOT, stdin=inside, stdout=inside, stderr=inside) as process:
+        try:
+            os.close(inside)
+            seen = b""
+            while b"qwentts-espeak is ready" not in seen:
+                seen += os.read(terminal, 4096)
+            os.close(terminal)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
 
 
 # --- what can change ------------------------------------------------------------------------------------------
