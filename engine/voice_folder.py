@@ -172,6 +172,8 @@ def _transcript(directory: Path) -> str | None:
 
 
 def _read(file: Path) -> str:
+    if file.exists() and not file.is_file():  # a named pipe would be waited for, for ever
+        raise VoiceFolderError(f"{file}: is no file")
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)

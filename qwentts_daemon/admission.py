@@ -22,10 +22,14 @@ class Priority(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One worker's places: how many jobs it runs, of how many. One that is not ready has a capacity of 0."""
+    """One worker's places: how many jobs it runs, of how many. One that is not ready has a capacity of 0.
+
+    `stuck`: nobody knows whether it ever will be again.
+    """
 
     capacity: int = 0
     running: int = 0
+    stuck: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -71,15 +75,23 @@ class Admission:
 
     def set_capacity(self, lane: Lane, capacity: int) -> None:
         """More or fewer may run there from now on; who runs already is not touched."""
-        lane.capacity = capacity
+        lane.capacity, lane.stuck = capacity, False
         if self.covered and not any(each.capacity for each in self._lanes):
             self._dismiss(WorkerLost())
         self._admit()
+
+    def set_stuck(self, lane: Lane) -> None:
+        """Its worker does not react. Where none does, nobody is left to wait in vain."""
+        lane.stuck = True
+        if self._all_stuck:
+            self._dismiss(_no_reaction())
 
     async def enter(self, priority: Priority) -> Lane:
         """Wait for a place; `leave` gives it back. Raises SpeechError when the line or the wait is too long."""
         if self._closed:
             raise self._closed
+        if self._all_stuck:
+            raise _no_reaction()
         queue = self._live.now.queue
         self._changed()
         if not self.waiting and (lane := self._least_loaded()):
@@ -132,6 +144,14 @@ class Admission:
                 turn.set_result(lane)
                 lane.running += 1
 
+    @property
+    def _all_stuck(self) -> bool:
+        return bool(self._lanes) and all(lane.stuck for lane in self._lanes)
+
     def _least_loaded(self) -> Lane | None:
         free = [lane for lane in self._lanes if lane.is_free]
         return min(free, key=lambda lane: lane.load, default=None)
+
+
+def _no_reaction() -> SpeechError:
+    return SpeechError(Code.ENGINE_UNAVAILABLE, "the engine does not react; try again later")

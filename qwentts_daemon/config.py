@@ -39,7 +39,10 @@ def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
     if acts_for_the_service():
         return SERVICE_STATE / "voices"
     home = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home).expanduser() / "qwentts" / "voices"
+    try:
+        return Path(home).expanduser() / "qwentts" / "voices"
+    except RuntimeError:
+        raise ConfigError("voices.dir: this user has no home directory; name a folder") from None
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:

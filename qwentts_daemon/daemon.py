@@ -15,7 +15,7 @@ from .addresses import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
-from .listeners import listening
+from .listeners import allow_descriptors, listening
 from .live import LiveConfig
 from .presence import Presence
 from .reload import Reload
@@ -45,6 +45,7 @@ async def serve(live: LiveConfig) -> None:
     speaker = Speaker(pool, live)
     reload = Reload(live, pool, catalogues.check, notifier)
     supervision = Supervision(live, pool, notifier, changed, watchdog_s)
+    allow_descriptors(live.now.wyoming.max_connections)
     _on_signals(stopping, reload.asked)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
         stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)

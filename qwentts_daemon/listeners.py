@@ -7,13 +7,14 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 from .errors import StartError
@@ -22,6 +23,10 @@ from .wyoming_wire import HEADER_BYTES
 
 BACKLOG = 128
 SOCKET_NAME = "wyoming"
+DESCRIPTORS = 256
+"""Besides those of the connections."""
+COMPLAINT_INTERVAL_S = 10.0
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ async def listening(
     `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
     """
     inherited = _for_wyoming(given)
+    asyncio.get_running_loop().set_exception_handler(_Complaints())
     if not inherited and urlsplit(uri).scheme == "stdio":
         await _serve_stdio(server, finished)
         yield Listener(None, lambda: None)
@@ -98,6 +104,32 @@ def _bound(uri: str) -> Iterator[socket.socket]:
         listener.close()
         if path:
             _remove(path)
+
+
+def allow_descriptors(connections: int) -> None:
+    """Let this process have so many connections, as far as its user may."""
+    wanted = connections + DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("only %d descriptors may be open, and wyoming.max_connections needs %d", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Complaints:
+    """Says once in a while that no connection can be accepted, which asyncio would say a hundred times a second."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in EXHAUSTED):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._next_s:
+            self._next_s = loop.time() + COMPLAINT_INTERVAL_S
+            log.error("no more connections can be accepted at present: %s", error.strerror)
 
 
 def _accept_with(server: WyomingServer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:

@@ -195,6 +195,7 @@ class Text(Section):
     """How text is made speakable."""
 
     max_length: Count = 5000
+    timeout: Seconds = 600
     strip_markdown: bool = True
     strip_emoji: bool = True
     strip_urls: bool = True

@@ -76,11 +76,17 @@ class Reply:
         self._playback = Playback()
 
     def feed(self, text: str) -> None:
-        """More text, split anywhere. Raises SpeechError when the whole is too long."""
+        """More text, split anywhere. Raises SpeechError when the whole is too long, or comes for too long."""
         self._length += len(text)
-        limit = self._config.text.max_length
-        if self._length > limit:
-            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
+        limits = self._config.text
+        if self._length > limits.max_length:
+            raise SpeechError(
+                Code.TEXT_TOO_LONG, f"the text is longer than {limits.max_length} characters (text.max_length)"
+            )
+        if time.monotonic() - self._began_s > limits.timeout:
+            raise SpeechError(
+                Code.DEADLINE_EXCEEDED, f"the text has not ended after {limits.timeout:g} s (text.timeout)"
+            )
         self._pass_on(self._segmenter.feed(text))
 
     def end_text(self) -> None:

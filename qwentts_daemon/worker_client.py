@@ -54,6 +54,7 @@ from .pulse import LOOK_EVERY_S, Condition, Pulse
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
 STOP_TIMEOUT_S = 2.0
+KILLED_WITHIN_S = 5.0
 UNREAD_COMMANDS_BYTES = 4 << 20
 """A worker that leaves so much unread has no life left in it."""
 FOLDER_INTERVAL_S = 2.0
@@ -196,6 +197,7 @@ class WorkerClient:
         channel.enlarge(commands_writer)
         channel.enlarge(events_writer)
         arguments = (self._settings, commands_reader, events_writer, os.getpid())
+        _stand_somewhere()
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
@@ -246,7 +248,7 @@ class WorkerClient:
         """Take no more jobs once the engine is unwanted; whoever comes in this very turn of the loop keeps it."""
         while self._presence.is_wanted:
             await self._presence.unwanted()
-        self.ready = False
+        self.loaded = self.ready = False
         self._admission.set_capacity(self.lane, 0)
 
     async def _watch(self, pulse: Pulse) -> None:
@@ -270,6 +272,7 @@ class WorkerClient:
             self.ready = fit
             self._admission.set_capacity(self.lane, self._capacity if fit else 0)
         if condition is Condition.STUCK:
+            self._admission.set_stuck(self.lane)
             self._fail_jobs("the engine worker does not react")
         elif condition is Condition.AWAY and self._admission.covered:
             self._fail_jobs("the engine worker does not react", only_silent=True)
@@ -326,6 +329,14 @@ class WorkerClient:
             job.fail(WorkerLost() if silent else SpeechError(Code.ENGINE_UNAVAILABLE, reason))
 
 
+def _stand_somewhere() -> None:
+    """A new process begins where this one stands, and could not in a directory that has been deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
+
+
 async def _end(process: BaseProcess, handle: int) -> None:
     """Give the process a moment to go, then insist. Its heart may have stopped, so only SIGKILL is sure.
 
@@ -337,7 +348,12 @@ async def _end(process: BaseProcess, handle: int) -> None:
                 await _gone(handle)
     finally:  # also when the daemon stops meanwhile: multiprocessing would wait for a living child at exit, for ever
         process.kill()
-        await _gone(handle)
+        try:
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await _gone(handle)
+        except TimeoutError:
+            log.error("%s does not die: the GPU's driver hangs, and only a reboot frees the GPU", process.name)
+            await _gone(handle)
         os.close(handle)
         process.join()
         process.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from wyoming.tts import SynthesizeStopped
 from .addresses import Addresses
 from .errors import Code, SpeechError, WireError
 from .live import LiveConfig
+from .pace import Pace
 from .sections import Wyoming
 from .session import Reply, Speaker
 from .voices import Catalogue
@@ -274,12 +276,17 @@ class Connection:
     # --- events out -------------------------------------------------------------------------------------------
 
     async def _speak(self, speech: Speech) -> None:
+        pace = Pace(self._service.config.write_timeout)
         async with contextlib.aclosing(speech.reply.pcm()) as audio:
             async for pcm in audio:
                 if not speech.audio_started:
                     speech.audio_started = True
                     await self._send(AudioStart(pcm.rate, SAMPLE_BYTES, 1).event())
+                began_s = time.monotonic()
                 await self._send(AudioChunk(pcm.rate, SAMPLE_BYTES, 1, pcm.samples).event())
+                if not pace.sent(len(pcm.samples) / SAMPLE_BYTES / pcm.rate, time.monotonic() - began_s):
+                    self._writer.transport.abort()
+                    raise ConnectionAbortedError("it reads more slowly than it would listen")
         self._finish(speech)
         await self._drain()
         self._restart_idle_clock(listening=False)

@@ -194,6 +194,17 @@ async def running_pool(fake: str, *settings: str) -> AsyncIterator[WorkerPool]:
         await asyncio.wait([running])
 
 
+async def gone(process: psutil.Process) -> None:
+    """Wait for the end of one of `running_pool`'s workers without taking it from the pool, which waits for it too."""
+    ended, loop, handle = asyncio.Event(), asyncio.get_running_loop(), os.pidfd_open(process.pid)
+    loop.add_reader(handle, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), PATIENCE_S)
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
 @dataclass
 class Heard:
     """One reply as a client received it."""

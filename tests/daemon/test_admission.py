@@ -147,3 +147,18 @@ async def test_a_closed_line_refuses_all_who_wait_and_come():
         with pytest.raises(SpeechError, match="gone"):
             await attempt
     assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_nobody_waits_where_no_worker_reacts_until_one_does():
+    admission, first = line(max_waiting=10, max_wait_s=5)
+    second = admission.add_lane()
+    waiting = await entered(admission)
+    admission.set_stuck(first)
+    await asyncio.sleep(0)
+    assert not waiting.done(), "the second worker may still load"
+    admission.set_stuck(second)
+    for turn in (waiting, await entered(admission)):
+        with pytest.raises(SpeechError, match="does not react"):
+            await turn
+    admission.set_capacity(second, 1)
+    assert await admission.enter(Priority.ASSIST) is second

@@ -1,19 +1,30 @@
 """Faults pass: the client is told or served, the next one is spoken to, and nothing is left behind."""
 
 import ast
+import asyncio
+import contextlib
 import os
+import resource
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from wyoming.tts import Synthesize
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
 from engine.model.config import SAMPLE_RATE
+from engine.voice_folder import read_folder
 from engine.voice_prompt import VoicePrompt
+from qwentts_daemon.admission import Priority
+from qwentts_daemon.jobs import Request
+from qwentts_daemon.pace import Pace
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_models import tiny_directory
 from tests.fakes import RATE
 from tests.faults import suffer
-from tests.harness import ROOT, connected, daemon, hear, speak
+from tests.harness import ROOT, connected, daemon, hear, running_pool, speak
 
 GROWTH_MB = 16
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -104,3 +115,91 @@ async def test_the_wall_clock_may_jump_while_somebody_speaks(tmp_path):
         assert len(set(years)) == 3, "the daemon's own clock has jumped"
         assert (await speak(process, "What time is it?")).rate == RATE
         assert len([line for line in process.lines if "is ready" in line]) == 1
+
+
+# --- further ways to harm a daemon --------------------------------------------------------------------------------
+
+
+async def test_without_descriptors_it_says_so_once_and_comes_back():
+    with daemon("wyoming.max_connections=500", fake="ToneBackend") as process:
+        process.wait_for("qwentts-espeak is ready")
+        await speak(process, "Warm up.")
+        before = process.census()
+        daemon_process = psutil.Process(process.process.pid)
+        limits = daemon_process.rlimit(psutil.RLIMIT_NOFILE)
+        daemon_process.rlimit(psutil.RLIMIT_NOFILE, (40, limits[1]))
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(socket.create_connection(("127.0.0.1", process.port))).sendall(b'{"type": ')
+            process.wait_for("no more connections can be accepted at present: Too many open files")
+        assert (await speak(process, "Room again.")).seconds
+        assert process.leaks(before) == {}
+        assert len([line for line in process.lines if "can be accepted" in line]) == 1
+
+
+def test_as_many_descriptors_are_allowed_as_connections():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits[1]))
+        with daemon("wyoming.max_connections=400", fake="ToneBackend") as process:
+            assert psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 656
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_a_text_that_never_ends_keeps_no_place_in_the_engine():
+    with daemon("text.timeout=0.3", "engine.fallback=false", fake="EndlessSingle") as process:
+        async with connected(process) as client:
+            await client.write_event(SynthesizeStart().event())
+            heard, sender = await asyncio.gather(hear(client, "never"), trickle(client))
+            assert heard.code == "deadline-exceeded"
+            assert sender is None
+        assert (await first_chunk(process)) == ["audio-start", "audio-chunk"]
+
+
+async def trickle(client):
+    """A word now and then, as slowly as one likes."""
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            await client.write_event(SynthesizeChunk("and on. ").event())
+            await asyncio.sleep(0.02)
+
+
+async def first_chunk(process):
+    async with connected(process) as client:
+        await client.write_event(Synthesize("My turn.").event())
+        return (await hear(client, "audio-chunk")).types
+
+
+def test_a_client_may_read_as_slowly_as_it_listens_and_a_moment_longer():
+    as_heard, slower = Pace(grace_s=30), Pace(grace_s=30)
+    assert all(as_heard.sent(1.0, 1.0) for _ in range(3600))
+    assert [slower.sent(1.0, 4.0) for _ in range(11)] == [True] * 10 + [False]
+
+
+async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    async with running_pool("ToneBackend") as pool, pool.job(Request("ryan"), "Hello.", Priority.ASSIST) as job:
+        assert await job.read()
+
+
+def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path):
+    (tmp_path / "anna").mkdir()
+    os.mkfifo(tmp_path / "anna" / "voice.yaml")
+    assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is no file"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_a_user_without_a_home_is_told_what_to_set():
+    code = (
+        "import os; from qwentts_daemon.config import load, voices_dir; from qwentts_daemon.errors import ConfigError\n"
+        "os.setuid(54321)\n"
+        "try: voices_dir(load(None, {}), {})\n"
+        "except ConfigError as error: print(error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.stdout == "voices.dir: this user has no home directory; name a folder\n"

@@ -10,7 +10,7 @@ from qwentts_daemon.admission import Priority
 from qwentts_daemon.jobs import Request
 from qwentts_daemon.presence import Presence
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, running_pool, speak
+from tests.harness import connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
 RYAN = Request("ryan")
@@ -80,7 +80,7 @@ async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         pool.unload()
-        await asyncio.to_thread(worker.wait, 10)
+        await gone(worker)
         assert not pool.loaded
         async with pool.job(RYAN, "Three.", Priority.ASSIST) as job:
             assert await job.read()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 
 import psutil
@@ -9,13 +10,13 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from qwentts_daemon import pulse
+from qwentts_daemon import pulse, worker_client
 from qwentts_daemon.admission import Priority
 from qwentts_daemon.jobs import Request
 from qwentts_daemon.pulse import Condition, Pulse, judge
 from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, running_pool, speak
+from tests.harness import connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
 ALONE = "engine.fallback=false"
@@ -107,8 +108,10 @@ async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worke
             await hear(client, "audio-chunk")
             with suspended(process):
                 heard = await hear(client, "never")
+                assert (await speak(process, "Does it hang?")).code == "engine-unavailable"
         assert heard.code == "engine-unavailable"
         process.wait_for("reacts again")
+        assert (await first_types(process)) == ["audio-start", "audio-chunk"]
         process.wait_for("engine.worker: job 1 cancelled")
 
 
@@ -135,6 +138,12 @@ async def test_lengthy_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
         assert len([line for line in process.lines if "qwentts-qwen3 is ready" in line]) == 1
 
 
+async def first_types(process):
+    async with connected(process) as client:
+        await client.write_event(Synthesize("And on.").event())
+        return (await hear(client, "audio-chunk")).types
+
+
 async def touch(process):
     """What a daemon answers to a describe meanwhile."""
     async with connected(process) as client:
@@ -148,9 +157,39 @@ async def test_a_worker_that_reads_no_commands_is_replaced_before_they_fill_the_
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         worker.suspend()
-        for _ in range(UNREAD_COMMANDS_BYTES // 4000):
-            async with pool.job(RYAN, "x" * 5000, Priority.ASSIST):
+        for _ in range(10):
+            async with pool.job(RYAN, "x" * (UNREAD_COMMANDS_BYTES // 6), Priority.ASSIST):
                 pass
-        await asyncio.to_thread(worker.wait, 10)
+        await gone(worker)
         async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:
             assert await job.read()
+
+
+class Immortal:
+    """A process whose driver hangs: no signal reaches it."""
+
+    name = "qwentts-qwen3"
+
+    def kill(self):
+        pass
+
+    def join(self):
+        pass
+
+    def close(self):
+        pass
+
+
+async def test_a_worker_that_cannot_be_killed_is_said_to_need_a_reboot(monkeypatch, caplog):
+    monkeypatch.setattr(worker_client, "STOP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(worker_client, "KILLED_WITHIN_S", 0.01)
+    sleeper = await asyncio.create_subprocess_exec("sleep", "60")
+    ending = asyncio.create_task(worker_client._end(Immortal(), os.pidfd_open(sleeper.pid)))
+    done, _ = await asyncio.wait([ending], timeout=0.5)
+    assert not done
+    assert [record.message for record in caplog.records] == [
+        "qwentts-qwen3 does not die: the GPU's driver hangs, and only a reboot frees the GPU"
+    ]
+    sleeper.kill()
+    await asyncio.wait_for(ending, 5)
+    await sleeper.wait()
