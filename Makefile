@@ -15,7 +15,7 @@ MODEL ?=
 COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
-.PHONY: demo run test kernels parity lint bench audit clean
+.PHONY: demo run test kernels boot parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -24,13 +24,18 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 	@$(BIN)/qwentts-daemon run $(if $(MODEL),--set engine.model=$(MODEL))
 
 test: $(VENV)/test.installed
-	@sh tests/system_packages.sh mosquitto
+	@sh tests/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(BIN)/python -m pytest
 
 # The GPU's kernels, computed by Triton's interpreter: some minutes.
 kernels: $(VENV)/test.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
 	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py
+
+# The service under a real systemd: boots a container over this machine's own files, for which it must be root.
+boot: $(VENV)/test.installed
+	@sh tests/system_packages.sh systemd-nspawn:systemd-container
+	@sh tests/boot.sh $(BIN)/python
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed

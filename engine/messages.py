@@ -71,11 +71,18 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLogLevel:
+    """Log from this level on."""
+
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the worker process."""
 
 
-Command = Synthesize | AppendText | EndText | Cancel | Hold | Stop
+Command = Synthesize | AppendText | EndText | Cancel | Hold | SetLogLevel | Stop
 
 
 # --- events ---------------------------------------------------------------------------------------------------

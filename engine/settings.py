@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +32,5 @@ class Settings:
     name: str
     backend: str
     log_level: str = "INFO"
-    log_format: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    log_formatter: logging.Formatter = field(default_factory=logging.Formatter)
     model: ModelSettings | None = None

@@ -28,6 +28,7 @@ from .messages import (
     Hold,
     LoadFailed,
     Ready,
+    SetLogLevel,
     Stop,
     Synthesize,
 )
@@ -154,6 +155,8 @@ class Worker:
                 backend.end(job)
             case Hold(job, held) if job in self._open:
                 backend.hold(job, held)
+            case SetLogLevel(level):
+                logging.getLogger().setLevel(level)
 
     def _send(self, event: Event) -> None:
         if isinstance(event, (Done, Failed)):
@@ -166,7 +169,9 @@ def _settle(settings: Settings, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when its worker ends,
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also when a signal goes to the whole group
     os.dup2(sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY), 1)  # it may be stdio://
-    logging.basicConfig(level=settings.log_level, format=settings.log_format, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(settings.log_formatter)
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_NAME, settings.name.encode()[:15], 0, 0, 0)

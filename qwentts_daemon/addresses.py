@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import Code, SpeechError
+from .live import LiveConfig
 from .sections import Network, Wyoming
 
 REMEMBERED = 1024
@@ -28,10 +29,14 @@ class _Guest:
 class Addresses:
     """The rules for addresses, and a bounded memory of those that come. Loopback has no limits."""
 
-    def __init__(self, config: Wyoming, clock: Callable[[], float] = time.monotonic) -> None:
-        self._config = config
+    def __init__(self, live: LiveConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._live = live
         self._clock = clock
         self._guests: OrderedDict[str, _Guest] = OrderedDict()
+
+    @property
+    def _config(self) -> Wyoming:
+        return self._live.now.wyoming
 
     def enter(self, address: str | None) -> None:
         """Count a connection, which `leave` takes back. Raises SpeechError; None is a client of this machine."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from .errors import Code, SpeechError, WorkerLost
+from .live import LiveConfig
 
 
 class Priority(IntEnum):
@@ -45,11 +47,14 @@ class Admission:
     Nobody waits for a certain worker, so none is idle while there is a line, and one that ends takes nobody along.
     """
 
-    def __init__(self, max_waiting: int, max_wait_s: float, covered: bool = False) -> None:
-        """`covered`: whoever waits when the last worker goes gets WorkerLost, since another engine can speak."""
-        self._max_waiting = max_waiting
-        self._max_wait_s = max_wait_s
+    def __init__(self, live: LiveConfig, covered: bool = False, changed: Callable[[], None] = lambda: None) -> None:
+        """`covered`: whoever waits when the last worker goes gets WorkerLost, since another engine can speak.
+
+        `changed` is called when others run or wait, or may.
+        """
+        self._live = live
         self.covered = covered
+        self._changed = changed
         self._lanes: list[Lane] = []
         self._line: list[tuple[Priority, int, asyncio.Future[Lane]]] = []
         self._arrivals = itertools.count()
@@ -87,19 +92,21 @@ class Admission:
             raise self._closed
         if self._all_stuck:
             raise _no_reaction()
+        queue = self._live.now.queue
+        self._changed()
         if not self.waiting and (lane := self._least_loaded()):
             lane.running += 1
             return lane
-        if self.waiting >= self._max_waiting:
-            raise SpeechError(Code.QUEUE_FULL, f"{self._max_waiting} replies are waiting already; try again later")
+        if self.waiting >= queue.max_size:
+            raise SpeechError(Code.QUEUE_FULL, f"{self.waiting} replies are waiting already; try again later")
         turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (priority, next(self._arrivals), turn))
         try:
-            async with asyncio.timeout(self._max_wait_s):
+            async with asyncio.timeout(queue.max_wait):
                 return await turn
         except TimeoutError:
             self._give_up(turn)
-            raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {self._max_wait_s:g} s; try again later") from None
+            raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {queue.max_wait:g} s; try again later") from None
         except asyncio.CancelledError:
             self._give_up(turn)
             raise
@@ -130,6 +137,7 @@ class Admission:
         heapq.heapify(self._line)
 
     def _admit(self) -> None:
+        self._changed()
         while self._line and (lane := self._least_loaded()):
             *_, turn = heapq.heappop(self._line)
             if not turn.done():

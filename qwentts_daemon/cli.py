@@ -1,4 +1,5 @@
-"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `doctor`.
+"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `doctor`,
+`install-service`, `uninstall-service`.
 
 Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
 a pipe, a name that no voice can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, no
@@ -9,6 +10,7 @@ configuration · 130 interrupted.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,17 +20,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, client, engine_setup, logs, trial
-from .config import ENV_CONFIG, load, voices_dir
+from . import __version__, client, engine_setup, logs, service_install, trial
+from .config import ENV_CONFIG, default_paths, load, voices_dir
 from .daemon import program_uri, serve
 from .doctor import findings
 from .doctor.examination import examine
 from .engine_setup import Clone
 from .errors import ConfigError, QwenTtsError, SpeechError, StartError
+from .live import LiveConfig
 from .sections import Config, check_language
 
 DEFAULT_COMMAND = "run"
-SYSTEM_CONFIG = Path("/etc/qwentts/config.yaml")
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, help=__doc__)
 out = Console(highlight=False)
@@ -80,10 +82,15 @@ def run(
     """Run the daemon (the default)."""
     shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
-    loaded = _load(config, [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])])
-    logs.set_up(loaded.log.level)
+    words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
+    live = LiveConfig(lambda: _load(config, words))
+    logs.set_up(live.now.log, os.environ)
     os.umask(0o077)  # what the daemon and its workers write is theirs alone
-    asyncio.run(serve(loaded))
+    asyncio.run(serve(live))
+
+
+app.command("install-service")(service_install.install_service)
+app.command("uninstall-service")(service_install.uninstall_service)
 
 
 @app.command("check-config")
@@ -222,7 +229,7 @@ def _try_out(request: client.Request, name: str, language: str | None, directory
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:
-    path = config or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
+    path = config or next(filter(Path.exists, default_paths(os.environ)), None)
     return load(path, os.environ, settings or [])
 
 
@@ -233,7 +240,10 @@ def _daemon_uri(config: Path | None, uri: str | None) -> str:
 def _fail(error: BaseException) -> NoReturn:
     status = error.exit_status if isinstance(error, ConfigError | StartError) else 1
     code = f" ({error.code})" if isinstance(error, SpeechError) else ""
-    err.print(f"qwentts-daemon: {error}{code}", soft_wrap=True, markup=False)
+    line = f"qwentts-daemon: {error}{code}"
+    if logs.goes_to_journal(os.environ, sys.stderr):
+        line = logs.with_priority(logging.ERROR, line)
+    err.print(line, soft_wrap=True, markup=False)
     raise SystemExit(status)
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
+from .ownership import SERVICE_STATE, acts_for_the_service
 from .sections import Config
 
 ENV_PREFIX = "QWENTTS_"
@@ -23,12 +24,20 @@ SECRET = re.compile("(password|token|secret)$")
 """Keys whose values are never shown."""
 
 
+def default_paths(environment: Mapping[str, str]) -> tuple[Path, Path]:
+    """Where a configuration may lie that nobody has named: the user's own before the machine's."""
+    home = environment.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "qwentts" / "config.yaml", Path("/etc/qwentts/config.yaml")
+
+
 def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
-    """The folder of cloned and designed voices: `voices.dir`, a service's own state, or the user's."""
+    """The folder of cloned and designed voices: `voices.dir`, a service's own state (for root too), or the user's."""
     if config.voices.dir:
         return Path(config.voices.dir).expanduser().absolute()
     if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
         return Path(state) / "voices"
+    if acts_for_the_service():
+        return SERVICE_STATE / "voices"
     home = environment.get("XDG_DATA_HOME") or "~/.local/share"
     try:
         return Path(home).expanduser() / "qwentts" / "voices"

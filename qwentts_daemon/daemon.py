@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
@@ -14,54 +16,67 @@ from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import allow_descriptors, listening
+from .live import LiveConfig
 from .presence import Presence
+from .reload import Reload
 from .sections import Config, Voices
 from .session import Speaker
+from .supervision import Supervision
+from .systemd import take_notifier, take_sockets, take_watchdog_s
 from .voices import Catalogue
-from .worker_client import Limits, WorkerClient
+from .worker_client import WorkerClient
 from .worker_group import WorkerGroup
 from .worker_pool import WorkerPool
 from .wyoming_server import Service, WyomingServer
 from .zeroconf_advert import advertised
 
+STOP_MARGIN_S = 10.0
+
 log = logging.getLogger(__name__)
 
 
-async def serve(config: Config) -> None:
+async def serve(live: LiveConfig) -> None:
     """Run until SIGTERM, SIGINT or the end of stdin. Raises StartError and ConfigError."""
     check_installation()
-    pool = make_pool(config)
-    speaker = Speaker(pool, config.audio, config.text)
-    service = Service(config.wyoming, speaker, Catalogues(config, pool).current, Addresses(config.wyoming))
-    allow_descriptors(config.wyoming.max_connections)
-    stopping = asyncio.Event()
-    _on_signals(stopping)
-    async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
-        server = WyomingServer(service, connections)
+    notifier, watchdog_s, given = take_notifier(os.environ), take_watchdog_s(os.environ), take_sockets(os.environ)
+    stopping, changed = asyncio.Event(), asyncio.Event()
+    pool = make_pool(live, changed.set)
+    catalogues = Catalogues(live, pool)
+    speaker = Speaker(pool, live)
+    reload = Reload(live, pool, catalogues.check, notifier)
+    supervision = Supervision(live, pool, notifier, changed, watchdog_s)
+    allow_descriptors(live.now.wyoming.max_connections)
+    _on_signals(stopping, reload.asked)
+    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
+        stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)
+        server = WyomingServer(Service(live, speaker, catalogues.current, Addresses(live)), tasks)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
-        stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
-        listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
+        stack.push_async_callback(lambda: server.drain(live.now.daemon.shutdown_timeout))
+        listener = await stack.enter_async_context(listening(live.now.wyoming.uri, server, stopping, given))
         workers.start()
-        if listener.address and config.wyoming.zeroconf:
-            await stack.enter_async_context(advertised(config.wyoming.name, *listener.address))
+        notifier.ready()
+        stack.callback(tasks.create_task(reload.run(), name="reload").cancel)
+        if listener.address and live.now.wyoming.zeroconf:
+            await stack.enter_async_context(advertised(live.now.wyoming.name, *listener.address))
         await workers.run_until(stopping)
         log.info("stopping")
+        notifier.stopping(live.now.daemon.shutdown_timeout + STOP_MARGIN_S)
+        changed.set()
         listener.close()
         speaker.close()
 
 
-def make_pool(config: Config) -> WorkerPool:
-    """The workers that the configuration asks for, not started yet."""
-    limits = Limits(config.engine.job_timeout, config.engine.heartbeat_timeout, config.engine.restart_delay_max)
-    engines = choose_engines(config, os.environ)
+def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> WorkerPool:
+    """The workers that the configuration asks for, not started yet. `changed` is called when one does more or less."""
+    engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
-        admission = Admission(config.queue.max_size, config.queue.max_wait, covered=workers is not engines[-1])
-        presence = Presence(config.engine.keep_alive_s if workers is engines[0] else None)
-        clients = [WorkerClient(each, limits, admission, presence) for each in workers]
+        admission = Admission(live, covered=workers is not engines[-1], changed=changed)
+        presence = Presence(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, live, admission, presence) for each in workers]
         groups.append(WorkerGroup(clients, admission, presence))
-    return WorkerPool(groups[0], groups[1] if len(groups) > 1 else None, config.voices.language)
+    return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)
 
 
 class Workers:
@@ -94,23 +109,27 @@ class Workers:
 
 
 class Catalogues:
-    """The catalogue of the pool's voices, made again only when they change."""
+    """The catalogue of the pool's voices, made again only when they or the names for them change."""
 
-    def __init__(self, config: Config, pool: WorkerPool) -> None:
-        self._config = config
+    def __init__(self, live: LiveConfig, pool: WorkerPool) -> None:
+        self._live = live
         self._pool = pool
-        self._voices = pool.voices
+        self._made_of = (pool.voices, live.now.voices)
         self._catalogue = self._made()
 
     def current(self) -> Catalogue:
         """The catalogue as of now."""
-        if self._pool.voices != self._voices:
-            self._voices = self._pool.voices
+        if self._made_of != (self._pool.voices, self._live.now.voices):
+            self._made_of = (self._pool.voices, self._live.now.voices)
             self._catalogue = self._renewed()
         return self._catalogue
 
+    def check(self, config: Config) -> None:
+        """Raises ConfigError when names of `config` do not fit the voices that there are."""
+        Catalogue(self._pool.voices, config.voices, self._pool.takes_new_voices)
+
     def _made(self) -> Catalogue:
-        catalogue = Catalogue(self._voices, self._config.voices, self._pool.takes_new_voices)
+        catalogue = Catalogue(*self._made_of, self._pool.takes_new_voices)
         for problem in catalogue.awaited:
             log.warning("%s; it may still come", problem)
         return catalogue
@@ -120,20 +139,26 @@ class Catalogues:
             return self._made()
         except ConfigError as error:
             log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
-            return Catalogue(self._voices, Voices())
+            return Catalogue(self._pool.voices, Voices())
 
 
-def _on_signals(stopping: asyncio.Event) -> None:
-    """The first signal ends in order, the second at once (a worker dies with its parent)."""
+def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:
+    """The first signal ends in order, the second at once (a worker dies with its parent); SIGHUP reloads."""
+    terminal = sys.stdin is not None and sys.stdin.isatty()
 
     def stop(number: int) -> None:
         if stopping.is_set():
             os._exit(128 + number)
         stopping.set()
 
+    def hang_up() -> None:
+        closed = terminal and not os.isatty(sys.stdin.fileno())  # then it tells that, and nobody wants a reload
+        (stopping if closed else reload).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
 def program_uri(config: Config) -> str:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import engine
@@ -18,9 +18,10 @@ from engine import choice, hub, voice_folder
 from engine.model.config import CheckpointError
 from engine.settings import ModelSettings, Settings
 
-from . import __version__
+from . import __version__, logs
 from .config import voices_dir
 from .errors import StartError
+from .ownership import hand_over, surroundings
 from .sections import Config
 
 EMBEDDED = "espeak"
@@ -55,10 +56,11 @@ def choose_engines(config: Config, environment: Mapping[str, str]) -> list[tuple
     wanted = config.engine.backend
     chosen = choice.choose(wanted, config.engine.model)
     log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
-    embedded = (Settings(f"qwentts-{EMBEDDED}", choice.BACKENDS[EMBEDDED], config.log.level),)
+    lines = logs.formatter(config.log.format, environment)
+    embedded = (Settings(f"qwentts-{EMBEDDED}", choice.BACKENDS[EMBEDDED], config.log.level, lines),)
     if chosen.name == EMBEDDED:
         return [embedded]
-    workers = _workers(config, environment, chosen)
+    workers = tuple(replace(each, log_formatter=lines) for each in _workers(config, environment, chosen))
     return [workers, embedded] if config.engine.fallback else [workers]
 
 
@@ -130,13 +132,15 @@ def add_clone(folder: Path, clone: Clone) -> Path:
     languages = (clone.language,) if clone.language else ()
     try:
         with _explained(clone.audio), tempfile.TemporaryDirectory() as scratch:
-            recording = _as_reference(clone.audio, Path(scratch))
-            return voice_folder.write_clone(
+            recording, around = _as_reference(clone.audio, Path(scratch)), surroundings(folder)
+            directory = voice_folder.write_clone(
                 folder,
                 voice_folder.FolderVoice(
                     clone.name, "clone", description, languages, recording=recording, transcript=clone.transcript
                 ),
             )
+            hand_over(directory, around)
+            return directory
     except OSError as error:
         raise StartError(f"{folder}: {error.strerror or error} (voices.dir)", os.EX_CANTCREAT) from error
 

@@ -11,7 +11,7 @@ import resource
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,12 +22,16 @@ from .wyoming_server import WyomingServer
 from .wyoming_wire import HEADER_BYTES
 
 BACKLOG = 128
+SOCKET_NAME = "wyoming"
 DESCRIPTORS = 256
 """Besides those of the connections."""
 COMPLAINT_INTERVAL_S = 10.0
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger(__name__)
+
+
+SocketsByName = Mapping[str, Sequence[socket.socket]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +43,63 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def listening(uri: str, server: WyomingServer, finished: asyncio.Event) -> AsyncIterator[Listener]:
-    """Accept connections for `server` while the context is open.
+async def listening(
+    uri: str, server: WyomingServer, finished: asyncio.Event, given: SocketsByName
+) -> AsyncIterator[Listener]:
+    """Accept connections for `server` while the context is open, on the sockets from systemd or else on `uri`.
 
     `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
     """
-    parts = urlsplit(uri)
+    inherited = _for_wyoming(given)
     asyncio.get_running_loop().set_exception_handler(_Complaints())
-    if parts.scheme == "stdio":
+    if not inherited and urlsplit(uri).scheme == "stdio":
         await _serve_stdio(server, finished)
         yield Listener(None, lambda: None)
         return
+    async with contextlib.AsyncExitStack() as stack:
+        listeners = inherited or [stack.enter_context(_bound(uri))]
+        acceptors = []
+        for listener in listeners:
+            stack.callback(listener.close)
+            acceptor = await asyncio.start_server(_accept_with(server), sock=listener, limit=HEADER_BYTES)
+            stack.callback(acceptor.close)
+            acceptors.append(acceptor)
+            log.info("listening on %s%s", _name(listener), ", opened by systemd" if inherited else "")
+        addresses = [each.getsockname()[:2] for each in listeners if each.family != socket.AF_UNIX]
+        yield Listener(next(iter(addresses), None), _close_all(acceptors))
+
+
+def _close_all(acceptors: Sequence[asyncio.Server]) -> Callable[[], None]:
+    def close() -> None:
+        for acceptor in acceptors:
+            acceptor.close()
+
+    return close
+
+
+def _for_wyoming(given: SocketsByName) -> list[socket.socket]:
+    """What systemd has opened for this server: what it calls `wyoming`, or a single socket without a name."""
+    known = given.get(SOCKET_NAME) or (given.get("unknown", ()) if len(given) == 1 else ())
+    for name in (name for name, sockets in given.items() if sockets is not known):
+        log.warning("a socket from systemd is named %r, which is nobody's name", name)
+    return list(known)
+
+
+def _name(listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"unix://{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _bound(uri: str) -> Iterator[socket.socket]:
+    """A listening socket of our own; the path of one in the file system goes with it."""
+    parts = urlsplit(uri)
     path = Path(unquote(parts.path)) if parts.scheme == "unix" else None
     listener = _unix_socket(path) if path else _tcp_socket(uri)
     try:
-        acceptor = await asyncio.start_server(_accept_with(server), sock=listener, limit=HEADER_BYTES)
-        address = None if path else listener.getsockname()[:2]
-        log.info("listening on %s", f"tcp://{address[0]}:{address[1]}" if address else uri)
-        try:
-            yield Listener(address, acceptor.close)
-        finally:
-            acceptor.close()
+        yield listener
     finally:
         listener.close()
         if path:

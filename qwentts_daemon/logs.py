@@ -1,15 +1,81 @@
-"""Log lines on stderr."""
+"""Log lines on stderr, in the form that their reader wants: a person, systemd's journal, or a program."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
 
-FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+from .sections import Log
+
+OURS = ("qwentts_daemon", "engine")
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.NOTSET: 7}
+"""What syslog(3) calls the levels, each for itself and those above it."""
 
 
-def set_up(level: str) -> None:
+class JournalFormatter(logging.Formatter):
+    """The priority before each line, as sd-daemon(3) has it, and no time: the journal keeps its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return with_priority(record.levelno, super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def with_priority(level: int, text: str) -> str:
+    """Text whose every line tells the journal how grave it is."""
+    priority = next(number for lowest, number in PRIORITIES.items() if level >= lowest)
+    return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
+
+
+def goes_to_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether systemd reads `stream`: it names device and inode of what it has opened in JOURNAL_STREAM."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def formatter(wanted: str, environment: Mapping[str, str]) -> logging.Formatter:
+    """What `log.format` asks for; can be pickled, so that the workers log in the same way."""
+    if wanted == "json":
+        return JsonFormatter()
+    if wanted == "journal" or (wanted == "auto" and goes_to_journal(environment, sys.stderr)):
+        return JournalFormatter()
+    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+
+def set_up(config: Log, environment: Mapping[str, str]) -> None:
     """Send every logger's lines to stderr; libraries speak from WARNING on."""
-    logging.basicConfig(level=logging.WARNING, format=FORMAT, stream=sys.stderr)
-    logging.getLogger("qwentts_daemon").setLevel(level)
-    logging.getLogger("engine").setLevel(level)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(config.format, environment))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    set_level(config.level)
+
+
+def set_level(level: str) -> None:
+    """How much our own loggers say from now on."""
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)

@@ -45,10 +45,10 @@ class Pulse:
     """What one worker process has sent, and when."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._heard_s = self._looked_s = time.monotonic()
         self._step_s = 0.0
-        self._lengthy = False
+        self.is_lengthy = False
 
     def hear(self) -> None:
         """Something came from the process."""
@@ -56,7 +56,7 @@ class Pulse:
 
     def beat(self, step_s: float, lengthy: bool) -> None:
         """What its heartbeat says of its loop."""
-        self._step_s, self._lengthy = step_s, lengthy
+        self._step_s, self.is_lengthy = step_s, lengthy
 
     def look(self) -> Condition:
         """How it is now; to be asked every `LOOK_EVERY_S`.
@@ -67,7 +67,13 @@ class Pulse:
         if now_s - self._looked_s > 2 * LOOK_EVERY_S:
             self._heard_s = now_s
         self._looked_s = now_s
-        return judge(now_s - self._heard_s, self._step_s, self._lengthy, self._timeout_s)
+        return judge(now_s - self._heard_s, self._step_s, self.is_lengthy, self.timeout_s)
+
+    @property
+    def pause_s(self) -> float:
+        """For how long nothing has come from it, or its loop has been where it should not be for long."""
+        silent_s = time.monotonic() - self._heard_s
+        return silent_s if self.is_lengthy else max(silent_s, self._step_s)
 
     def __str__(self) -> str:
         silent_s = time.monotonic() - self._heard_s

@@ -220,6 +220,7 @@ class Log(Section):
     """What is written to stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "plain", "journal", "json"] = "auto"
 
 
 class Config(Section):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from .admission import Priority
 from .errors import Code, QwenTtsError, SpeechError, WorkerLost
 from .jobs import Job, Request
-from .sections import Audio, Text
+from .live import LiveConfig
+from .sections import Text
 from .text import Cleaning, Segmenter, separator
 from .worker_pool import WorkerPool
 
@@ -36,11 +37,9 @@ class Pcm:
 class Speaker:
     """Makes replies; one for all front ends of a daemon."""
 
-    def __init__(self, pool: WorkerPool, audio: Audio, text: Text) -> None:
+    def __init__(self, pool: WorkerPool, live: LiveConfig) -> None:
         self.pool = pool
-        self.audio = audio
-        self.text = text
-        self.cleaning = cleaning(text)
+        self.live = live
         self._numbers = itertools.count(1)
         self._closed = False
 
@@ -60,10 +59,11 @@ class Reply:
 
     def __init__(self, speaker: Speaker, request: Request, name: str, priority: Priority) -> None:
         self.name = name
+        self._config = speaker.live.now  # a reload is for the replies after it
         self._speaker = speaker
         self._request = request
         self._priority = priority
-        self._segmenter = Segmenter(speaker.cleaning)
+        self._segmenter = Segmenter(cleaning(self._config.text))
         self._length = 0
         self._waiting: list[str] = []
         self._given = ""
@@ -78,7 +78,7 @@ class Reply:
     def feed(self, text: str) -> None:
         """More text, split anywhere. Raises SpeechError when the whole is too long, or comes for too long."""
         self._length += len(text)
-        limits = self._speaker.text
+        limits = self._config.text
         if self._length > limits.max_length:
             raise SpeechError(
                 Code.TEXT_TOO_LONG, f"the text is longer than {limits.max_length} characters (text.max_length)"
@@ -150,7 +150,7 @@ class Reply:
             job.end_text()
 
     async def _spoken(self, job: Job) -> AsyncGenerator[Pcm, None]:
-        audio = self._speaker.audio
+        audio = self._config.audio
         while (samples := await job.read(self._patience_s())) != b"":
             if samples is None:
                 self._playback.comfort_s += COMFORT_CHUNK_S
@@ -167,7 +167,7 @@ class Reply:
 
     def _patience_s(self) -> float | None:
         """Until when comfort silence is due: some satellites hang when a reply pauses for seconds."""
-        audio = self._speaker.audio
+        audio = self._config.audio
         if not self._playback.rate or self._playback.comfort_s >= audio.stall_silence_max:
             return None
         pause_s = 0.0 if self._playback.comfort_s else audio.stall_silence

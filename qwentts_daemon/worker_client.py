@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import random
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,6 +35,7 @@ from engine.messages import (
     Hold,
     LoadFailed,
     Ready,
+    SetLogLevel,
     Started,
     Stop,
     Synthesize,
@@ -45,6 +47,7 @@ from engine.settings import Settings
 from .admission import Admission
 from .errors import Code, SpeechError, StartError, WorkerLost
 from .jobs import Control, Job, Request, Timing
+from .live import LiveConfig
 from .presence import Presence
 from .pulse import LOOK_EVERY_S, Condition, Pulse
 
@@ -60,25 +63,16 @@ log = logging.getLogger(__name__)
 _spawn = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a worker and its jobs may take, in seconds."""
-
-    job_timeout_s: float
-    heartbeat_timeout_s: float
-    restart_delay_max_s: float
-
-
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, limits: Limits, admission: Admission, presence: Presence) -> None:
+    def __init__(self, settings: Settings, live: LiveConfig, admission: Admission, presence: Presence) -> None:
         """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
-        self._limits = limits
+        self._live = live
         self._admission = admission
         self._presence = presence
-        self._pulse = Pulse(limits.heartbeat_timeout_s)
+        self._pulse: Pulse | None = None  # of a process that is there
         self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
@@ -93,6 +87,8 @@ class WorkerClient:
         self.failure: str | None = None
         self._capacity = 0
         self.pid: int | None = None
+        self._made_s = math.inf  # when audio or another answer came last
+        self._hung = False
         self._complaint = ""
 
     @property
@@ -108,6 +104,9 @@ class WorkerClient:
                 Synthesize(job.id, request.voice, text, False, request.language, request.style, request.instruct)
             )
             yield job
+        except SpeechError as error:
+            self._hung |= error.code == Code.DEADLINE_EXCEEDED and self._makes_nothing()
+            raise
         finally:
             if not job.finished:
                 self._send(Cancel(job.id))
@@ -115,12 +114,14 @@ class WorkerClient:
 
     def _open_job(self, requested_s: float) -> Job:
         number = next(self._ids)
+        if not self._jobs:
+            self._made_s = time.monotonic()
         control = Control(
             append=lambda text: self._send(AppendText(number, text)),
             end=lambda: self._send(EndText(number)),
             hold=lambda held: self._send(Hold(number, held)),
         )
-        job = Job(number, Timing(requested_s, time.monotonic()), control, self._limits.job_timeout_s)
+        job = Job(number, Timing(requested_s, time.monotonic()), control, self._live.now.engine.job_timeout)
         self._jobs[number] = job
         return job
 
@@ -131,6 +132,24 @@ class WorkerClient:
     @property
     def _is_choked(self) -> bool:
         return self._commands is not None and self._commands.get_write_buffer_size() > UNREAD_COMMANDS_BYTES
+
+    def set_log_level(self, level: str) -> None:
+        """How much it logs from now on, also after it has been started again."""
+        self._settings = replace(self._settings, log_level=level)
+        self._send(SetLogLevel(level))
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with a process that is there: a job past its deadline, or no sign of life for so long."""
+        if self._hung:
+            return f"{self.name} hangs"
+        return f"{self.name} is silent" if self._pulse and self._pulse.pause_s > silence_s else None
+
+    def _makes_nothing(self) -> bool:
+        """Whether it has had work, and made nothing of it, for as long as it may be silent, without a reason."""
+        engine = self._live.now.engine
+        if self._pulse and self._pulse.is_lengthy:
+            return False
+        return time.monotonic() - self._made_s >= min(engine.job_timeout, engine.heartbeat_timeout)
 
     # --- the process ----------------------------------------------------------------------------------------
 
@@ -158,7 +177,7 @@ class WorkerClient:
             level = logging.DEBUG if self._complaint else logging.WARNING
             log.log(level, "%s ended; a new one starts in %.1f s", self.name, pause_s)
             await asyncio.sleep(pause_s)
-            delay_s = min(delay_s * 2, self._limits.restart_delay_max_s)
+            delay_s = min(delay_s * 2, self._live.now.engine.restart_delay_max)
 
     async def _rest(self) -> None:
         """Wait until somebody wants to hear this engine, or has brought a new voice, which only the model can hear."""
@@ -182,12 +201,13 @@ class WorkerClient:
         process = _spawn.Process(target=worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
+        self._pulse = pulse = Pulse(self._live.now.engine.heartbeat_timeout)
+        self._hung = False
         commands_reader.close()
         events_writer.close()
         try:
             async with self._connected(commands_writer, events_reader) as events, asyncio.TaskGroup() as tasks:
-                self._pulse = Pulse(self._limits.heartbeat_timeout_s)
-                duties = {"events": self._listen(events), "pulse": self._watch(), "presence": self._leave()}
+                duties = {"events": self._listen(events, pulse), "pulse": self._watch(pulse), "presence": self._leave()}
                 life = [tasks.create_task(duty, name=f"{self.name} {name}") for name, duty in duties.items()]
                 await asyncio.wait(life, return_when=asyncio.FIRST_COMPLETED)
                 for duty in life:
@@ -198,6 +218,7 @@ class WorkerClient:
             self._fail_jobs("the engine worker ended while it was speaking")
             self._jobs.clear()
             await _end(process, handle)
+            self._pulse, self._hung = None, False
 
     @contextlib.asynccontextmanager
     async def _connected(self, commands: Connection, events: Connection) -> AsyncIterator[asyncio.StreamReader]:
@@ -215,13 +236,13 @@ class WorkerClient:
                 self._commands = None
             incoming.close()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, pulse: Pulse) -> None:
         """Take the worker's events until it is gone."""
         with contextlib.suppress(channel.ChannelClosed):
             while True:
                 event: Event = await channel.receive(reader)
-                self._pulse.hear()
-                self._take(event)
+                pulse.hear()
+                self._take(event, pulse)
 
     async def _leave(self) -> None:
         """Take no more jobs once the engine is unwanted; whoever comes in this very turn of the loop keeps it."""
@@ -230,21 +251,24 @@ class WorkerClient:
         self.loaded = self.ready = False
         self._admission.set_capacity(self.lane, 0)
 
-    async def _watch(self) -> None:
+    async def _watch(self, pulse: Pulse) -> None:
         """Help its clients while it does not react; returns when it is to be replaced."""
-        while (condition := self._pulse.look()) < Condition.LOST and not self._is_choked:
+        while not (self._hung or self._is_choked):
+            pulse.timeout_s = self._live.now.engine.heartbeat_timeout
+            condition = pulse.look()
+            if condition is Condition.LOST:
+                break
             if self.loaded:
-                self._trust(condition)
+                self._trust(condition, pulse)
             await asyncio.sleep(LOOK_EVERY_S)
-        log.error("%s %s%s", self.name, self._pulse, " and reads no commands" if self._is_choked else "")
+        reason = "has made nothing until a job's deadline: it hangs" if self._hung else str(pulse)
+        log.error("%s %s%s", self.name, reason, " and reads no commands" if self._is_choked else "")
 
-    def _trust(self, condition: Condition) -> None:
+    def _trust(self, condition: Condition, pulse: Pulse) -> None:
         """Give it new jobs, and leave it those that it has, as far as it reacts."""
         fit = condition is Condition.FIT
         if fit != self.ready:
-            log.warning(
-                "%s %s", self.name, "reacts again" if fit else f"{self._pulse}; it gets no replies until it reacts"
-            )
+            log.warning("%s %s", self.name, "reacts again" if fit else f"{pulse}; it gets no replies until it reacts")
             self.ready = fit
             self._admission.set_capacity(self.lane, self._capacity if fit else 0)
         if condition is Condition.STUCK:
@@ -253,7 +277,9 @@ class WorkerClient:
         elif condition is Condition.AWAY and self._admission.covered:
             self._fail_jobs("the engine worker does not react", only_silent=True)
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event, pulse: Pulse) -> None:
+        if isinstance(event, Chunk | Started | Done | Failed):
+            self._made_s = time.monotonic()
         match event:
             case Chunk(number, pcm):
                 if job := self._running(number):
@@ -279,7 +305,7 @@ class WorkerClient:
             case LoadFailed(reason, permanent):
                 self._complain(reason, permanent)
             case Health(step_s, lengthy):
-                self._pulse.beat(step_s, lengthy)
+                pulse.beat(step_s, lengthy)
 
     def _running(self, number: int) -> Job | None:
         job = self._jobs.get(number)

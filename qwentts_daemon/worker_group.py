@@ -30,6 +30,37 @@ class WorkerGroup:
         return any(worker.ready for worker in self.workers)
 
     @property
+    def running(self) -> int:
+        """How many jobs it speaks at present."""
+        return self._admission.running
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return self._admission.waiting
+
+    @property
+    def state(self) -> str:
+        """Why it cannot speak at present, in a few words; empty when it can."""
+        name = self.workers[0].name
+        if self.ready:
+            return ""
+        if self.failure:
+            return f"{name} cannot be loaded: {self.failure}"
+        if self.loaded:
+            return f"{name} does not react"
+        return f"loading {name}" if self._presence.is_wanted else f"{name} rests"
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with one of its workers (see `WorkerClient.trouble`)."""
+        return next(filter(None, (worker.trouble(silence_s) for worker in self.workers)), None)
+
+    def set_log_level(self, level: str) -> None:
+        """How much its workers log from now on."""
+        for worker in self.workers:
+            worker.set_log_level(level)
+
+    @property
     def loaded(self) -> bool:
         """Whether the engine holds its GPU."""
         return any(worker.loaded for worker in self.workers)

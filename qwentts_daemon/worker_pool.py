@@ -10,6 +10,7 @@ from dataclasses import replace
 from .admission import Priority
 from .errors import StartError, WorkerLost
 from .jobs import Job, Request
+from .live import LiveConfig
 from .voices import EngineVoice, best_voice
 from .worker_group import WorkerGroup
 
@@ -17,10 +18,35 @@ from .worker_group import WorkerGroup
 class WorkerPool:
     """Gives each job to an engine that can speak it now."""
 
-    def __init__(self, primary: WorkerGroup, embedded: WorkerGroup | None, language: str | None) -> None:
+    def __init__(self, live: LiveConfig, primary: WorkerGroup, embedded: WorkerGroup | None) -> None:
+        self._live = live
         self._primary = primary
         self._embedded = embedded
-        self._language = language
+        self._groups = [primary, embedded] if embedded else [primary]
+
+    @property
+    def running(self) -> int:
+        """How many jobs are being spoken."""
+        return sum(group.running for group in self._groups)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return sum(group.waiting for group in self._groups)
+
+    @property
+    def state(self) -> str:
+        """Why the chosen engine cannot speak at present, in a few words; empty when it can."""
+        return self._primary.state
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with a worker (see `WorkerClient.trouble`)."""
+        return next(filter(None, (group.trouble(silence_s) for group in self._groups)), None)
+
+    def set_log_level(self, level: str) -> None:
+        """How much every worker logs from now on."""
+        for group in self._groups:
+            group.set_log_level(level)
 
     @property
     def takes_new_voices(self) -> bool:
@@ -76,13 +102,13 @@ class WorkerPool:
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
         async with asyncio.TaskGroup() as tasks:
-            for group in filter(None, (self._primary, self._embedded)):
+            for group in self._groups:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")
         raise StartError(f"no voice can be loaded: {self._primary.failure}")
 
     def _embedded_request(self, group: WorkerGroup, request: Request) -> Request:
         if request.voice in {voice.id for voice in group.voices}:
             return request
-        voice = best_voice(group.voices, request.language or self._language or "en")
+        voice = best_voice(group.voices, request.language or self._live.now.voices.language or "en")
         style = request.style if request.style in voice.styles else None
         return replace(request, voice=voice.id, language=None, style=style, instruct=None)

@@ -23,6 +23,7 @@ from wyoming.tts import SynthesizeStopped
 
 from .addresses import Addresses
 from .errors import Code, SpeechError, WireError
+from .live import LiveConfig
 from .pace import Pace
 from .sections import Wyoming
 from .session import Reply, Speaker
@@ -43,12 +44,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every connection needs. `catalogue` is asked each time, since voices may change."""
+    """What every connection needs. Both configuration and `catalogue` are asked each time, since they may change."""
 
-    config: Wyoming
+    live: LiveConfig
     speaker: Speaker
     catalogue: Callable[[], Catalogue]
     addresses: Addresses
+
+    @property
+    def config(self) -> Wyoming:
+        """What is in force for the server now."""
+        return self.live.now.wyoming
 
 
 class WyomingServer:

@@ -222,3 +222,23 @@ class LoadsOnFirst(ToneBackend):
     def load(self) -> None:
         if self._device != "cuda:0":
             raise BackendError("no such device", permanent=True)
+
+
+class MuteOnDemand(ToneBackend):
+    """Makes nothing of a text with `[mute]`, and a second of audio a second of all others."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if "[mute]" in self._texts[job]:
+            return False
+        time.sleep(0.01)
+        return super()._advance(job, send)
+
+
+class Gated(ToneBackend):
+    """Speaks one frame of each text, and the rest once the file that TEST_GATE names exists."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if self._made[job] and not Path(os.environ["TEST_GATE"]).exists():
+            time.sleep(0.01)
+            return True
+        return super()._advance(job, send)

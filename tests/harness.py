@@ -7,11 +7,12 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from engine import choice
 from qwentts_daemon.config import load
 from qwentts_daemon.daemon import make_pool
+from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +42,11 @@ class DaemonProcess:
         fake: str | None = None,
         uri: str = "tcp://127.0.0.1:0",
         debug: bool = True,
+        through: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
         **environment: str,
     ):
+        """`through` is a command that runs the daemon in its own place, with `descriptors` handed down."""
         start = ["-m", "tests.daemon_with", fake] if fake else ["-m", "qwentts_daemon"]
         backend = [] if any(word.startswith("engine.backend=") for word in settings) else [
             f"engine.backend={'qwen3' if fake else 'espeak'}"
@@ -50,10 +55,11 @@ class DaemonProcess:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, *start, "run", *(["--debug"] if debug else []), *words],
+            [*through, sys.executable, *start, "run", *(["--debug"] if debug else []), *words],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -153,13 +159,31 @@ def started(*settings: str, **options: Any) -> Iterator[DaemonProcess]:
         process.wait()
 
 
+class Systemd:
+    """The other end of a notify socket."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        self.socket.settimeout(PATIENCE_S)
+        self.environment = {"NOTIFY_SOCKET": address}
+
+    def until(self, wanted: str) -> list[str]:
+        """Messages in order, up to the first that begins with `wanted`."""
+        messages = [self.socket.recv(4096).decode()]
+        while not messages[-1].startswith(wanted):
+            messages.append(self.socket.recv(4096).decode())
+        return messages
+
+
 @contextlib.asynccontextmanager
 async def running_pool(fake: str, *settings: str) -> AsyncIterator[WorkerPool]:
     """The workers of a daemon without the daemon, in this process."""
     before = choice.BACKENDS["qwen3"]
     choice.BACKENDS["qwen3"] = f"tests.fakes:{fake}"
     try:
-        pool = make_pool(load(None, {}, ["engine.backend=qwen3", "engine.fallback=false", *settings]))
+        words = ["engine.backend=qwen3", "engine.fallback=false", *settings]
+        pool = make_pool(LiveConfig(lambda: load(None, {}, words)))
     finally:
         choice.BACKENDS["qwen3"] = before
     running = asyncio.create_task(pool.run())

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Install the system packages that tests need, where they are missing and apt may.
-# usage: system_packages.sh PROGRAM…   (each program's package has its name)
+# usage: system_packages.sh PROGRAM[:PACKAGE]…   (a package has the name of its program unless another is given)
 set -eu
 missing=
-for program in "$@"; do
-    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $program"
+for wanted in "$@"; do
+    program=${wanted%%:*}
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing ${wanted##*:}"
 done
 [ -n "$missing" ] || exit 0
 if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

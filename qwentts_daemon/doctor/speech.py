@@ -13,6 +13,7 @@ from pathlib import Path
 from .. import client
 from ..daemon import Workers, make_pool
 from ..errors import QwenTtsError
+from ..live import LiveConfig
 from ..sections import Config
 from ..session import Speaker
 from ..voices import Catalogue
@@ -80,14 +81,15 @@ def _first(fault: BaseException) -> BaseException:
 
 
 async def _speak(config: Config) -> Spoken:
-    pool = make_pool(config)
+    live = LiveConfig(lambda: config)
+    pool = make_pool(live)
     catalogue = Catalogue(pool.voices, config.voices, more_may_come=True)
     workers, silent = Workers(pool), asyncio.Event()
     workers.start()
     try:
         async with asyncio.timeout(SPEAKS_WITHIN_S), asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(workers.run_until(silent), name="workers")
-            spoken = await _timed(Speaker(pool, config.audio, config.text), catalogue)
+            spoken = await _timed(Speaker(pool, live), catalogue)
             watch.cancel()
             return spoken
     finally:

@@ -10,7 +10,8 @@ from wyoming.tts import Synthesize
 
 from qwentts_daemon.addresses import REMEMBERED, Addresses, is_allowed
 from qwentts_daemon.errors import Code, SpeechError
-from qwentts_daemon.sections import PRIVATE_NETWORKS, Wyoming
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.sections import PRIVATE_NETWORKS, Config, Wyoming
 from qwentts_daemon.zeroconf_advert import interface_addresses
 from tests.harness import daemon, hear, started
 
@@ -40,7 +41,7 @@ class Clock:
 
 def rules(**keys):
     clock = Clock()
-    return Addresses(Wyoming(**keys), clock), clock
+    return Addresses(LiveConfig(lambda: Config(wyoming=Wyoming(**keys))), clock), clock
 
 
 def code(call, *arguments):

@@ -4,11 +4,14 @@ import pytest
 
 from qwentts_daemon.admission import Admission, Priority
 from qwentts_daemon.errors import Code, SpeechError, WorkerLost
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.sections import Config, Queue
 
 
-def line(**options):
+def line(max_waiting, max_wait_s, covered=False):
     """An admission with one lane."""
-    admission = Admission(**options)
+    queue = Queue(max_size=max_waiting, max_wait=max_wait_s)
+    admission = Admission(LiveConfig(lambda: Config(queue=queue)), covered)
     return admission, admission.add_lane()
 
 

@@ -1,12 +1,16 @@
+import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwentts_daemon.config import load
+import qwentts_daemon.config as config_module
+from qwentts_daemon import ownership
+from qwentts_daemon.config import default_paths, load, voices_dir
 from qwentts_daemon.errors import ConfigError
-from qwentts_daemon.sections import Config
+from qwentts_daemon.sections import Config, Voices
 
 
 def written(tmp_path, text):
@@ -31,6 +35,23 @@ def test_values_of_the_environment_are_yaml():
     voices = load(None, environment).voices
     assert voices.pin_languages == ("de-DE", "fr")
     assert voices.styles == {"calm": "Speak calmly."}
+
+
+def test_voices_lie_in_the_state_of_the_service_for_root_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "SERVICE_STATE", tmp_path)
+    monkeypatch.setattr(config_module, "SERVICE_STATE", tmp_path)
+    home = {"XDG_DATA_HOME": "/home/anna/data"}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert voices_dir(Config(), home) == tmp_path / "voices"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert voices_dir(Config(), home) == Path("/home/anna/data/qwentts/voices")
+    assert voices_dir(Config(), home | {"STATE_DIRECTORY": "/state"}) == Path("/state/voices")
+    assert voices_dir(Config(voices=Voices(dir="/mine")), home) == Path("/mine")
+
+
+def test_a_user_s_own_configuration_comes_first():
+    first, second = default_paths({"XDG_CONFIG_HOME": "/home/anna/.config"})
+    assert (str(first), str(second)) == ("/home/anna/.config/qwentts/config.yaml", "/etc/qwentts/config.yaml")
 
 
 def test_one_device_may_stand_without_brackets(tmp_path):

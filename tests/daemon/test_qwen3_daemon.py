@@ -12,7 +12,8 @@ from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.sections import Audio, Text
+from qwentts_daemon.live import LiveConfig
+from qwentts_daemon.sections import Config
 from qwentts_daemon.session import Speaker
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
@@ -54,7 +55,7 @@ class Listening:
 async def handed_over(text):
     """A text as a reply cleans it and gives it to the engine."""
     pool = Listening()
-    reply = Speaker(pool, Audio(), Text()).reply(None, "test")
+    reply = Speaker(pool, LiveConfig(Config)).reply(None, "test")
     reply.feed(text)
     reply.end_text()
     with pytest.raises(SpeechError, match="only listening"):
@@ -256,6 +257,18 @@ def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
     assert finished.returncode == os.EX_CANTCREAT
     assert "exists already; use another name, or --replace" in finished.stderr
     assert run("clone", "me", "--audio", recording, "--replace", *folder, *nobody).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_clones_belongs_to_the_owner_of_the_folder(tmp_path):
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 12346)
+    folder, nobody = ["--set", f"voices.dir={state}/voices"], ["--uri", "tcp://127.0.0.1:9"]
+    assert run("clone", "me", "--audio", write_wave(tmp_path / "me.wav", 4.0), *folder, *nobody).returncode == 0
+    made = {str(path.relative_to(state)): path.stat() for path in state.rglob("*")}
+    assert made.keys() == {"voices", "voices/me", "voices/me/voice.yaml", "voices/me/reference.wav"}
+    assert {(status.st_uid, status.st_gid) for status in made.values()} == {(12345, 12346)}
 
 
 def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):

@@ -1,0 +1,84 @@
+"""Log lines for a person, for the journal and for a program, from the daemon and from its workers."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from qwentts_daemon.logs import JournalFormatter, JsonFormatter
+from tests.harness import ROOT, speak, started
+
+LOG_TO_PIPE = """
+import os, sys
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+TO_JOURNAL = [sys.executable, "-c", LOG_TO_PIPE]
+
+
+def lines(*settings, through=(), **environment):
+    """What a daemon with a worker that tells of itself leaves in its log."""
+    with started("engine.fallback=false", *settings, fake="Faulty", through=through, **environment) as process:
+        process.wait_for("cannot be loaded: KeyError")
+        assert process.stop() == 0
+    return process.lines[:-1]
+
+
+def test_for_the_journal_each_line_has_a_priority_and_no_time():
+    log = lines(through=TO_JOURNAL)
+    assert all(line[0] == "<" and line[1] in "34567" and line[2] == ">" for line in log)
+    assert any(line.startswith("<6>qwentts_daemon.listeners: listening on tcp://") for line in log)
+    assert any(line.startswith("<3>engine.worker: qwentts-qwen3 cannot be loaded") for line in log)  # from the worker
+    assert "<3>KeyError: 'weights'" in log  # the end of its traceback
+    assert any(line.startswith("<3>qwentts_daemon.worker_client: qwentts-qwen3 cannot be loaded") for line in log)
+
+
+@pytest.mark.parametrize("environment", [{}, {"JOURNAL_STREAM": "8:1"}], ids=["none", "another stream"])
+def test_for_a_person_lines_have_the_time(environment):
+    log = lines(**environment)
+    assert any("INFO    qwentts_daemon.listeners: listening on" in line and line[:2] == "20" for line in log)
+    assert any("ERROR   engine.worker: qwentts-qwen3 cannot be loaded" in line and line[:2] == "20" for line in log)
+
+
+def test_for_a_program_each_line_is_json():
+    log = [json.loads(line) for line in lines("log.format=json", through=TO_JOURNAL)]
+    assert {entry["logger"] for entry in log} >= {"qwentts_daemon.listeners", "engine.worker"}
+    assert any(entry.get("exception", "").endswith("KeyError: 'weights'") for entry in log)
+    assert all(entry["time"].endswith("+00:00") and entry["level"] and entry["process"] for entry in log)
+
+
+def test_the_journal_format_can_be_asked_for():
+    assert all(line.startswith("<") for line in lines("log.format=journal"))
+
+
+def test_an_end_at_the_start_has_a_priority_too():
+    command = [*TO_JOURNAL, sys.executable, "-m", "qwentts_daemon", "--set", "log.fromat=json"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert finished.returncode == os.EX_CONFIG
+    assert finished.stderr.startswith("<3>qwentts-daemon: configuration: log.fromat: unknown key; did you mean format?")
+
+
+async def test_spoken_text_is_in_no_line_at_info():
+    with started(fake="ToneBackend", debug=False, through=TO_JOURNAL) as process:
+        process.wait_for("is ready: tones")
+        await speak(process, "xylophone")
+        process.wait_for("done: job")
+        assert process.stop() == 0
+    assert not [line for line in process.lines if "xylophone" in line]
+
+
+@pytest.mark.parametrize(("level", "priority"), [(5, 7), (10, 7), (20, 6), (25, 6), (30, 4), (40, 3), (50, 2), (60, 2)])
+def test_each_level_has_its_priority(level, priority):
+    record = logging.LogRecord("a.b", level, "", 0, "two\nlines of %s", ("text",), None)
+    assert JournalFormatter().format(record) == f"<{priority}>a.b: two\n<{priority}>lines of text"
+
+
+def test_a_json_line_is_one_line():
+    record = logging.LogRecord("a.b", logging.INFO, "", 0, "zwei\nZeilen für %s", ("alle",), None)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "zwei\nZeilen für alle"
