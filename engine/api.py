@@ -1,8 +1,6 @@
 """The public Python API: what the reference package offers, and on top of it what its streaming fork adds.
 
-Of the fork, the seed, the names, parameters and defaults are here. It differs from it on purpose in this: sound is made
-frame by frame and is exact at any length, so that windows and cross-fades are a choice (`windowed_decode`) and not the
-way; every item of a batch is what it would be alone.
+Names, parameters and defaults are theirs. The fork is called the seed here.
 """
 
 from __future__ import annotations
@@ -38,7 +36,20 @@ log = logging.getLogger(__name__)
 
 
 class Qwen3TTSModel(WholeSpeech):
-    """A checkpoint that speaks, whole utterances and streams. `WholeSpeech` says what holds for all of them."""
+    """A checkpoint that speaks. May be used from several threads, and with several streams open at once.
+
+    It differs from the reference on purpose in this: every item of a batch is what it would be alone; random draws
+    follow `seed` and are other draws; control tokens and leading blanks in texts are not read as such; an unknown
+    keyword is an error. From the streaming fork: sound is made frame by frame and is exact at any length, so that
+    windows and cross-fades are a choice (`windowed_decode`).
+
+    Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
+    subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed,
+    eos_token_id. What is not given comes from the checkpoint's generation_config.json. `max_new_tokens` counts samples
+    as the reference does: N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
+    eos_token_id: one or several codes of group 0 that end the speech beside the model's own end, from its first frame.
+    Errors: PromptError, SamplingError and AudioError are ValueErrors; EngineFailure is a RuntimeError.
+    """
 
     optimizations: Optimizations | None = None
     """What `enable_streaming_optimizations` was told last."""

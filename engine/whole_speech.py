@@ -1,9 +1,4 @@
-"""A checkpoint that speaks whole utterances: the names, signatures and defaults of the reference package.
-
-It differs from the reference on purpose in this: every item of a batch is what it would be alone; random draws follow
-`seed` and are other draws; control tokens and leading blanks in texts are not read as such; an unknown keyword is an
-error.
-"""
+"""A checkpoint that speaks whole utterances: the names, signatures and defaults of the reference package."""
 
 from __future__ import annotations
 
@@ -31,15 +26,7 @@ Pieces: TypeAlias = str | Iterable[str]
 
 
 class WholeSpeech:
-    """A checkpoint that speaks. May be used from several threads, and with several streams open at once.
-
-    Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
-    subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed,
-    eos_token_id. What is not given comes from the checkpoint's generation_config.json. `max_new_tokens` counts samples
-    as the reference does: N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
-    eos_token_id: one or several codes of group 0 that end the speech beside the model's own end, from its first frame.
-    Errors: PromptError, SamplingError and AudioError are ValueErrors; EngineFailure is a RuntimeError.
-    """
+    """Everything of the reference package. What holds for every method stands at `Qwen3TTSModel`."""
 
     def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
         self.generate_defaults = loaded.generation

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import engine
 from engine.emission import TwoPhasePlan
+from engine.prompt import PromptError
 from engine.runner import Runner
 from engine.window_decoder import WindowDecoder
 from tests.engine.signals import sound
@@ -314,3 +315,25 @@ def test_leaving_a_batch_frees_all_its_slots() -> None:
     batch.close()
     assert speaker.engine.idle
     assert len(speaker.generate_voice_clone(TEXTS[:2], voice_clone_prompt=prompt(), max_new_tokens=4, **GREEDY)[0]) == 2
+
+
+def test_a_text_that_does_not_fit_ends_the_batch_with_its_reason_and_nothing_else() -> None:
+    directory = str(tiny_directory("custom_voice"))
+    small = engine.Qwen3TTSModel.from_pretrained(directory, device="cpu", slots=2, max_positions=30)
+    texts = ["hi", "many words " * 40]
+    with pytest.raises(PromptError, match="positions"):
+        list(small.batch_stream_generate_custom_voice(texts, "ryan", non_streaming_mode=True, **GREEDY))
+    assert small.engine.idle
+    short = joined(small.stream_generate_custom_voice("hi", "ryan", max_frames=5, **GREEDY))
+    assert len(short) == 5 * 1920
+
+
+@pytest.mark.parametrize("way", [{}, WINDOWED, {"async_decode": True}], ids=str)
+def test_speech_that_reaches_the_end_of_its_slot_is_faded_in_every_way(way: dict[str, Any]) -> None:
+    directory = str(tiny_directory("custom_voice"))
+    small = engine.Qwen3TTSModel.from_pretrained(directory, device="cpu", slots=1, max_positions=24)
+    wave = joined(small.stream_generate_custom_voice("hi", "ryan", emit_every_frames=4, **GREEDY, **way))
+    assert 0 < len(wave) < 24 * 1920
+    assert len(wave) % 1920 == 0
+    assert abs(wave[-1]) < 1e-6
+    assert np.abs(wave[-1920:-960]).max() > 10 * np.abs(wave[-100:]).max()
