@@ -36,8 +36,6 @@ LEAST_COSINE = 0.995
 LEAST_CODEC_DB = 32.0
 SHORTEST_READ = 256
 """Attention's shortest graph reads so many positions, each further one twice as many."""
-LONGEST_READ = 4096
-"""And its longest; what is longer is read without a graph."""
 TRIALS = 5
 
 log = logging.getLogger(__name__)
@@ -242,7 +240,7 @@ def _lengths(runner: Runner) -> list[int]:
     """How many positions graphs shall read, the shortest first; 0 where a frame does not care."""
     if not runner.frame.reads_length:
         return [0]
-    longest = min(runner.state.cache.max_positions, LONGEST_READ)
+    longest = runner.state.cache.max_positions
     growth = 4 if isinstance(runner.frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:

@@ -285,7 +285,7 @@ class Qwen3TTSModel(WholeSpeech):
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         options = Optimizations(**given)
-        if not self.engine.idle:
+        if not (self.engine.idle and self._paged.idle):
             raise RuntimeError("enable_streaming_optimizations exchanges the engine: close what is being spoken first")
         options.check_device(self.device.type)
         if options.use_paged_engine:
@@ -372,7 +372,7 @@ class Qwen3TTSModel(WholeSpeech):
         """Compile and capture windows when the first one is wanted, and no step runs: few streams ever want one."""
         wanted = self.optimizations
         if wanted and (wanted.capture_async_graph or not beside):
-            self.engine.exclusively(partial(place.prepare, wanted))
+            self.engine.exclusively(partial(self._paged.exclusively, partial(place.prepare, wanted)))
 
     def _sound(self, voice: VoicePrompt | None, options: StreamOptions, place: WindowDecoder) -> Sound:
         reference = voice.codes if voice and voice.text else None

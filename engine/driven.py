@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from .clone_prompts import PrimedVoices
 from .core import Engine, Utterance
@@ -19,6 +19,7 @@ from .voice_prompt import VoicePrompt
 
 NO_GUARDS = Guards(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
 
+Result = TypeVar("Result")
 Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
 
 
@@ -45,11 +46,21 @@ class PagedEngine:
         self._changing = threading.Lock()
         self._driven: Driven | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether it speaks to nobody."""
+        return self._driven is None or self._driven.engine.idle
+
+    def exclusively(self, call: Callable[[], Result]) -> Result:
+        """What `call` gives when no step of it runs beside."""
+        driven = self._driven
+        return call() if driven is None else driven.engine.exclusively(call)
+
     def opened(self, options: PagedOptions | None = None) -> Driven:
         """The engine; with other `options` than it has, another one. Raises RuntimeError while that one speaks."""
         with self._changing:
             if options not in (None, self._options):
-                if self._driven and not self._driven.engine.idle:
+                if not self.idle:
                     raise RuntimeError("other options exchange the paged engine: close what is being spoken first")
                 self._driven, self._options = None, options  # its memory is free before the new one takes any
             if self._driven is None:

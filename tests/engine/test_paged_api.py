@@ -198,3 +198,18 @@ def test_the_pool_may_be_smaller_than_what_is_spoken_at_once(preset: Any) -> Non
     made = [waves for waves, _ in preset.batch_stream_generate_custom_voice(texts, "ryan", **given, **PAGED)]
     for text, wave in list(zip(texts, by_item(made), strict=True))[::5]:
         close(wave, joined(preset.stream_generate_custom_voice(text, "ryan", **given)))
+
+
+def test_windows_are_prepared_while_neither_engine_makes_a_step(preset: Any) -> None:
+    """Graphs are captured then, which nothing else on the GPU may disturb."""
+    order: list[str] = []
+    paged = preset._paged.opened().engine
+    stream = preset.stream_generate_custom_voice(TEXTS[0], "ryan", emit_every_frames=1, max_frames=6, **PAGED)
+    next(stream)
+    preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(str(paged._driven))))
+    assert order == ["True"]  # the thread that prepares drives it, so nobody else does
+    assert not preset._paged.idle
+    with pytest.raises(RuntimeError, match="close what is being spoken first"):
+        preset.enable_streaming_optimizations()
+    assert len(list(stream)) == 5
+    assert preset._paged.idle
