@@ -21,6 +21,7 @@ def example_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--speaker", default="ryan", help="a CustomVoice model: who speaks")
     parser.add_argument("--instruct", default="A calm, warm voice.", help="a VoiceDesign model: the voice in words")
     parser.add_argument("--max-frames", type=int, default=1000, help="80 ms each; speech usually ends by itself")
+    parser.add_argument("--seed", type=int, help="repeats a speech; without it each is drawn anew")
     return parser
 
 
@@ -28,6 +29,11 @@ def opened(options: argparse.Namespace) -> Qwen3TTSModel:
     """The model, made as fast as its device allows."""
     model = Qwen3TTSModel.from_pretrained(options.model, device_map=options.device)
     return model.enable_streaming_optimizations(decode_window_frames=80)
+
+
+def wishes(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of every stream function that the shared options fill."""
+    return {"language": options.language, "max_frames": options.max_frames, "seed": options.seed}
 
 
 def voice(model: Qwen3TTSModel, options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ..audio import RATE
-from .arguments import example_parser, opened, voice
+from .arguments import example_parser, opened, voice, wishes
 
 TEXTS = ("The first of three.", "This is the second one, and it is longer.", "And a third.")
 
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = opened(options)
     options.folder.mkdir(parents=True, exist_ok=True)
     waves: list[list[np.ndarray]] = [[] for _ in options.texts]
-    how = {"language": options.language, "max_frames": options.max_frames, "first_chunk_emit_every": 5}
-    for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **voice(model, options), **how):
+    how = wishes(options) | voice(model, options) | {"first_chunk_emit_every": 5}
+    for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **how):
         for item, chunk in enumerate(chunks):
             if chunk.size > 0:  # an item that is between its chunks, or has ended, gives an empty one
                 waves[item].append(chunk)

@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .. import Qwen3TTSModel
-from .arguments import example_parser, opened, voice
+from .arguments import example_parser, opened, voice, wishes
 
 GROUPS, FRAMES_A_CHUNK, CHUNKS = 15, 12, 5
 TEXT = "A sentence that is long enough for five chunks of speech, with some words to spare."
@@ -35,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.capture_codebook_cuda_graph()
         _print("generate_fast, CUDA graph", predictor_ms(model, options.repeats))
     if options.trace:
-        keywords = {"language": options.language, "max_frames": options.max_frames, **voice(model, options)}
-        print(trace(model, keywords, options.trace))
+        print(trace(model, wishes(options) | voice(model, options), options.trace))
 
 
 def predictor_ms(model: Qwen3TTSModel, repeats: int) -> float:

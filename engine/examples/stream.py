@@ -14,7 +14,7 @@ from typing import Any
 
 import soundfile
 
-from .arguments import example_parser, opened, voice
+from .arguments import example_parser, opened, voice, wishes
 
 TEXT = "Hello! You hear this while the end of the sentence is still being made."
 
@@ -27,11 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = opened(options)
     chunks = model.stream_generate_pcm(
         options.text,
-        language=options.language,
-        max_frames=options.max_frames,
         emit_every_frames=12,  # from the second phase on
         first_chunk_emit_every=1,  # so that the first sound comes early
         first_chunk_frames=6,
+        **wishes(options),
         **voice(model, options),
     )
     print(listen(chunks, options.output))
