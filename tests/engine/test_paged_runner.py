@@ -53,8 +53,9 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
     return pool.free, pool.used, len(engine_runner._stowed)
 
 
-@LAGS
-@POOLS
+@pytest.mark.parametrize(
+    ("lag", "pool"), [(0, ROOMY), (1, ROOMY), (1, PoolSize(1, 256)), (0, PoolSize(200, 3))], ids=str
+)
 def test_blocks_give_the_codes_of_rows_alone_and_in_company(lag: int, pool: PoolSize) -> None:
     speaker = Speaker(lag=lag, pool=pool)
     for job, (text, options) in enumerate(JOBS):
