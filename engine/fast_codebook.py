@@ -29,6 +29,7 @@ class FastCodebook:
         self._noise = Noise(range(1, config.code_groups), config.vocab_size, self._like.device)
         self._cache, self._room = predictor.allocate(1), 1  # for so many rows
         self._graphs: PredictorGraphs | None = None
+        self._captured_cache: CodePredictorCache | None = None  # the graphs read and write it, and do not keep it
         self._lock = threading.Lock()
 
     @torch.inference_mode()
@@ -85,7 +86,7 @@ class FastCodebook:
                 return self._loop(embeds, draws, seeds, cache)
 
             graphs.capture((rows, 0), (embeds, draws, seeds), run, warmup_runs)
-        self._graphs = graphs
+        self._graphs, self._captured_cache = graphs, cache
 
     def _codes(self, embeds: Tensor, draws: Tensor, seeds: Tensor) -> Tensor:
         rows = len(embeds)

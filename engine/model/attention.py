@@ -63,7 +63,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary, bias: Tensor | None, store: Store | None = None) -> Tensor:
         """x [B, T, H] → [B, T, H]. `bias` [B or 1, 1, G·T, L] is added to the scores; `store` keeps keys and values."""
         query, key, value = self.project(x, rotary)
-        keys, values = store(key, value) if store else (key.transpose(1, 2), value.transpose(1, 2))
+        keys, values = store(key, value) if store is not None else (key.transpose(1, 2), value.transpose(1, 2))
         mixed = F.scaled_dot_product_attention(self._grouped(query), keys, values, attn_mask=bias)
         return self.out(self._ungrouped(mixed, x.shape[1]))
 

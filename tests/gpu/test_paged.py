@@ -64,6 +64,7 @@ def blocks(loaded: Loaded, size: PoolSize = SMALL, slots: int = SLOTS) -> PagedR
     return PagedRunner(loaded.model, slots, min(ROOM, size.positions), size)
 
 
+@torch.inference_mode()
 def fused(runner: Runner) -> Runner:
     from engine.fused import FusedFrame
 
@@ -73,11 +74,13 @@ def fused(runner: Runner) -> Runner:
     return runner
 
 
+@torch.inference_mode()
 def flash(runner: PagedRunner) -> Runner:
     assert use_flash(runner) is None
     return runner
 
 
+@torch.inference_mode()
 def graphed(runner: Runner, batches: Sequence[int]) -> Runner:
     """Frame graphs of some batch sizes only, which spares the time of the others."""
     runner.frame_graphs = FrameGraphs(runner.device)
