@@ -153,8 +153,8 @@ class Failed:
 class Health:
     """The process is alive: sent twice a second by a thread of its own.
 
-    `step_s` is how long the loop has been in one call, 0 while it waits; `lengthy`: the backend says that this one
-    may take minutes.
+    `step_s` is how long the loop has been in one call, beyond what the backend says is usual; `lengthy`: the backend
+    says that this one may take minutes.
     """
 
     step_s: float = 0.0

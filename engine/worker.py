@@ -134,8 +134,9 @@ class Worker:
 
     def _health(self) -> Health:
         began_s, backend = self._step_began_s, self._backend
-        step_s = time.monotonic() - began_s if began_s else 0.0
-        return Health(step_s, backend.lengthy if backend else False)
+        if not (began_s and backend):
+            return Health()
+        return Health(max(0.0, time.monotonic() - began_s - backend.step_limit_s), backend.lengthy)
 
     def _apply(self, backend: Backend, command: Command) -> None:
         match command:

@@ -6,7 +6,6 @@ Later sources win: default < file < environment < command line. The keys and the
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,8 +19,6 @@ from .sections import Config
 
 ENV_PREFIX = "QWENTTS_"
 ENV_CONFIG = "QWENTTS_CONFIG"
-SECRET = re.compile("(password|token|secret)$")
-"""Keys whose values are never shown."""
 
 
 def default_paths(environment: Mapping[str, str]) -> tuple[Path, Path]:
@@ -91,10 +88,7 @@ def _from_setting(word: str) -> tuple[Key, Any]:
     path, equals, text = word.partition("=")
     section, dot, key = path.partition(".")
     if not (equals and dot and key):
-        raise ConfigError(f"--set {path}: write it as section.key=value")
-    if SECRET.search(key):
-        variable = f"{ENV_PREFIX}{section}_{key}".upper()
-        raise ConfigError(f"--set {path}: `ps` shows it to everybody; put it into the configuration file or {variable}")
+        raise ConfigError(f"--set {word}: write it as section.key=value")
     return (section, key), _parse_value(text, f"--set {path}")
 
 
@@ -102,8 +96,7 @@ def _parse_value(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        shown = "" if SECRET.search(source.lower()) else f": {text!r:.80}"
-        raise ConfigError(f"{source}: no valid YAML value{shown}") from (None if not shown else error)
+        raise ConfigError(f"{source}: no valid YAML value: {text!r:.80}") from error
 
 
 def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
@@ -147,8 +140,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key{_nearest(path[-1], _siblings(path))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    found = "" if SECRET.search(where) else f" (found {problem['input']!r:.60})"
-    return f"{where}: {reason[:1].lower()}{reason[1:]}{found}"
+    return f"{where}: {reason[:1].lower()}{reason[1:]} (found {problem['input']!r:.60})"
 
 
 def _siblings(path: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
-from .addresses import Addresses
+from .access import Addresses
 from .admission import Admission
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError

@@ -29,7 +29,7 @@ class Condition(IntEnum):
 
 
 def judge(silent_s: float, step_s: float, lengthy: bool, timeout_s: float) -> Condition:
-    """`silent_s`: since anything came from the process; `step_s`: how long its loop has been in one call.
+    """`silent_s`: since anything came from the process; `step_s`: its loop's time in one call, beyond the usual.
 
     `lengthy`: the engine itself says that this call may take minutes.
     """

@@ -21,7 +21,7 @@ from wyoming.event import Event
 from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
-from .addresses import Addresses
+from .access import Addresses
 from .errors import Code, SpeechError, WireError
 from .live import LiveConfig
 from .pace import Pace

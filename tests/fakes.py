@@ -24,6 +24,7 @@ class ToneBackend:
     description = "tones"
     capacity = 4
     takes_new_voices = False
+    step_limit_s = 0.0
     lengthy = False
 
     def __init__(self, settings: Settings) -> None:

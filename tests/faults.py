@@ -236,7 +236,7 @@ async def disk_full(strike: Strike) -> Told:
 
 
 Fault = Callable[[Strike], Awaitable[Told]]
-QUICK = ("wyoming.write_timeout=1", "wyoming.idle_timeout=1", "text.max_length=100000")
+QUICK = ("wyoming.idle_timeout=1", "text.max_length=100000")
 WORKER_FAULTS: dict[str, Fault] = {
     "worker killed before its first audio": killed_before_audio,
     "worker killed while it speaks": killed_while_speaking,
@@ -256,6 +256,7 @@ OTHER_FAULTS: dict[str, Fault] = {
     "client that stops in an event (`idle_timeout` 1 s)": client_says_half,
 }
 FAULTS = WORKER_FAULTS | OTHER_FAULTS
+MORE_SETTINGS = {"client that reads nothing (`write_timeout` 1 s)": ("wyoming.write_timeout=1",)}
 
 
 @contextmanager
@@ -284,6 +285,7 @@ async def suffer(name: str, alone: bool = False, heartbeat_timeout_s: float = 3)
     """One fault on a daemon of its own, with the embedded voice or `alone`."""
     settings = [
         *QUICK,
+        *MORE_SETTINGS.get(name, ()),
         f"engine.heartbeat_timeout={heartbeat_timeout_s}",
         f"engine.fallback={'false' if alone else 'true'}",
     ]

@@ -32,6 +32,8 @@ class Backend(Protocol):
     """Jobs that may run at the same time."""
     takes_new_voices: bool
     """Whether voices may come while it runs."""
+    step_limit_s: float
+    """What a step may take beyond a moment: nothing on a GPU, seconds on a CPU."""
     lengthy: bool
     """Whether it is doing what may take minutes and is no fault; read from another thread."""
 

@@ -105,6 +105,7 @@ class EspeakBackend:
     description = "eSpeak NG"
     capacity = 32
     takes_new_voices = False
+    step_limit_s = 0.0
     lengthy = False
 
     def __init__(self, _settings: Settings | None = None) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LOOK_INTERVAL_S = 1.0
 WARM_UP_FRAMES = 32
 WARM_VOICES = 64
+CPU_STEP_LIMIT_S = 30.0
 NO_MEMORY = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr", "xxhash")
 REMEDY = "pip install 'qwentts-daemon[engine]'"
@@ -67,6 +68,7 @@ class Qwen3Backend:
         self._next_look_s = 0.0
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
+        self.step_limit_s = 0.0
         self.lengthy = False
         self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
@@ -93,6 +95,7 @@ class Qwen3Backend:
 
             self._opened = open_engine(directory, self._model)
             self.capacity = self._opened.pace.capacity
+            self.step_limit_s = 0.0 if self._opened.on_gpu else CPU_STEP_LIMIT_S
             self._read_folder()
             self._warm_up()
             took_s = time.monotonic() - began_s

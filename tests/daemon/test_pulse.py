@@ -10,12 +10,14 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
+from engine.messages import Health
+from engine.worker import Worker
 from qwentts_daemon import pulse, worker_client
 from qwentts_daemon.admission import Priority
 from qwentts_daemon.jobs import Request
 from qwentts_daemon.pulse import Condition, Pulse, judge
 from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
-from tests.fakes import RATE
+from tests.fakes import RATE, ToneBackend
 from tests.harness import connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
@@ -43,6 +45,17 @@ RYAN = Request("ryan")
 )
 def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, lengthy, condition):
     assert judge(silent_s, step_s, lengthy, 30) is condition
+
+
+def test_a_step_on_a_cpu_may_take_seconds():
+    worker, backend = Worker(None, None), ToneBackend(None)
+    backend.step_limit_s = 30.0
+    worker._backend = backend
+    assert worker._health() == Health()
+    worker._step_began_s = time.monotonic() - 20
+    assert worker._health() == Health()
+    worker._step_began_s = time.monotonic() - 33
+    assert worker._health().step_s >= 3
 
 
 class Clock:

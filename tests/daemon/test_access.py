@@ -8,7 +8,7 @@ from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.addresses import REMEMBERED, Addresses, is_allowed
+from qwentts_daemon.access import REMEMBERED, Addresses, is_allowed
 from qwentts_daemon.errors import Code, SpeechError
 from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.sections import PRIVATE_NETWORKS, Config, Wyoming
