@@ -98,6 +98,13 @@ class Voices:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """How much of the GPU's memory is in use, by whomever."""
+
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The backend cannot be loaded; the worker exits after this. `permanent`: trying again is of no use."""
 
@@ -147,4 +154,4 @@ class Health:
     """The worker is alive: sent about once a second, also while it loads."""
 
 
-Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health
+Event = Ready | Voices | Memory | LoadFailed | Started | Chunk | Done | Failed | Health

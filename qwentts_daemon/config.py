@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from .errors import ConfigError
 from .sections import Config
@@ -70,7 +70,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
     for name in given:
         if name not in known:
             raise ConfigError(f"environment variable {name}: unknown{_nearest(name, known)}")
-    return {known[name]: _parse_value(text, name) for name, text in given.items()}
+    return {
+        known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
+        for name, text in given.items()
+    }
 
 
 def _from_setting(word: str) -> tuple[Key, Any]:
@@ -78,6 +81,11 @@ def _from_setting(word: str) -> tuple[Key, Any]:
     section, dot, key = path.partition(".")
     if not (equals and dot and key):
         raise ConfigError(f"--set {word}: write it as section.key=value")
+    if _is_secret((section, key)):
+        raise ConfigError(
+            f"--set {path}: everybody on this machine would see it; use {path}_file or "
+            + f"{ENV_PREFIX}{section}_{key}".upper()
+        )
     return (section, key), _parse_value(text, f"--set {path}")
 
 
@@ -134,7 +142,16 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
     if problem["type"] == "union_tag_not_found":
         return f"{where}: needs a type (found {problem['input']!r:.60})"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where}: {reason[:1].lower()}{reason[1:]} (found {problem['input']!r:.60})"
+    hidden = isinstance(problem["input"], dict) or _is_secret(tuple(path[:2]))
+    return f"{where}: {reason[:1].lower()}{reason[1:]}" + ("" if hidden else f" (found {problem['input']!r:.60})")
+
+
+def _is_secret(key: tuple[str, ...]) -> bool:
+    """Whether this section.key holds a secret, which is shown nowhere."""
+    section = Config.model_fields.get(key[0])
+    kinds = _models(section.annotation) if section and len(key) == 2 else []
+    fields = [kind.model_fields[key[1]] for kind in kinds if key[1] in kind.model_fields]
+    return any(SecretStr in (field.annotation, *get_args(field.annotation)) for field in fields)
 
 
 def _split_tags(location: Sequence[str | int], values: Any) -> tuple[list[str], set[str]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .admission import Admission
@@ -22,6 +25,9 @@ from .worker_pool import WorkerPool
 from .wyoming_server import Service, WyomingServer
 from .zeroconf_advert import advertised
 
+if TYPE_CHECKING:
+    from .announcer import Announcer
+
 log = logging.getLogger(__name__)
 
 
@@ -30,14 +36,16 @@ async def serve(config: Config) -> None:
     check_installation()
     pool = make_pool(config)
     speaker = Speaker(pool, config.audio, config.text)
-    service = Service(config.wyoming, speaker, Catalogues(config, pool).current)
+    catalogues = Catalogues(config, pool)
+    service = Service(config.wyoming, speaker, catalogues.current)
     stopping = asyncio.Event()
     _on_signals(stopping)
     async with asyncio.TaskGroup() as connections, AsyncExitStack() as stack:  # left from the last to the first
         server = WyomingServer(service, connections)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
-        stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
+        announcer = await stack.enter_async_context(_announcing(config, speaker, pool, catalogues))
+        stack.push_async_callback(_drain, server, announcer, config.daemon.shutdown_timeout)
         listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
         workers.start()
         if listener.address and config.wyoming.zeroconf:
@@ -46,6 +54,29 @@ async def serve(config: Config) -> None:
         log.info("stopping")
         listener.close()
         speaker.close()
+
+
+@contextlib.asynccontextmanager
+async def _announcing(
+    config: Config, speaker: Speaker, pool: WorkerPool, catalogues: Catalogues
+) -> AsyncIterator[Announcer | None]:
+    """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
+    if not config.mqtt.host:
+        yield None
+        return
+    from .announcing import Surroundings, announcing
+    from .mqtt_commands import Controls
+
+    async with announcing(config, Surroundings(speaker, pool, catalogues.current, Controls())) as announcer:
+        yield announcer
+
+
+async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: float) -> None:
+    """Let everything that is being spoken come to its end, for up to `timeout_s`."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.drain(timeout_s), name="drain wyoming")
+        if announcer:
+            tasks.create_task(announcer.drain(timeout_s), name="drain announcements")
 
 
 def make_pool(config: Config) -> WorkerPool:

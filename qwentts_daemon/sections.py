@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from .mqtt_sections import Mqtt
 from .section import Count, Seconds, Section, Silence
 from .targets import Target, TargetName
 
@@ -30,6 +31,12 @@ def _check_public_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("write it as http://HOST:PORT, as seen by those who shall play")
     return url.rstrip("/")
+
+
+def _check_quiet_hours(words: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", words) or words[:5] == words[6:]:
+        raise ValueError("write it as 22:00-07:00")
+    return words
 
 
 def _check_pattern(pattern: str) -> str:
@@ -187,6 +194,21 @@ class Announce(Section):
     """What is spoken without being asked for by a voice assistant, and where."""
 
     targets: dict[TargetName, Target] = {}
+    default_targets: tuple[TargetName, ...] = ()
+    max_waiting: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_jobs: Annotated[int, Field(ge=1, le=256)] = 1
+    expires: Seconds = 300
+    coalesce: bool = False
+    quiet_hours: Annotated[str, AfterValidator(_check_quiet_hours)] | None = None
+    chime: bool = False
+    chime_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check_defaults(self) -> Self:
+        for name in self.default_targets:
+            if name not in self.targets:
+                raise ValueError(f"default_targets: there is no target {name!r}")
+        return self
 
 
 class Http(Section):
@@ -225,6 +247,7 @@ class Config(Section):
     text: Text = Text()
     queue: Queue = Queue()
     announce: Announce = Announce()
+    mqtt: Mqtt = Mqtt()
     http: Http = Http()
     daemon: Daemon = Daemon()
     log: Log = Log()

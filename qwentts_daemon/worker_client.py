@@ -32,6 +32,7 @@ from engine.messages import (
     Health,
     Hold,
     LoadFailed,
+    Memory,
     Ready,
     Started,
     Stop,
@@ -83,6 +84,7 @@ class WorkerClient:
         self.ready = False
         self.failure: str | None = None
         self.pid: int | None = None
+        self.gpu_memory_bytes: int | None = None
         self._complaint = ""
 
     @property
@@ -155,7 +157,7 @@ class WorkerClient:
             async with self._connected(commands_writer, events_reader) as events:
                 await self._listen(events)
         finally:
-            self.pid, self.ready = None, False
+            self.pid, self.ready, self.gpu_memory_bytes = None, False, None
             self._admission.set_capacity(self.lane, 0)
             self._lose_jobs()
             await _end(process, handle)
@@ -210,6 +212,8 @@ class WorkerClient:
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):
                 self.voices = voices
+            case Memory(used_bytes):
+                self.gpu_memory_bytes = used_bytes
             case LoadFailed(reason, permanent):
                 self._complain(reason, permanent)
             case Health():

@@ -28,6 +28,21 @@ class WorkerPool:
         return self._primary.takes_new_voices
 
     @property
+    def ready(self) -> bool:
+        """Whether the chosen engine can speak, not only the one that covers for it."""
+        return self._primary.ready
+
+    @property
+    def failure(self) -> str | None:
+        """Why the chosen engine never will."""
+        return self._primary.failure
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """In use on the GPUs, by whomever; None where none is known."""
+        return self._primary.gpu_memory_bytes
+
+    @property
     def voices(self) -> tuple[EngineVoice, ...]:
         """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
         return self._primary.voices or (self._embedded.voices if self._embedded else ())
