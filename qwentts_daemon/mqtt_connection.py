@@ -231,6 +231,8 @@ def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
         return f"{broker}: {_certificate_problem(cause)}"
     if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
         return f"{broker} does not speak TLS (mqtt.tls, mqtt.port)"
+    if broker.config.tls and isinstance(cause, ConnectionResetError | ssl.SSLEOFError):
+        return f"{broker} hangs up; does it speak TLS at this port (mqtt.tls, mqtt.port)?"
     if isinstance(cause, socket.gaierror):
         return f"{broker}: no such host ({cause.strerror})"
     if isinstance(cause, OSError) and cause.errno:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -73,15 +74,11 @@ def request_for(say: Say, preferences: Preferences, catalogue: Catalogue) -> Req
 
     A voice that is named brings its own style, if any.
     """
+    voice, language = say.voice or preferences.voice, say.language or preferences.language
     style = say.style or (None if say.voice else preferences.style)
-    tries = [
-        (say.voice or preferences.voice, say.language or preferences.language, style),
-        (say.voice or preferences.voice, say.language or preferences.language, say.style),
-        (say.voice or preferences.voice, say.language, say.style),
-    ]
-    for wish in tries:
+    for wish in itertools.product((voice, say.voice), (style, say.style), (language, say.language)):
         with contextlib.suppress(SpeechError):
-            return _instructed(catalogue, catalogue.resolve(*wish), say)
+            return _instructed(catalogue, catalogue.resolve(wish[0], wish[2], wish[1]), say)
     return _instructed(catalogue, catalogue.resolve(say.voice, say.language, say.style), say)
 
 
