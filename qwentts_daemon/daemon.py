@@ -6,15 +6,19 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 from .admission import Admission
+from .config import cache_dir
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
 from .sections import Config, Voices
 from .session import Speaker
+from .shelf import Shelf
+from .targets import UrlTarget
 from .voices import Catalogue
 from .worker_client import Limits, WorkerClient
 from .worker_group import WorkerGroup
@@ -38,6 +42,7 @@ async def serve(config: Config) -> None:
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
         stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
+        await stack.enter_async_context(shelved(config, lambda: pool.ready))
         listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
         workers.start()
         if listener.address and config.wyoming.zeroconf:
@@ -46,6 +51,18 @@ async def serve(config: Config) -> None:
         log.info("stopping")
         listener.close()
         speaker.close()
+
+
+@asynccontextmanager
+async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[Shelf | None]:
+    """The HTTP server and its shelf, where one is wanted. Raises StartError."""
+    if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
+        yield None
+        return
+    from .http_server import serving  # loads aiohttp
+
+    async with serving(config.http, cache_dir(config, os.environ), is_ready) as shelf:
+        yield shelf
 
 
 def make_pool(config: Config) -> WorkerPool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import resource
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from qwentts_daemon.session import Pcm
@@ -78,3 +79,15 @@ async def fifo(path: Path) -> AsyncIterator[asyncio.StreamReader]:
         yield reader
     finally:
         transport.close()
+        await reader.read()  # closed, not only told to
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond `size` bytes: what a full disk is to a writer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,0 +1,89 @@
+import asyncio
+from array import array
+
+import pytest
+
+from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.targets import SnapcastTarget
+
+from .sounding import Facts, Tap, cut, fifo, pcm, tone
+
+
+def sink(path, timeout=5.0):
+    return make_sink("house", SnapcastTarget(type="snapcast", fifo=str(path), timeout=timeout), Services())
+
+
+async def test_the_sound_arrives_at_48_khz_on_both_sides(tmp_path):
+    speech = tone(4_000, 24_000)
+    async with fifo(tmp_path / "snap") as reader:
+        playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", pcm(*cut(speech, 700)), Facts()))
+        heard = array("h", await reader.read(-1))
+        await playing
+    assert heard[::2] == heard[1::2]
+    assert len(heard) == 2 * 8_000
+    wanted = array("h", tone(8_000, 48_000))
+    assert max(abs(one - other) for one, other in zip(heard[1000:-1000:2], wanted[500:-500], strict=True)) < 30
+
+
+async def test_the_first_sound_arrives_before_the_last_is_made(tmp_path):
+    tap = Tap(22_050)
+    async with fifo(tmp_path / "snap") as reader:
+        playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", tap.pcm(), Facts()))
+        tap.pour(tone(2_000, 22_050))
+        assert await reader.readexactly(4_000)
+        tap.end()
+        rest = await reader.read(-1)
+        await playing
+    assert 4 * 2_000 * 48_000 / 22_050 - 8 <= 4_000 + len(rest) <= 4 * 2_000 * 48_000 / 22_050 + 8
+
+
+async def test_cancelled_it_lets_go_and_leaves_whole_frames(tmp_path):
+    tap = Tap()
+    async with fifo(tmp_path / "snap") as reader:
+        playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", tap.pcm(), Facts()))
+        tap.pour(tone(48_000))
+        got = await reader.readexactly(4)
+        playing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await playing
+        got += await reader.read(-1)
+    assert len(got) % 4 == 0
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: path.touch(), "is no FIFO"),
+        (lambda path: None, "No such file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+    ],
+)
+async def test_what_is_no_fifo_is_named(tmp_path, prepare, message):
+    prepare(tmp_path / "snap")
+    with pytest.raises(SinkError, match=f"{tmp_path / 'snap'}:? {message}"):
+        await sink(tmp_path / "snap").play("a1", pcm(tone(10)), Facts())
+
+
+async def test_a_fifo_without_reader_is_named(tmp_path):
+    async with fifo(tmp_path / "snap"):
+        pass
+    with pytest.raises(SinkError, match="nobody reads this FIFO; is snapserver running"):
+        await sink(tmp_path / "snap").play("a1", pcm(tone(10)), Facts())
+
+
+async def test_a_reader_that_goes_away_is_named(tmp_path):
+    tap = Tap()
+    async with fifo(tmp_path / "snap") as reader:
+        playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", tap.pcm(), Facts()))
+        tap.pour(tone(2_000))
+        await reader.readexactly(4)
+    tap.pour(tone(48_000))
+    with pytest.raises(SinkError, match="its reader has gone; did snapserver end"):
+        await playing
+
+
+async def test_a_reader_that_reads_nothing_is_named(tmp_path):
+    async with fifo(tmp_path / "snap") as reader:
+        reader._transport.pause_reading()
+        with pytest.raises(SinkError, match=r"took no sound for 0\.2 s"):
+            await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(30_000), rate=48_000), Facts())
