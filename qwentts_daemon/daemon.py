@@ -41,8 +41,8 @@ async def serve(config: Config) -> None:
         server = WyomingServer(service, connections)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
-        stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
         await stack.enter_async_context(shelved(config, lambda: pool.ready))
+        stack.push_async_callback(server.drain, config.daemon.shutdown_timeout)
         listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
         workers.start()
         if listener.address and config.wyoming.zeroconf:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import QwenTtsError
+from .session import Pcm
 from .wav import HEADER_BYTES, header
 
 MAX_RECORDINGS = 100  # each keeps a file open
@@ -52,12 +53,12 @@ class Shelf:
         """How many are fetching something now."""
         return sum(recording.listeners for recording in self._recordings.values())
 
-    def begin(self, rate: int) -> Recording:
-        """A new recording for mono 16-bit samples. Raises ShelfError."""
+    def begin(self) -> Recording:
+        """A new recording, which can be found and listened to at once. Raises ShelfError."""
         if len(self._recordings) >= MAX_RECORDINGS:
             self._drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
         identity = secrets.token_urlsafe(ID_BYTES)
-        recording = Recording(self, identity, self._url_of(identity), rate)
+        recording = Recording(self, identity, self._url_of(identity))
         self._recordings[identity] = recording
         return recording
 
@@ -92,7 +93,7 @@ class Shelf:
 class Recording:
     """One WAV file: first in the making, then complete, or withdrawn."""
 
-    def __init__(self, shelf: Shelf, identity: str, url: str, rate: int) -> None:
+    def __init__(self, shelf: Shelf, identity: str, url: str) -> None:
         self.identity = identity
         self.url = url
         self.is_complete = False
@@ -100,25 +101,27 @@ class Recording:
         self.listeners = 0
         self.size = 0  # in bytes, the header included
         self._shelf = shelf
-        self._rate = rate
+        self._rate = 0  # until the first of the sound has come
         self._retired = False
         self._news = asyncio.Event()
         self._fetched_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._file = self._opened()
-        self._append(header(rate, None))
 
     @property
     def duration_s(self) -> float:
         """Of what there is by now."""
-        return (self.size - HEADER_BYTES) / 2 / self._rate
+        return (self.size - HEADER_BYTES) / 2 / self._rate if self._rate else 0.0
 
-    def append(self, samples: bytes) -> None:
+    def append(self, pcm: Pcm) -> None:
         """More sound, to be heard at once. Raises ShelfError."""
-        self._append(samples)
+        if not self._rate:
+            self._append(header(pcm.rate, None))
+            self._rate = pcm.rate
+        self._append(pcm.samples)
         self._tell()
 
     def complete(self) -> None:
-        """That was all: from now on its length is known, and its time on the shelf runs."""
+        """That was all: from now on its length is known, and its time on the shelf runs. There must be some of it."""
         os.pwrite(self._file.fileno(), header(self._rate, self.size - HEADER_BYTES), 0)
         self.is_complete = True
         self._tell()

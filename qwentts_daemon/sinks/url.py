@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 
 from ..session import Pcm
 from ..shelf import Recording, Shelf, ShelfError
 from ..targets import UrlTarget
-from .sink import Report, SinkError, play_through
+from .sink import Report, SinkError
 
 
 class UrlSink:
@@ -22,50 +21,47 @@ class UrlSink:
         self._shelf = shelf
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. Reports the address as soon as it leads to sound; over when a player has had time to play it.
+        """See `Sink`. Reports the address before it takes the first of the sound.
 
-        An address that nobody asks for is a SinkError, but stays.
+        Over when a player has had the time to play it. An address that nobody asks for is a SinkError, but stays.
         """
-        await play_through(pcm, partial(offered, self._shelf, self._timeout_s, report))
+        with offered(self._shelf) as recording:
+            report({"url": recording.url})
+            async for piece in pcm:
+                _append(recording, piece)  # at once: players fetch at their own pace
+            if not recording.size:
+                recording.withdraw()
+                return
+            recording.complete()
+            await self._played(recording)
 
-
-class Offer:
-    """A recording that is being made and fetched."""
-
-    def __init__(self, recording: Recording, timeout_s: float) -> None:
-        self.recording = recording
-        self._timeout_s = timeout_s
-
-    async def write(self, pcm: Pcm) -> None:
-        """Takes it at once: the players fetch at their own pace. Raises SinkError."""
-        try:
-            self.recording.append(pcm.samples)
-        except ShelfError as error:
-            raise SinkError(str(error)) from error
-
-    async def finish(self) -> None:
-        """See `Player`."""
-        self.recording.complete()
+    async def _played(self, recording: Recording) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                began_s = await self.recording.first_fetched()
+                began_s = await recording.first_fetched()
         except TimeoutError:
             late = f"within {self._timeout_s:g} s of the last word; does an automation play it?"
-            raise SinkError(f"nobody has fetched {self.recording.url} {late}") from None
-        await asyncio.sleep(began_s + self.recording.duration_s - time.monotonic())
+            raise SinkError(f"nobody has fetched {recording.url} {late}") from None
+        await asyncio.sleep(began_s + recording.duration_s - time.monotonic())
 
 
-@contextlib.asynccontextmanager
-async def offered(shelf: Shelf, timeout_s: float, report: Report, rate: int) -> AsyncIterator[Offer]:
-    """A new recording, whose address is reported; withdrawn when it fails or is cancelled. Raises SinkError."""
+@contextlib.contextmanager
+def offered(shelf: Shelf) -> Iterator[Recording]:
+    """A new recording, withdrawn when it fails or is cancelled. Raises SinkError."""
     try:
-        recording = shelf.begin(rate)
+        recording = shelf.begin()
     except ShelfError as error:
         raise SinkError(str(error)) from error
     try:
-        report({"url": recording.url})
-        yield Offer(recording, timeout_s)
+        yield recording
     except BaseException as error:
         if not (isinstance(error, SinkError) and recording.is_complete):
             recording.withdraw()
         raise
+
+
+def _append(recording: Recording, pcm: Pcm) -> None:
+    try:
+        recording.append(pcm)
+    except ShelfError as error:
+        raise SinkError(str(error)) from error

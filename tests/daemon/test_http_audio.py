@@ -15,6 +15,7 @@ from qwentts_daemon.config import cache_dir, load
 from qwentts_daemon.errors import StartError
 from qwentts_daemon.http_server import base_url, serving
 from qwentts_daemon.sections import Http
+from qwentts_daemon.session import Pcm
 from qwentts_daemon.sinks import Services, SinkError, make_sink
 from qwentts_daemon.targets import UrlTarget
 from qwentts_daemon.wav import HEADER_BYTES, UNKNOWN, header
@@ -63,8 +64,8 @@ class Playing:
 
 def complete(house, speech=b""):
     """A recording that is complete, without a sink."""
-    recording = house.shelf.begin(RATE)
-    recording.append(speech or tone(1_000))
+    recording = house.shelf.begin()
+    recording.append(Pcm(RATE, speech or tone(1_000)))
     recording.complete()
     return recording
 
@@ -99,6 +100,27 @@ async def test_it_is_heard_while_it_is_made_by_all_who_come(tmp_path):
         assert wav.getparams()[:4] == (1, 2, RATE, 6_000)
 
 
+async def test_the_address_is_known_before_the_first_sound_and_whoever_comes_waits_for_it(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        async with home.client.get(await playing.url()) as response:
+            playing.tap.pour(tone(100))
+            playing.tap.end()
+            assert (await response.read())[HEADER_BYTES:] == tone(100)
+        await playing.task
+
+
+async def test_when_nothing_is_spoken_there_is_nothing_to_fetch(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        async with home.client.get(await playing.url()) as response:
+            playing.tap.end()
+            await playing.task
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert (await home.get(playing.facts["url"]))[0].status == 404
+
+
 def test_a_header_of_unknown_length_can_be_read_to_the_end():
     stream = io.BytesIO(header(22_050, None) + tone(50))
     assert sizes(stream.getvalue()) == (UNKNOWN, UNKNOWN)
@@ -109,7 +131,7 @@ def test_a_header_of_unknown_length_can_be_read_to_the_end():
 
 async def test_addresses_cannot_be_guessed_and_others_lead_nowhere(tmp_path):
     async with house(tmp_path) as home:
-        urls = {home.shelf.begin(RATE).url for _ in range(20)}
+        urls = {home.shelf.begin().url for _ in range(20)}
         assert len(urls) == 20
         assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/audio/[A-Za-z0-9_-]{22}\.wav", url) for url in urls)
         base = min(urls).rpartition("/")[0]
@@ -162,8 +184,8 @@ async def test_a_part_of_another_recording_is_not_mixed_in(tmp_path):
 
 async def test_a_part_of_what_grows_is_the_whole(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin(RATE)
-        recording.append(tone(100))
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(100)))
         async with home.client.get(recording.url, headers={"Range": "bytes=10-"}) as response:
             assert (response.status, response.headers["Accept-Ranges"]) == (200, "none")
             recording.complete()
@@ -172,20 +194,21 @@ async def test_a_part_of_what_grows_is_the_whole(tmp_path):
 
 async def test_head_tells_what_is_known_and_is_no_listener(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin(RATE)
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(10)))
         growing, _ = await home.get(recording.url, "HEAD")
         recording.complete()
         done, data = await home.get(recording.url, "HEAD", Range="bytes=0-3")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(recording.first_fetched(), 0)
     assert (growing.status, growing.content_type, growing.content_length) == (200, "audio/wav", None)
-    assert (done.status, done.content_length, data) == (200, HEADER_BYTES, b"")
+    assert (done.status, done.content_length, data) == (200, HEADER_BYTES + 20, b"")
 
 
 async def test_http_1_0_ends_with_the_connection(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin(RATE)
-        recording.append(tone(100))
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(100)))
         port = int(recording.url.split(":")[2].split("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET /audio/{recording.identity}.wav HTTP/1.0\r\n\r\n".encode())
@@ -266,7 +289,8 @@ async def test_a_listener_who_leaves_harms_nobody(tmp_path):
 
 async def test_too_many_listeners_are_refused(tmp_path):
     async with house(tmp_path, max_listeners=1) as home:
-        recording = home.shelf.begin(RATE)
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(10)))
         async with home.client.get(recording.url) as first:
             await first.content.readexactly(HEADER_BYTES)
             refused, _ = await home.get(recording.url)
@@ -301,7 +325,7 @@ async def test_nothing_of_it_can_be_seen_by_others_or_is_left(tmp_path):
 
 async def test_health(tmp_path):
     async with house(tmp_path) as home:
-        base = home.shelf.begin(RATE).url.partition("/audio/")[0]
+        base = home.shelf.begin().url.partition("/audio/")[0]
         assert (await home.get(f"{base}/healthz"))[1] == b"ok\n"
         loading, _ = await home.get(f"{base}/readyz")
         home.ready = True
@@ -328,7 +352,7 @@ def test_an_address_of_all_interfaces_is_one_that_others_can_reach():
 
 async def test_what_stops_the_start_is_named(tmp_path):
     async with house(tmp_path) as home:
-        port = int(home.shelf.begin(RATE).url.split(":")[2].split("/")[0])
+        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
         with pytest.raises(StartError, match=r"in use already; choose another port \(http\.port\)"):
             async with serving(Http(host="127.0.0.1", port=port), tmp_path / "cache", bool):
                 pass
