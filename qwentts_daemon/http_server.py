@@ -22,6 +22,7 @@ from .sections import Http
 from .shelf import Recording, Shelf, Space
 
 BACKLOG = 64
+MAX_CONNECTIONS = 128
 PIECE_BYTES = 64 * 1024
 WRITE_TIMEOUT_S = 30.0  # a player that takes nothing for so long is cut off
 KEEPALIVE_S = 15.0
@@ -46,13 +47,30 @@ async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> 
             shutdown_timeout=SHUTDOWN_S,
         )
         await runner.setup()
-        try:
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        async with contextlib.AsyncExitStack() as stack:  # left from the last to the first
+            stack.push_async_callback(runner.cleanup)
+            stack.callback(shelf.close)
+            stack.callback((await _accept(runner, listener)).close)
             log.info("listening on http://%s:%d, reached as %s", http.host, port, base_url(http, port))
             yield shelf
-        finally:
-            shelf.close()
-            await runner.cleanup()
+
+
+async def _accept(runner: web.AppRunner, listener: socket.socket) -> asyncio.Server:
+    """Let connections in, up to a number."""
+    server = runner.server
+    assert server
+
+    def connected() -> asyncio.Protocol:
+        return server() if len(server.connections) < MAX_CONNECTIONS else Refused()
+
+    return await asyncio.get_running_loop().create_server(connected, sock=listener, backlog=BACKLOG)
+
+
+class Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 def base_url(http: Http, port: int) -> str:

@@ -81,7 +81,7 @@ class SnapcastTarget(Loudspeaker):
 
     type: Literal["snapcast"]
     fifo: WholePath = "/tmp/snapfifo"
-    timeout: Seconds = 10
+    timeout: Seconds = 5
 
 
 class WavTarget(Loudspeaker):

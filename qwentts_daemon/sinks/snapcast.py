@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .sink import Report, SinkError, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2
+PIPE_BYTES = 16_384  # 85 ms: so much is heard after a cancel, and shows whether anybody reads
 ATOMIC_BYTES = 4096  # PIPE_BUF: a FIFO takes so much as a whole or not at all, so that no frame is ever torn
 
 
@@ -59,34 +60,42 @@ class Fifo:
         try:
             for begin in range(0, len(frames), ATOMIC_BYTES):
                 self._writer.write(frames[begin : begin + ATOMIC_BYTES])
-                await drain(self._writer, str(self._path), self._timeout_s)
-        except ConnectionError:
-            raise SinkError(f"{self._path}: its reader has gone; did snapserver end?") from None
+                await drain(self._writer, f"FIFO {self._path}", self._timeout_s)
+        except SinkError as error:
+            raise SinkError(f"{error}; is snapserver running?") from None
 
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, timeout_s: float, rate: int) -> AsyncIterator[Fifo]:
     """The FIFO, ready for sound of this rate. Raises SinkError."""
-    end = os.fdopen(_open(path), "wb", buffering=0)
     loop = asyncio.get_running_loop()
     unread = asyncio.StreamReader()  # a pipe to write to has a protocol for flow control, which wants a reader
-    transport, protocol = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(unread), end)
-    transport.set_write_buffer_limits(0)
-    try:
-        yield Fifo(path, asyncio.StreamWriter(transport, protocol, unread, loop), rate, timeout_s)
-    finally:
-        if not transport.is_closing():  # as it is when its reader has gone; Python 3.11 cannot abort it again
+    with _held_open(path):
+        end = os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)
+        transport, protocol = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(unread), end)
+        transport.set_write_buffer_limits(0)
+        try:
+            yield Fifo(path, asyncio.StreamWriter(transport, protocol, unread, loop), rate, timeout_s)
+        finally:
             transport.abort()
 
 
-def _open(path: Path) -> int:
+@contextlib.contextmanager
+def _held_open(path: Path) -> Iterator[None]:
+    """Both ends in one hand. Raises SinkError.
+
+    While nobody writes, snapserver opens its FIFO ten times a second and leaves it again at once; it stays when it
+    finds a writer there, but a writer alone cannot open what nobody reads at that moment.
+    """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISFIFO(path.stat().st_mode):
+            raise SinkError(f"{path} is no FIFO; snapserver makes one for `source = pipe://{path}?name=…`")
+        both_ends = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            raise SinkError(f"{path}: nobody reads this FIFO; is snapserver running?") from error
-        raise SinkError(f"{path}: {error.strerror}") from error
-    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SinkError(f"{path} is no FIFO; snapserver makes it for `source = pipe://{path}?name=…`")
-    return descriptor
+        raise SinkError(f"{path}: {error.strerror}; is snapserver running?") from error
+    try:
+        with contextlib.suppress(OSError):  # with more than that in it, it stays as it is
+            fcntl.fcntl(both_ends, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        yield
+    finally:
+        os.close(both_ends)

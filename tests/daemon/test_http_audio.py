@@ -1,19 +1,19 @@
 """Announcements at an address: a real server, real listeners, and the sink that fills its shelf."""
 
 import asyncio
+import contextlib
 import io
 import re
 import stat
 import struct
 import wave
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
 from qwentts_daemon.config import cache_dir, load
 from qwentts_daemon.errors import StartError
-from qwentts_daemon.http_server import base_url, serving
+from qwentts_daemon.http_server import MAX_CONNECTIONS, base_url, serving
 from qwentts_daemon.sections import Http
 from qwentts_daemon.session import Pcm
 from qwentts_daemon.sinks import Services, SinkError, make_sink
@@ -38,7 +38,7 @@ class House:
             return response, await response.read()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def house(tmp_path, **settings):
     http = Http(host="127.0.0.1", port=0, **settings)
     async with serving(http, tmp_path / "cache", lambda: made.ready) as shelf, aiohttp.ClientSession() as client:
@@ -298,6 +298,17 @@ async def test_too_many_listeners_are_refused(tmp_path):
             recording.complete()
             await first.read()
         assert (await home.get(recording.url))[0].status == 200
+
+
+async def test_connections_that_ask_for_nothing_are_bounded(tmp_path):
+    async with house(tmp_path) as home, contextlib.AsyncExitStack() as stack:
+        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
+        for _ in range(MAX_CONNECTIONS):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        assert await reader.read() == b""
 
 
 async def test_what_does_not_fit_fails_and_leaves_room_for_others(tmp_path):
