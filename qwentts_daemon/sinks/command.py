@@ -72,23 +72,25 @@ class Program:
             raise SinkError(f"{self._name} failed{await self._ending()}")
 
     async def end(self) -> None:
-        """End it and whatever it has started, now."""
+        """End it and whatever it has started, now; one that even the kernel cannot end is left to it."""
         self._listening.cancel()
         if self.process.returncode is not None:
             return
         try:
             self._signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE_S):
-                    await self.process.wait()
+            await self._ended(GRACE_S)
         finally:
             self._signal(signal.SIGKILL)
-        async with asyncio.timeout(REAP_S):
-            await self.process.wait()
+        await self._ended(REAP_S)
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or another user's
             os.killpg(self.process.pid, number)
+
+    async def _ended(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.process.wait()
 
     async def _listen(self) -> None:
         """Keep the end of what it complains of; a pipe that nobody reads would stop it."""
@@ -98,9 +100,7 @@ class Program:
 
     async def _ending(self) -> str:
         """Its status and its last words, as the end of a message."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self.process.wait()
+        await self._ended(LAST_WORDS_S)
         status = self.process.returncode
         return ("" if status is None else f", status {status}") + await self._complaint()
 

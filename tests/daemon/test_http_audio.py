@@ -271,6 +271,17 @@ async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
         assert (await home.get(playing.facts["url"]))[0].status == 200
 
 
+async def test_the_end_of_the_server_ends_what_is_being_heard(tmp_path):
+    async with aiohttp.ClientSession() as client:
+        async with house(tmp_path) as home:
+            recording = home.shelf.begin()
+            recording.append(Pcm(RATE, tone(100)))
+            response = await client.get(recording.url)
+            await response.content.readexactly(HEADER_BYTES + 200)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+
+
 async def test_a_listener_who_leaves_harms_nobody(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
