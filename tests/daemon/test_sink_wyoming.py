@@ -1,5 +1,5 @@
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from functools import partial
 
 import pytest
@@ -34,7 +34,7 @@ class SoundServer(AsyncEventHandler):
         self.events.put_nowait(None)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(tmp_path, answers=None, uri=""):
     """The sink for a sound server, and the events that this receives; None when a connection has ended."""
     events = asyncio.Queue()
@@ -122,11 +122,16 @@ async def test_a_server_that_does_not_play_is_named(tmp_path, answers, message):
 
 
 async def test_a_server_that_talks_nonsense_is_named(tmp_path):
-    path = tmp_path / "snd.sock"
-    server = await asyncio.start_unix_server(lambda reader, writer: writer.write(b"HTTP/1.1 400 Bad Request\n"), path)
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\n")
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, tmp_path / "snd.sock")
     async with server:
         with pytest.raises(SinkError, match="header is no JSON"):
-            await sink(f"unix://{path}").play("a1", pcm(tone(10)), Facts())
+            await sink(f"unix://{tmp_path / 'snd.sock'}").play("a1", pcm(tone(10)), Facts())
 
 
 async def test_a_server_that_reads_nothing_is_named(tmp_path):
