@@ -46,7 +46,7 @@ class Program:
         self._listening = asyncio.create_task(self._listen(), name=f"stderr of {name}")
 
     async def write(self, pcm: Pcm) -> None:
-        """Returns when it has taken all but the last few milliseconds. Raises SinkError."""
+        """Returns when it, or the pipe to it, has taken all of that. Raises SinkError."""
         stdin = self.process.stdin
         assert stdin
         self._playback.add(pcm)
@@ -106,7 +106,7 @@ class Program:
 
     async def _complaint(self) -> str:
         await asyncio.wait([self._listening], timeout=0 if self.process.returncode is None else LAST_WORDS_S)
-        lines = self._stderr.decode(errors="replace").split("\n")
+        lines = self._stderr.decode(errors="replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last:.{MESSAGE_LENGTH}}" if last else ""
 

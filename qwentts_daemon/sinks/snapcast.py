@@ -18,7 +18,7 @@ from .sink import Report, SinkError, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2
-PIPE_BYTES = 16_384  # 85 ms: so much is heard after a cancel, and shows whether anybody reads
+PIPE_BYTES = 32_768  # 0.17 s: so much is heard after a cancel; and a full one shows that nobody reads
 ATOMIC_BYTES = 4096  # PIPE_BUF: a FIFO takes so much as a whole or not at all, so that no frame is ever torn
 
 

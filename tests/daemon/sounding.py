@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import resource
+import time
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -35,6 +36,16 @@ async def pcm(*pieces: bytes, rate: int = RATE) -> AsyncGenerator[Pcm, None]:
     """All of it at once."""
     for piece in pieces:
         yield Pcm(rate, piece)
+
+
+async def watched(seconds: float, ahead_s: float) -> AsyncGenerator[Pcm, None]:
+    """Sound in pieces of 50 ms; whoever takes more than `ahead_s` before it can have been heard is told off."""
+    piece, began_s = tone(RATE // 20), 0.0
+    for number in range(round(seconds * 20)):
+        now_s = time.monotonic()
+        began_s = began_s or now_s
+        assert number / 20 <= now_s - began_s + ahead_s, "too fast for a loudspeaker"
+        yield Pcm(RATE, piece)
 
 
 class Tap:

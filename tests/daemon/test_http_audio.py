@@ -6,6 +6,7 @@ import io
 import re
 import stat
 import struct
+import time
 import wave
 
 import aiohttp
@@ -269,6 +270,17 @@ async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
         with pytest.raises(SinkError, match=r"nobody has fetched http://.*\.wav within 0\.1 s of the last word"):
             await playing.task
         assert (await home.get(playing.facts["url"]))[0].status == 200
+
+
+async def test_it_is_over_when_a_player_has_had_the_time_to_play_it(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(RATE // 4))
+        playing.tap.end()
+        began_s = time.monotonic()
+        await home.get(await playing.url())
+        await playing.task
+        assert time.monotonic() - began_s >= 0.25
 
 
 async def test_the_end_of_the_server_ends_what_is_being_heard(tmp_path):

@@ -1,13 +1,15 @@
 import asyncio
 import json
+import time
 
 import pytest
 
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.sinks.mqtt import AHEAD_S, CHUNK_S
 from qwentts_daemon.targets import MqttTarget, UrlTarget
 
-from .sounding import Facts, Tap, cut, pcm, tone
+from .sounding import Facts, Tap, cut, pcm, tone, watched
 
 
 class Broker:
@@ -42,6 +44,12 @@ async def test_it_is_announced_sent_in_numbered_chunks_and_ended(rate):
     assert all(0.1 <= len(payload) / 2 / rate <= 0.2 for _, payload in chunks[:-1])
     assert stop_topic == "qwentts/den/audio/a1/stop"
     assert json.loads(stop) == {"chunks": 3, "duration_ms": 250, "complete": True}
+
+
+async def test_it_is_no_faster_than_it_is_heard():
+    began_s = time.monotonic()
+    await Broker().sink().play("a1", watched(0.8, AHEAD_S + 2 * CHUNK_S), Facts())
+    assert time.monotonic() - began_s >= 0.8
 
 
 async def test_cancelled_it_says_so():

@@ -1,14 +1,16 @@
 import asyncio
 import os
 import select
+import time
 from array import array
 
 import pytest
 
 from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.sinks.snapcast import AHEAD_S
 from qwentts_daemon.targets import SnapcastTarget
 
-from .sounding import Facts, Tap, cut, fifo, pcm, tone
+from .sounding import Facts, Tap, cut, fifo, pcm, tone, watched
 
 
 def sink(path, timeout=5.0):
@@ -69,7 +71,7 @@ async def test_what_is_no_fifo_is_named(tmp_path, prepare, message):
 async def test_a_fifo_that_nobody_reads_is_named(tmp_path):
     os.mkfifo(tmp_path / "snap")
     with pytest.raises(SinkError, match=r"snap took no sound for 0\.2 s; is snapserver running\?$"):
-        await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(4_000)), Facts())
+        await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(8_000)), Facts())
 
 
 async def test_a_reader_that_goes_away_is_named(tmp_path):
@@ -107,4 +109,13 @@ async def test_a_reader_that_reads_nothing_is_named(tmp_path):
     async with fifo(tmp_path / "snap") as reader:
         reader._transport.pause_reading()
         with pytest.raises(SinkError, match=r"took no sound for 0\.2 s"):
-            await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(8_000), rate=48_000), Facts())
+            await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(40_000), rate=48_000), Facts())
+
+
+async def test_it_is_no_faster_than_it_is_heard(tmp_path):
+    began_s = time.monotonic()
+    async with fifo(tmp_path / "snap") as reader:
+        reading = asyncio.create_task(reader.read(-1))
+        await sink(tmp_path / "snap").play("a1", watched(0.6, AHEAD_S), Facts())
+        assert len(await reading) == pytest.approx(4 * 0.6 * 48_000, abs=8)
+    assert time.monotonic() - began_s >= 0.6

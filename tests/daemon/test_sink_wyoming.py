@@ -9,9 +9,10 @@ from wyoming.server import AsyncEventHandler, AsyncServer
 from wyoming.snd import Played
 
 from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.sinks.wyoming import AHEAD_S
 from qwentts_daemon.targets import WyomingTarget
 
-from .sounding import Facts, Tap, cut, pcm, tone
+from .sounding import Facts, Tap, cut, pcm, tone, watched
 
 
 class SoundServer(AsyncEventHandler):
@@ -85,6 +86,12 @@ async def test_the_first_sound_is_sent_before_the_last_is_made(tmp_path):
         assert [(await events.get()).type, (await events.get()).type] == ["audio-start", "audio-chunk"]
         tap.end()
         await playing
+
+
+async def test_it_is_no_faster_than_it_is_heard(tmp_path):
+    async with serving(tmp_path) as (hall, events):
+        await hall.play("a1", watched(0.8, AHEAD_S), Facts())
+        assert len(await received(events)) == 2 + 16
 
 
 async def test_nothing_to_play_connects_to_nobody():
