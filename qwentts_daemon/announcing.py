@@ -18,11 +18,12 @@ from .mqtt_commands import Commands, Controls, Events
 from .mqtt_connection import Broker
 from .mqtt_sections import Mqtt
 from .outbox import Outbox
-from .panel import Device, EngineFacts, Panel, Sources
+from .panel import Device, Panel, Sources
 from .performance import Outlet, Stage
 from .preferences import PreferencesFile, preferences_path
 from .sections import Announce, Config
 from .session import Speaker
+from .shelf import Shelf
 from .sinks import Services, make_sink
 from .voices import Catalogue
 
@@ -32,8 +33,8 @@ class Surroundings:
     """What announcements need of the rest of the daemon."""
 
     speaker: Speaker
-    engine: EngineFacts
     catalogue: Callable[[], Catalogue]
+    shelf: Shelf | None
     controls: Controls
 
 
@@ -44,7 +45,7 @@ async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Anno
     broker, outbox = make_broker(config.mqtt, client_id), Outbox()
     panel = _panel(config.mqtt, outbox, around)
     bridge = Bridge(broker, outbox, panel.topics.status)
-    outlets = _outlets(config, Services(publish=bridge.publish, base_topic=panel.topics.base))
+    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf))
     chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
     events = Events(panel.topics, outbox)
     async with asyncio.TaskGroup() as tasks:
@@ -65,7 +66,7 @@ async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Anno
 
 
 def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
-    sources = Sources(around.catalogue, around.engine, around.speaker.activity)
+    sources = Sources(around.catalogue, around.speaker.pool, around.speaker.activity)
     device = Device(config, node_id(config), around.controls.buttons)
     return Panel(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
 

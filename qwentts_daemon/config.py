@@ -31,6 +31,16 @@ def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
     return Path(home).expanduser() / "qwentts" / "voices"
 
 
+def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
+    if config.http.cache_dir:
+        return Path(config.http.cache_dir).expanduser().absolute()
+    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(cache) / "audio"
+    home = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "qwentts" / "audio"
+
+
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
     """Read every source. `settings` are `section.key=value` words of the command line. Raises ConfigError."""
     values = _read_file(path) if path else {}

@@ -7,17 +7,20 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .admission import Admission
+from .config import cache_dir
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import listening
 from .sections import Config, Voices
 from .session import Speaker
+from .shelf import Shelf
+from .targets import UrlTarget
 from .voices import Catalogue
 from .worker_client import Limits, WorkerClient
 from .worker_group import WorkerGroup
@@ -44,7 +47,8 @@ async def serve(config: Config) -> None:
         server = WyomingServer(service, connections)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
-        announcer = await stack.enter_async_context(_announcing(config, speaker, pool, catalogues))
+        shelf = await stack.enter_async_context(shelved(config, lambda: pool.ready))
+        announcer = await stack.enter_async_context(_announcing(config, speaker, catalogues, shelf))
         stack.push_async_callback(_drain, server, announcer, config.daemon.shutdown_timeout)
         listener = await stack.enter_async_context(listening(config.wyoming.uri, server, stopping))
         workers.start()
@@ -58,7 +62,7 @@ async def serve(config: Config) -> None:
 
 @contextlib.asynccontextmanager
 async def _announcing(
-    config: Config, speaker: Speaker, pool: WorkerPool, catalogues: Catalogues
+    config: Config, speaker: Speaker, catalogues: Catalogues, shelf: Shelf | None
 ) -> AsyncIterator[Announcer | None]:
     """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
     if not config.mqtt.host:
@@ -67,7 +71,7 @@ async def _announcing(
     from .announcing import Surroundings, announcing
     from .mqtt_commands import Controls
 
-    async with announcing(config, Surroundings(speaker, pool, catalogues.current, Controls())) as announcer:
+    async with announcing(config, Surroundings(speaker, catalogues.current, shelf, Controls())) as announcer:
         yield announcer
 
 
@@ -77,6 +81,18 @@ async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: 
         tasks.create_task(server.drain(timeout_s), name="drain wyoming")
         if announcer:
             tasks.create_task(announcer.drain(timeout_s), name="drain announcements")
+
+
+@contextlib.asynccontextmanager
+async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[Shelf | None]:
+    """The HTTP server and its shelf, where one is wanted. Raises StartError."""
+    if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
+        yield None
+        return
+    from .http_server import serving  # loads aiohttp
+
+    async with serving(config.http, cache_dir(config, os.environ), is_ready) as shelf:
+        yield shelf
 
 
 def make_pool(config: Config) -> WorkerPool:

@@ -30,7 +30,7 @@ class EngineFacts(Protocol):
     """The engine as `WorkerPool` reports it."""
 
     @property
-    def ready(self) -> bool: ...
+    def model_loaded(self) -> bool: ...
     @property
     def failure(self) -> str | None: ...
     @property
@@ -152,7 +152,7 @@ class Panel:
             "ttfa_ms": None if activity.first_audio_s is None else round(activity.first_audio_s * 1000, 1),
             "rtf": None if activity.real_time_factor is None else round(activity.real_time_factor, 4),
             "gpu_memory_mb": None if memory_bytes is None else round(memory_bytes / 1e6),
-            "model_loaded": engine.ready,
+            "model_loaded": engine.model_loaded,
             "version": __version__,
         }
 
@@ -161,4 +161,4 @@ class Panel:
             return "speaking"
         if self._sources.engine.failure:
             return "failed"
-        return "idle" if self._sources.engine.ready else "loading"
+        return "idle" if self._sources.engine.model_loaded else "loading"

@@ -31,3 +31,8 @@ def resampled(samples: bytes, rate: int, wanted: int) -> bytes:
     """All of a sound at another rate."""
     resampler = Resampler(rate, wanted)
     return resampler.feed(samples) + resampler.end()
+
+
+def stereo(samples: bytes) -> bytes:
+    """The same on both sides."""
+    return np.frombuffer(samples, "<i2").repeat(2).tobytes()

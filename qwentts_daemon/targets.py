@@ -49,7 +49,7 @@ def _check_file_name(name: str) -> str:
 
 
 TargetName = Annotated[str, AfterValidator(_check_target_name)]
-Path = Annotated[str, AfterValidator(_check_path)]
+WholePath = Annotated[str, AfterValidator(_check_path)]
 
 
 class Loudspeaker(Section):
@@ -80,15 +80,15 @@ class SnapcastTarget(Loudspeaker):
     """The FIFO of a snapserver's pipe source at 48000:16:2."""
 
     type: Literal["snapcast"]
-    fifo: Path = "/tmp/snapfifo"
-    timeout: Seconds = 10
+    fifo: WholePath = "/tmp/snapfifo"
+    timeout: Seconds = 5
 
 
 class WavTarget(Loudspeaker):
     """A WAV file for each announcement."""
 
     type: Literal["wav"]
-    directory: Path
+    directory: WholePath
     name: Annotated[str, AfterValidator(_check_file_name)] = "{target}.wav"
 
 

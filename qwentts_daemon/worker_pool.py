@@ -23,12 +23,17 @@ class WorkerPool:
         self._language = language
 
     @property
+    def ready(self) -> bool:
+        """Whether it could speak now."""
+        return any(group.ready for group in (self._primary, self._embedded) if group)
+
+    @property
     def takes_new_voices(self) -> bool:
         """Whether a voice that nobody has may still come."""
         return self._primary.takes_new_voices
 
     @property
-    def ready(self) -> bool:
+    def model_loaded(self) -> bool:
         """Whether the chosen engine can speak, not only the one that covers for it."""
         return self._primary.ready
 

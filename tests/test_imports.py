@@ -18,7 +18,7 @@ TORCH_FREE = [
     "bench/load_client", "bench/options", "bench/peers", "bench/report",
 ]  # fmt: skip
 DOORS = {"worker_client", "engine_setup"}
-FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert"}
+FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert", "http_server"}
 
 
 def imports(path):
@@ -43,11 +43,26 @@ def test_only_the_doors_import_the_engine(path):
     assert not names & (HEAVY - {"numpy"} if path.stem == "resampling" else HEAVY)
 
 
-def test_a_daemon_without_targets_loads_nothing_for_them():
-    modules = "qwentts_daemon.cli, qwentts_daemon.daemon, qwentts_daemon.sinks, sys"
-    code = f"import {modules}; print(*{LATE | HEAVY} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
+@pytest.mark.parametrize(
+    ("target", "loaded"),
+    [
+        ("CommandTarget(type='command', command=('cat',))", set()),
+        ("WyomingTarget(type='wyoming', uri='tcp://host:1')", set()),
+        ("WavTarget(type='wav', directory='/srv')", set()),
+        ("SnapcastTarget(type='snapcast')", {"numpy", "soxr"}),
+    ],
+)
+def test_a_daemon_loads_only_what_its_targets_need(target, loaded):
+    code = f"""
+import sys, qwentts_daemon.cli
+from qwentts_daemon.sinks import Services, make_sink
+from qwentts_daemon.targets import *
+assert not {LATE | HEAVY} & sys.modules.keys()
+make_sink("a", {target}, Services())
+print(*{LATE | HEAVY} & sys.modules.keys())"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.split()) == loaded
 
 
 @pytest.mark.parametrize("path", sorted(ENGINE.rglob("*.py")), ids=lambda path: path.stem)

@@ -6,20 +6,15 @@ Each kind is imported when a target of it is made, so that nobody pays for what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..chime import Chime
+from ..errors import ConfigError
+from ..shelf import Shelf
 from ..sound import Preparation
-from ..targets import CommandTarget, Target
-from .sink import Report, Sink, SinkError
+from ..targets import CommandTarget, MqttTarget, SnapcastTarget, Target, UrlTarget, WavTarget, WyomingTarget
+from .sink import Publish, Report, Sink, SinkError
 
 __all__ = ["Publish", "Report", "Services", "Sink", "SinkError", "make_sink", "preparation"]
-
-
-class Publish(Protocol):
-    """Sends one MQTT message. Raises SinkError when there is no broker."""
-
-    async def __call__(self, topic: str, payload: bytes, retain: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +23,7 @@ class Services:
 
     publish: Publish | None = None
     base_topic: str = ""
+    http: Shelf | None = None
 
 
 def make_sink(name: str, target: Target, services: Services) -> Sink:
@@ -37,9 +33,40 @@ def make_sink(name: str, target: Target, services: Services) -> Sink:
             from .command import CommandSink
 
             return CommandSink(target)
-    raise AssertionError(target)
+        case WyomingTarget():
+            from .wyoming import WyomingSink
+
+            return WyomingSink(target)
+        case SnapcastTarget():
+            from .snapcast import SnapcastSink
+
+            return SnapcastSink(target)
+        case WavTarget():
+            from .wav_file import WavSink
+
+            return WavSink(name, target)
+        case MqttTarget():
+            return _mqtt_sink(name, services)
+        case UrlTarget():
+            return _url_sink(name, target, services)
 
 
 def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Preparation:
     """How an announcement of this volume sounds on that target."""
     return Preparation(volume * target.volume, chime, target.lead_silence, target.tail_silence)
+
+
+def _mqtt_sink(name: str, services: Services) -> Sink:
+    from .mqtt import MqttSink
+
+    if services.publish is None:
+        raise ConfigError(f"announce.targets.{name}: a target of type mqtt needs a broker (mqtt.host)")
+    return MqttSink(services.publish, services.base_topic)
+
+
+def _url_sink(name: str, target: UrlTarget, services: Services) -> Sink:
+    from .url import UrlSink
+
+    if services.http is None:
+        raise ConfigError(f"announce.targets.{name}: a target of type url needs the HTTP server")
+    return UrlSink(target, services.http)

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from ..config import ENV_PREFIX
-from ..session import Pcm
+from ..session import Pcm, Playback
 from ..targets import CommandTarget
-from .sink import Report, SinkError
+from .sink import Report, SinkError, drain, play_through
 
 STDERR_BYTES = 4096
 MESSAGE_LENGTH = 200
@@ -31,18 +31,10 @@ class CommandSink:
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
         """See `Sink`. A program that is missing, fails, or takes nothing for a while is a SinkError."""
-        player: Player | None = None
-        async with contextlib.AsyncExitStack() as stack:
-            async for piece in pcm:
-                if player is None:
-                    words = [word.replace("{rate}", str(piece.rate)) for word in self._words]
-                    player = await stack.enter_async_context(started(words, self._timeout_s))
-                await player.write(piece)
-            if player:
-                await player.finish()
+        await play_through(pcm, partial(started, self._words, self._timeout_s))
 
 
-class Player:
+class Program:
     """A running program; it is heard when it ends and for what it complains of."""
 
     def __init__(self, name: str, process: Process, timeout_s: float) -> None:
@@ -50,21 +42,19 @@ class Player:
         self._name = name
         self._timeout_s = timeout_s
         self._stderr = b""
-        self._ended_at_s = 0.0  # when all that it has been given is over, if it plays at once
+        self._playback = Playback()
         self._listening = asyncio.create_task(self._listen(), name=f"stderr of {name}")
 
     async def write(self, pcm: Pcm) -> None:
-        """Returns when it has taken all but the last few milliseconds. Raises SinkError."""
+        """Returns when it, or the pipe to it, has taken all of that. Raises SinkError."""
         stdin = self.process.stdin
         assert stdin
-        now_s = time.monotonic()
-        self._ended_at_s = max(self._ended_at_s, now_s) + len(pcm.samples) / 2 / pcm.rate
+        self._playback.add(pcm)
         try:
             stdin.write(pcm.samples)
-            async with asyncio.timeout(self._timeout_s):
-                await stdin.drain()
-        except TimeoutError:
-            raise SinkError(f"{self._name} took no sound for {self._timeout_s:g} s{await self._complaint()}") from None
+            await drain(stdin, self._name, self._timeout_s)
+        except SinkError as error:
+            raise SinkError(f"{error}{await self._complaint()}") from None
         except ConnectionError:
             raise SinkError(f"{self._name} ended before the sound did{await self._ending()}") from None
 
@@ -72,9 +62,8 @@ class Player:
         """Tell it that this was all, and wait until it has played that. Raises SinkError."""
         assert self.process.stdin
         self.process.stdin.close()
-        left_s = max(0.0, self._ended_at_s - time.monotonic())
         try:
-            async with asyncio.timeout(left_s + self._timeout_s):
+            async with asyncio.timeout(self._playback.left_s() + self._timeout_s):
                 status = await self.process.wait()
         except TimeoutError:
             late = f"{self._name} still ran {self._timeout_s:g} s after the end of the sound"
@@ -83,23 +72,25 @@ class Player:
             raise SinkError(f"{self._name} failed{await self._ending()}")
 
     async def end(self) -> None:
-        """End it and whatever it has started, now."""
+        """End it and whatever it has started, now; one that even the kernel cannot end is left to it."""
         self._listening.cancel()
         if self.process.returncode is not None:
             return
         try:
             self._signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE_S):
-                    await self.process.wait()
+            await self._ended(GRACE_S)
         finally:
             self._signal(signal.SIGKILL)
-        async with asyncio.timeout(REAP_S):
-            await self.process.wait()
+        await self._ended(REAP_S)
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or another user's
             os.killpg(self.process.pid, number)
+
+    async def _ended(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.process.wait()
 
     async def _listen(self) -> None:
         """Keep the end of what it complains of; a pipe that nobody reads would stop it."""
@@ -109,22 +100,21 @@ class Player:
 
     async def _ending(self) -> str:
         """Its status and its last words, as the end of a message."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self.process.wait()
+        await self._ended(LAST_WORDS_S)
         status = self.process.returncode
         return ("" if status is None else f", status {status}") + await self._complaint()
 
     async def _complaint(self) -> str:
         await asyncio.wait([self._listening], timeout=0 if self.process.returncode is None else LAST_WORDS_S)
-        lines = self._stderr.decode(errors="replace").split("\n")
+        lines = self._stderr.decode(errors="replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last:.{MESSAGE_LENGTH}}" if last else ""
 
 
 @contextlib.asynccontextmanager
-async def started(words: Sequence[str], timeout_s: float) -> AsyncIterator[Player]:
-    """A program that waits for sound; ended with the context. Raises SinkError."""
+async def started(template: Sequence[str], timeout_s: float, rate: int) -> AsyncIterator[Program]:
+    """A program that waits for sound of this rate; ended with the context. Raises SinkError."""
+    words = [word.replace("{rate}", str(rate)) for word in template]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     try:
         process = await asyncio.create_subprocess_exec(
@@ -135,8 +125,8 @@ async def started(words: Sequence[str], timeout_s: float) -> AsyncIterator[Playe
         raise SinkError(f"{words[0]} cannot be started: {reason}") from error
     assert process.stdin
     process.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
-    player = Player(words[0], process, timeout_s)
+    program = Program(words[0], process, timeout_s)
     try:
-        yield player
+        yield program
     finally:
-        await player.end()
+        await program.end()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import resource
+import time
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from qwentts_daemon.session import Pcm
@@ -34,6 +36,16 @@ async def pcm(*pieces: bytes, rate: int = RATE) -> AsyncGenerator[Pcm, None]:
     """All of it at once."""
     for piece in pieces:
         yield Pcm(rate, piece)
+
+
+async def watched(seconds: float, ahead_s: float) -> AsyncGenerator[Pcm, None]:
+    """Sound in pieces of 50 ms; whoever takes more than `ahead_s` before it can have been heard is told off."""
+    piece, began_s = tone(RATE // 20), 0.0
+    for number in range(round(seconds * 20)):
+        now_s = time.monotonic()
+        began_s = began_s or now_s
+        assert number / 20 <= now_s - began_s + ahead_s, "too fast for a loudspeaker"
+        yield Pcm(RATE, piece)
 
 
 class Tap:
@@ -78,3 +90,15 @@ async def fifo(path: Path) -> AsyncIterator[asyncio.StreamReader]:
         yield reader
     finally:
         transport.close()
+        await reader.read()  # closed, not only told to
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond `size` bytes: what a full disk is to a writer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

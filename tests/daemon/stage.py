@@ -39,7 +39,7 @@ VOICES = (
 class ToneEngine:
     """Stands where the pool of workers stands: each character is a tone, all there at once, when it is let."""
 
-    ready, failure, gpu_memory_bytes = True, None, None
+    model_loaded, failure, gpu_memory_bytes = True, None, None
 
     def __init__(self) -> None:
         self.may_speak = asyncio.Event()
