@@ -93,12 +93,7 @@ class Bridge:
         self._connection, self._connected_s = connection, time.monotonic()
         self._outbox.show_again()
         self._outbox.show(self._status_topic, ONLINE)
-
-        async def publish(letter: Letter) -> None:
-            await _publish(connection, letter)
-            _end_if_cancelled()
-
-        await self._outbox.send(publish)
+        await self._outbox.send(lambda letter: _publish(connection, letter), _end_if_cancelled)
 
     async def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
         answers = await connection.subscribe([(topic, 1) for topic in topics])

@@ -57,16 +57,18 @@ class Outbox:
         self._letters.append((time.monotonic(), letter))
         self._news.set()
 
-    async def send(self, publish: Callable[[Letter], Awaitable[None]]) -> None:
-        """Publish one after the other until cancelled; what was not published for sure is kept."""
+    async def send(self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None]) -> None:
+        """Publish one after the other until cancelled or `check` raises; what was not published for sure is kept."""
         while True:
-            await self.flush(publish)
+            await self.flush(publish, check)
             self._news.clear()
             if not (self._unsent or self._letters):
                 await self._news.wait()
 
-    async def flush(self, publish: Callable[[Letter], Awaitable[None]]) -> None:
-        """Publish what is there now."""
+    async def flush(
+        self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Publish what is there now; `check` is called after each."""
         if self.lost:
             log.warning("MQTT: %d messages were given up: too many at once, or nobody took them", self.lost)
             self.lost = 0
@@ -77,9 +79,11 @@ class Outbox:
                 await publish(Letter(topic, payload, retain=True))
                 if self._shown[topic] == payload:
                     del self._unsent[topic]
+                check()
             if self._letters:
                 written_s, letter = first = self._letters[0]
                 if time.monotonic() - written_s <= STALE_AFTER_S:
                     await publish(letter)
                 if self._letters and self._letters[0] is first:
                     self._letters.popleft()
+                check()

@@ -68,7 +68,7 @@ async def test_old_news_is_no_news(monkeypatch):
 
 async def test_it_sends_what_comes_while_it_sends():
     outbox, post = Outbox(), Post()
-    sending = asyncio.create_task(outbox.send(post.publish))
+    sending = asyncio.create_task(outbox.send(post.publish, lambda: None))
     for number in range(3):
         outbox.tell(Letter("event", str(number).encode()))
         while len(post.letters) <= number:  # noqa: ASYNC110 - its turns are what is waited for
@@ -77,3 +77,16 @@ async def test_it_sends_what_comes_while_it_sends():
     with contextlib.suppress(asyncio.CancelledError):
         await sending
     assert [payload for _, payload in post.sent] == [b"0", b"1", b"2"]
+
+
+async def test_what_was_published_is_not_published_again_when_sending_ends_then():
+    outbox, post = Outbox(), Post()
+    outbox.tell(Letter("event", b"a"))
+
+    def ended():
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await outbox.send(post.publish, ended)
+    await outbox.flush(post.publish)
+    assert post.sent == [("event", b"a")]
