@@ -101,7 +101,7 @@ async def test_a_player_that_does_not_end_is_ended(tmp_path):
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
 async def test_cancelled_nothing_of_it_goes_on(tmp_path, trap):
     tap = Tap()
-    script = f"{trap}exec 3>{tmp_path / 'life'}; echo began >&3; cat; sleep 1000"
+    script = f"{trap}exec 3>{tmp_path / 'life'}; sleep 1000 & echo began >&3; cat; wait"
     async with fifo(tmp_path / "life") as life, aclosing(tap.pcm()) as speech:
         playing = asyncio.create_task(sink("sh", "-c", script).play("a1", speech, Facts()))
         tap.pour(tone(10))
