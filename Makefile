@@ -48,6 +48,8 @@ lint: $(VENV)/test.installed
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
+	@sh tests/system_packages.sh mosquitto
+	@$(BIN)/python -m tests.bench_mqtt
 
 # Known weaknesses of the pinned packages, from PyPI's own database: it needs a network and is no part of the tests.
 audit: $(AUDIT)/installed

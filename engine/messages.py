@@ -105,6 +105,13 @@ class Voices:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """How much of the GPU's memory is in use, by whomever."""
+
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The backend cannot be loaded; the worker exits after this. `permanent`: trying again is of no use."""
 
@@ -161,4 +168,4 @@ class Health:
     lengthy: bool = False
 
 
-Event = Ready | Voices | LoadFailed | Started | Chunk | Done | Failed | Health
+Event = Ready | Voices | Memory | LoadFailed | Started | Chunk | Done | Failed | Health

@@ -1,4 +1,4 @@
-"""The command line: `qwentts-daemon [run]`, `say`, `voices`, `download`, `clone`, `check-config`, `doctor`,
+"""The command line: `qwentts-daemon [run]`, `say`, `announce`, `voices`, `download`, `clone`, `check-config`, `doctor`,
 `install-service`, `uninstall-service`.
 
 Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
@@ -13,8 +13,9 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -147,6 +148,41 @@ def say(
         f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}",
         soft_wrap=True,
     )
+
+
+@app.command()
+def announce(
+    text: Annotated[str, typer.Argument(help="What to announce.")],
+    targets: Annotated[list[str] | None, typer.Option("--target", "-t", help="Where; may stand several times.")] = None,
+    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
+    language: Annotated[str | None, typer.Option(help="Such as de-DE.")] = None,
+    style: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
+    instruct: Annotated[str | None, typer.Option(help="How to speak, in words.")] = None,
+    volume: Annotated[float | None, typer.Option(help="0 to 100.")] = None,
+    priority: Annotated[str, typer.Option(help="high, normal or low; high also in quiet hours.")] = "normal",
+    chime: Annotated[bool | None, typer.Option("--chime/--no-chime", help="A chime before it.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Forget it if it could not begin for so many seconds.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until it has been spoken.")] = True,
+    config: ConfigPath = None,
+    settings: Settings = None,
+) -> None:
+    """Announce a text by MQTT, with the broker of the configuration, and follow it to its end."""
+    from .announce_command import announce
+
+    wishes = {
+        "text": text, "targets": targets, "voice": voice, "language": language, "style": style, "instruct": instruct,
+        "volume": volume, "priority": priority, "chime": chime, "expires_s": expires,
+    }  # fmt: skip
+    say = {name: value for name, value in wishes.items() if value is not None}
+    if not asyncio.run(announce(_load(config, settings), say, follow, _print_event)):
+        raise SystemExit(1)
+
+
+def _print_event(event: Mapping[str, Any]) -> None:
+    facts = {name: value for name, value in event.items() if name not in ("event_type", "id")}
+    words = ", ".join(f"{name} {value}" for name, value in facts.items())
+    console = err if event["event_type"] in ("failed", "cancelled") else out
+    console.print(event["event_type"] + (f": {words}" if words else ""), soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -6,12 +6,13 @@ Later sources win: default < file < environment < command line. The keys and the
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from .errors import ConfigError
 from .ownership import SERVICE_STATE, acts_for_the_service
@@ -40,6 +41,16 @@ def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
         return Path(home).expanduser() / "qwentts" / "voices"
     except RuntimeError:
         raise ConfigError("voices.dir: this user has no home directory; name a folder") from None
+
+
+def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
+    if config.http.cache_dir:
+        return Path(config.http.cache_dir).expanduser().absolute()
+    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(cache) / "audio"
+    home = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "qwentts" / "audio"
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
@@ -81,7 +92,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
     for name in given:
         if name not in known:
             raise ConfigError(f"environment variable {name}: unknown{_nearest(name, known)}")
-    return {known[name]: _parse_value(text, name) for name, text in given.items()}
+    return {
+        known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
+        for name, text in given.items()
+    }
 
 
 def _from_setting(word: str) -> tuple[Key, Any]:
@@ -89,6 +103,11 @@ def _from_setting(word: str) -> tuple[Key, Any]:
     section, dot, key = path.partition(".")
     if not (equals and dot and key):
         raise ConfigError(f"--set {word}: write it as section.key=value")
+    if _is_secret((section, key)):
+        raise ConfigError(
+            f"--set {path}: everybody on this machine would see it; use {path}_file or "
+            + f"{ENV_PREFIX}{section}_{key}".upper()
+        )
     return (section, key), _parse_value(text, f"--set {path}")
 
 
@@ -126,30 +145,70 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _validate(values: Values, source: str) -> Config:
-    filled = {section: inside for section, inside in values.items() if inside is not None}
+    filled = _lists_to_tuples({section: inside for section, inside in values.items() if inside is not None})
     try:
-        return Config.model_validate(_lists_to_tuples(filled))
+        return Config.model_validate(filled)
     except ValidationError as error:
-        problems = [_explain(dict(problem)) for problem in error.errors()]
+        problems = [_explain(dict(problem), filled) for problem in error.errors()]
         raise ConfigError(f"{source}: " + "; ".join(problems)) from None
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
+def _explain(problem: Mapping[str, Any], values: Values) -> str:
+    path, tags = _split_tags(problem["loc"], values)
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path[-1], _siblings(path))}"
+        return f"{where}: unknown key{_nearest(path[-1], _siblings(path, tags))}"
+    if problem["type"] == "union_tag_invalid":
+        found, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        return f"{where}.type: must be one of {known} (found {found!r:.60})"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: needs a type (found {problem['input']!r:.60})"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where}: {reason[:1].lower()}{reason[1:]} (found {problem['input']!r:.60})"
+    hidden = isinstance(problem["input"], dict) or _is_secret(tuple(path[:2]))
+    return f"{where}: {reason[:1].lower()}{reason[1:]}" + ("" if hidden else f" (found {problem['input']!r:.60})")
 
 
-def _siblings(path: Sequence[str]) -> list[str]:
-    """The keys that are known where the last word of `path` stands."""
+def _is_secret(key: tuple[str, ...]) -> bool:
+    """Whether this section.key holds a secret, which is shown nowhere."""
+    section = Config.model_fields.get(key[0])
+    kinds = _models(section.annotation) if section and len(key) == 2 else []
+    fields = [kind.model_fields[key[1]] for kind in kinds if key[1] in kind.model_fields]
+    return any(SecretStr in (field.annotation, *get_args(field.annotation)) for field in fields)
+
+
+def _split_tags(location: Sequence[str | int], values: Any) -> tuple[list[str], set[str]]:
+    """Where a problem stands as its writer sees it, and apart from that the `type` of each mapping on the way there."""
+    path: list[str] = []
+    tags: set[str] = set()
+    inside = values
+    for part, following in itertools.pairwise((*location, None)):
+        if following is not None and isinstance(inside, dict) and inside.get("type") == part:
+            tags.add(str(part))
+            inside = {key: value for key, value in inside.items() if key != "type"}
+            continue
+        path.append(str(part))
+        inside = inside[part] if _holds(inside, part) else None
+    return path, tags
+
+
+def _holds(values: Any, part: Any) -> bool:
+    if isinstance(values, dict):
+        return part in values
+    return isinstance(values, tuple | list) and isinstance(part, int) and part < len(values)
+
+
+def _siblings(path: Sequence[str], tags: set[str]) -> list[str]:
+    """The keys that are known where the last word of `path` stands, in sections of the types in `tags`."""
     kinds: list[type[BaseModel]] = [Config]
     for word in path[:-1]:
         if fields := [kind.model_fields[word] for kind in kinds if word in kind.model_fields]:
             kinds = [kind for field in fields for kind in _models(field.annotation)]
+    kinds = [kind for kind in kinds if "type" not in kind.model_fields or _type_of(kind) in tags]
     return [name for kind in kinds for name in kind.model_fields]
+
+
+def _type_of(kind: type[BaseModel]) -> Any:
+    return get_args(kind.model_fields["type"].annotation)[0]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

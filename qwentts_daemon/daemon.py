@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .access import Addresses
 from .admission import Admission
+from .config import cache_dir
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
 from .listeners import allow_descriptors, listening
@@ -21,14 +24,19 @@ from .presence import Presence
 from .reload import Reload
 from .sections import Config, Voices
 from .session import Speaker
+from .shelf import Shelf
 from .supervision import Supervision
 from .systemd import take_notifier, take_sockets, take_watchdog_s
+from .targets import UrlTarget
 from .voices import Catalogue
 from .worker_client import WorkerClient
 from .worker_group import WorkerGroup
 from .worker_pool import WorkerPool
 from .wyoming_server import Service, WyomingServer
 from .zeroconf_advert import advertised
+
+if TYPE_CHECKING:
+    from .announcer import Announcer
 
 STOP_MARGIN_S = 10.0
 
@@ -52,7 +60,9 @@ async def serve(live: LiveConfig) -> None:
         server = WyomingServer(Service(live, speaker, catalogues.current, Addresses(live)), tasks)
         workers = Workers(pool)
         stack.push_async_callback(workers.stop)
-        stack.push_async_callback(lambda: server.drain(live.now.daemon.shutdown_timeout))
+        shelf = await stack.enter_async_context(shelved(live.now, lambda: pool.ready))
+        announcer = await stack.enter_async_context(_announcing(live.now, speaker, catalogues, shelf, reload))
+        stack.push_async_callback(lambda: _drain(server, announcer, live.now.daemon.shutdown_timeout))
         listener = await stack.enter_async_context(listening(live.now.wyoming.uri, server, stopping, given))
         workers.start()
         notifier.ready()
@@ -65,6 +75,42 @@ async def serve(live: LiveConfig) -> None:
         changed.set()
         listener.close()
         speaker.close()
+
+
+@contextlib.asynccontextmanager
+async def _announcing(
+    config: Config, speaker: Speaker, catalogues: Catalogues, shelf: Shelf | None, reload: Reload
+) -> AsyncIterator[Announcer | None]:
+    """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
+    if not config.mqtt.host:
+        yield None
+        return
+    from .announcing import Surroundings, announcing
+    from .mqtt_commands import Controls
+
+    controls = Controls(reload.asked.set, speaker.pool.unload)
+    async with announcing(config, Surroundings(speaker, catalogues.current, shelf, controls)) as announcer:
+        yield announcer
+
+
+async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: float) -> None:
+    """Let everything that is being spoken come to its end, for up to `timeout_s`."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.drain(timeout_s), name="drain wyoming")
+        if announcer:
+            tasks.create_task(announcer.drain(timeout_s), name="drain announcements")
+
+
+@contextlib.asynccontextmanager
+async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[Shelf | None]:
+    """The HTTP server and its shelf, where one is wanted. Raises StartError."""
+    if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
+        yield None
+        return
+    from .http_server import serving  # loads aiohttp
+
+    async with serving(config.http, cache_dir(config, os.environ), is_ready) as shelf:
+        yield shelf
 
 
 def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> WorkerPool:

@@ -28,6 +28,7 @@ class Code(StrEnum):
     QUEUE_TIMEOUT = "queue-timeout"
     SHUTTING_DOWN = "shutting-down"
     SYNTHESIS_FAILED = "synthesis-failed"
+    TARGET_FAILED = "target-failed"
     TEXT_FORMAT_NOT_SUPPORTED = "text-format-not-supported"
     TEXT_TOO_LONG = "text-too-long"
     TOO_MANY_CONNECTIONS = "too-many-connections"

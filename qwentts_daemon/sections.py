@@ -7,10 +7,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+from .mqtt_sections import Mqtt
+from .section import Count, Seconds, Section, Silence
+from .targets import Target, TargetName
 
 
 def _check_uri(uri: str) -> str:
@@ -24,6 +25,19 @@ def _check_uri(uri: str) -> str:
     elif uri != "stdio://":
         raise ValueError("it must begin with tcp://, unix:// or be stdio://")
     return uri
+
+
+def _check_public_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("write it as http://HOST:PORT, as seen by those who shall play")
+    return url.rstrip("/")
+
+
+def _check_quiet_hours(words: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", words) or words[:5] == words[6:]:
+        raise ValueError("write it as 22:00-07:00")
+    return words
 
 
 def _check_pattern(pattern: str) -> str:
@@ -93,10 +107,6 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Devices = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_several), AfterValidator(_check_devices)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Wyoming(Section):
@@ -170,8 +180,8 @@ class Audio(Section):
     """Silence around and inside replies."""
 
     trim_silence: bool = False
-    lead_silence: Annotated[float, Field(ge=0, le=10)] = 0.0
-    tail_silence: Annotated[float, Field(ge=0, le=10)] = 0.0
+    lead_silence: Silence = 0.0
+    tail_silence: Silence = 0.0
     stall_silence: Seconds = 1.5
     stall_silence_max: Annotated[float, Field(ge=0, le=300)] = 20.0
 
@@ -210,6 +220,40 @@ class Queue(Section):
     max_wait: Seconds = 30
 
 
+class Announce(Section):
+    """What is spoken without being asked for by a voice assistant, and where."""
+
+    targets: dict[TargetName, Target] = {}
+    default_targets: tuple[TargetName, ...] = ()
+    max_waiting: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_jobs: Annotated[int, Field(ge=1, le=256)] = 1
+    expires: Seconds = 300
+    coalesce: bool = False
+    quiet_hours: Annotated[str, AfterValidator(_check_quiet_hours)] | None = None
+    chime: bool = False
+    chime_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check_defaults(self) -> Self:
+        for name in self.default_targets:
+            if name not in self.targets:
+                raise ValueError(f"default_targets: there is no target {name!r}")
+        return self
+
+
+class Http(Section):
+    """The server of audio addresses; it runs when a target of type `url` needs it, or `enabled` says so."""
+
+    enabled: bool = False
+    host: Annotated[str, Field(min_length=1)] = "0.0.0.0"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 10_280
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    keep: Seconds = 600
+    cache_dir: str | None = None
+    cache_megabytes: Count = 256
+    max_listeners: Count = 32
+
+
 class Daemon(Section):
     """The process itself."""
 
@@ -233,5 +277,8 @@ class Config(Section):
     audio: Audio = Audio()
     text: Text = Text()
     queue: Queue = Queue()
+    announce: Announce = Announce()
+    mqtt: Mqtt = Mqtt()
+    http: Http = Http()
     daemon: Daemon = Daemon()
     log: Log = Log()

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from .activity import Activity
 from .admission import Priority
 from .errors import Code, QwenTtsError, SpeechError, WorkerLost
 from .jobs import Job, Request
@@ -40,6 +41,7 @@ class Speaker:
     def __init__(self, pool: WorkerPool, live: LiveConfig) -> None:
         self.pool = pool
         self.live = live
+        self.activity = Activity()
         self._numbers = itertools.count(1)
         self._closed = False
 
@@ -102,9 +104,10 @@ class Reply:
         result = "cancelled"
         try:
             async with aclosing(self._speech()) as speech:
-                async for pcm in speech:
-                    self._playback.add(pcm)
-                    yield pcm
+                with self._speaker.activity.reply():
+                    async for pcm in speech:
+                        self._playback.add(pcm)
+                        yield pcm
             result = "done"
         except QwenTtsError as error:
             result = f"failed: {error}"
@@ -201,6 +204,9 @@ class Reply:
             return
         hops = self._hops(job) if self._playback.rate else "none"
         audio_s = job.samples / job.rate if job.rate else 0.0
+        if job.samples and self._playback.rate:
+            waited_s = self._playback.began_s - job.timing.requested_s
+            self._speaker.activity.measured(waited_s, job.timing.busy_s / audio_s)
         cut = f", cut: {job.cut}" if job.cut else ""
         spoken = f"voice {self._request.voice}, {audio_s:.2f} s of audio, engine {job.timing.busy_s:.3f} s{cut}"
         log.info("%s %s: job %d, %s, %s, first audio ms [%s]", self.name, result, job.id, size, spoken, hops)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .errors import Code, ConfigError, SpeechError
@@ -112,6 +112,12 @@ class Catalogue:
             known = self._styles(voice)
             raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
         return Request(voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None)
+
+    def instructed(self, request: Request, words: str) -> Request:
+        """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
+        if not self._voices[request.voice].follows_instruct:
+            raise SpeechError(Code.INVALID_REQUEST, f"instruct: the voice {request.voice} does not follow instructions")
+        return replace(request, instruct=" ".join(filter(None, (request.instruct, words))))
 
     def _for_language(self, language: str) -> str:
         default = self._voices[self.resolve().voice]

@@ -34,6 +34,7 @@ from engine.messages import (
     Health,
     Hold,
     LoadFailed,
+    Memory,
     Ready,
     SetLogLevel,
     Started,
@@ -87,6 +88,7 @@ class WorkerClient:
         self.failure: str | None = None
         self._capacity = 0
         self.pid: int | None = None
+        self.gpu_memory_bytes: int | None = None
         self._made_s = math.inf  # when audio or another answer came last
         self._hung = False
         self._complaint = ""
@@ -213,7 +215,7 @@ class WorkerClient:
                 for duty in life:
                     duty.cancel()
         finally:
-            self.pid, self.loaded, self.ready = None, False, False
+            self.pid, self.loaded, self.ready, self.gpu_memory_bytes = None, False, False, None
             self._admission.set_capacity(self.lane, 0)
             self._fail_jobs("the engine worker ended while it was speaking")
             self._jobs.clear()
@@ -302,6 +304,8 @@ class WorkerClient:
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):
                 self.voices = voices
+            case Memory(used_bytes):
+                self.gpu_memory_bytes = used_bytes
             case LoadFailed(reason, permanent):
                 self._complain(reason, permanent)
             case Health(step_s, lengthy):

@@ -80,6 +80,12 @@ class WorkerGroup:
         return failures[0] if all(failures) else None
 
     @property
+    def gpu_memory_bytes(self) -> int | None:
+        """In use on all of their GPUs."""
+        known = [worker.gpu_memory_bytes for worker in self.workers if worker.gpu_memory_bytes is not None]
+        return sum(known) if known else None
+
+    @property
     def takes_new_voices(self) -> bool:
         """Whether voices may come while it runs."""
         return self.workers[0].takes_new_voices

@@ -49,9 +49,29 @@ class WorkerPool:
             group.set_log_level(level)
 
     @property
+    def ready(self) -> bool:
+        """Whether it could speak now."""
+        return any(group.ready for group in (self._primary, self._embedded) if group)
+
+    @property
     def takes_new_voices(self) -> bool:
         """Whether a voice that nobody has may still come."""
         return self._primary.takes_new_voices
+
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the chosen engine can speak, not only the one that covers for it."""
+        return self._primary.ready
+
+    @property
+    def failure(self) -> str | None:
+        """Why the chosen engine never will."""
+        return self._primary.failure
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """In use on the GPUs, by whomever; None where none is known."""
+        return self._primary.gpu_memory_bytes
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:

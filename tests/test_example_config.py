@@ -1,5 +1,6 @@
 """The example configuration is complete and tells the truth."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -7,6 +8,7 @@ import yaml
 from qwentts_daemon.config import load
 from qwentts_daemon.sections import Config
 
+README = Path(__file__).parents[1] / "README.md"
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"
 
 
@@ -16,6 +18,28 @@ def test_example_holds_every_key_at_its_default():
 
 def test_example_loads():
     assert load(EXAMPLE, {}) == Config()
+
+
+def test_the_targets_in_its_comments_are_right(tmp_path):
+    lines = re.findall(r"^  #  ( \w+: \{type: .*)", EXAMPLE.read_text(), re.M)
+    path = tmp_path / "targets.yaml"
+    path.write_text("announce:\n targets:\n" + "".join(f" {line}\n" for line in lines))
+    targets = load(path, {}).announce.targets
+    assert {target.type for target in targets.values()} == {"command", "wyoming", "snapcast", "url", "mqtt", "wav"}
+    given = {key for target in targets.values() for key in target.model_fields_set}
+    assert {"timeout", "fifo", "uri", "directory", "name", "command"} <= given
+    for target in targets.values():
+        needed = {
+            name: getattr(target, name) for name, field in type(target).model_fields.items() if field.is_required()
+        }
+        assert target == type(target)(**needed), "shown at its defaults"
+
+
+def test_the_targets_in_the_readme_are_right(tmp_path):
+    (block,) = re.findall(r"^```yaml\n(announce:.*?)^```", README.read_text(), re.M | re.S)
+    path = tmp_path / "targets.yaml"
+    path.write_text(block)
+    assert len(load(path, {}).announce.targets) == 6
 
 
 def test_every_key_of_the_example_has_a_comment():

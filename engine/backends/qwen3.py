@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..caches import keep_compiled
 from ..hub import DownloadInterrupted, find_checkpoint
 from ..languages import PromptError, resolve_language
-from ..messages import Chunk, Done, Event, Failed, Started, Synthesize, Voice, Voices
+from ..messages import Chunk, Done, Event, Failed, Memory, Started, Synthesize, Voice, Voices
 from ..model.config import SAMPLE_RATE, CheckpointError
 from ..model_card import foresee_card, read_card
 from ..roster import read_roster
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .qwen3_loading import Opened
 
 LOOK_INTERVAL_S = 1.0
+MEMORY_INTERVAL_S = 10.0
 WARM_UP_FRAMES = 32
 WARM_VOICES = 64
 CPU_STEP_LIMIT_S = 30.0
@@ -65,7 +66,7 @@ class Qwen3Backend:
         self._jobs: dict[int, _Job] = {}
         self._reported: dict[str, str] = {}
         self._read = self._seen = signature(self._folder)
-        self._next_look_s = 0.0
+        self._next_look_s = self._next_memory_s = 0.0
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
         self.step_limit_s = 0.0
@@ -183,6 +184,7 @@ class Qwen3Backend:
         opened = self._ready()
         self._look_at_folder(send)
         if not opened.engine.busy:
+            self._tell_memory(send)
             return False
         began_s = time.monotonic()
         try:
@@ -196,6 +198,14 @@ class Qwen3Backend:
         for progress in made:
             self._pass_on(progress, send)
         return opened.engine.busy
+
+    def _tell_memory(self, send: Callable[[Event], None]) -> None:
+        """Between jobs, how full the GPU is."""
+        if time.monotonic() < self._next_memory_s:
+            return
+        self._next_memory_s = time.monotonic() + MEMORY_INTERVAL_S
+        if used_total := self._ready().memory_bytes():
+            send(Memory(used_total[0]))
 
     def _pass_on(self, progress: Progress, send: Callable[[Event], None]) -> None:
         from ..audio import float_to_pcm16

@@ -51,11 +51,18 @@ class Opened:
             torch.cuda.empty_cache()
 
     def memory_use(self) -> str:
-        """How full the GPU is, whoever fills it, in words for the log."""
-        if not self.on_gpu:
+        """How full the GPU is, in words for the log."""
+        if (found := self.memory_bytes()) is None:
             return ""
+        used, total = found
+        return f", {used / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory in use"
+
+    def memory_bytes(self) -> tuple[int, int] | None:
+        """Used and total memory of the GPU, whoever uses it."""
+        if not self.on_gpu:
+            return None
         free, total = torch.cuda.mem_get_info(self.loaded.model.talker.head.weight.device)
-        return f", {(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory in use"
+        return total - free, total
 
 
 def open_engine(directory: Path, settings: ModelSettings) -> Opened:

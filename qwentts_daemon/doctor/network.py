@@ -15,9 +15,10 @@ from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncZeroconf
 
 from .. import client
+from ..addresses import addresses_to_advertise, interface_addresses
 from ..errors import QwenTtsError
 from ..sections import Wyoming
-from ..zeroconf_advert import SERVICE_TYPE, addresses_to_advertise, interface_addresses
+from ..zeroconf_advert import SERVICE_TYPE
 from .findings import Finding, error, ok, warning
 
 ANSWER_WITHIN_S = 3.0

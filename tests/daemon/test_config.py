@@ -60,6 +60,16 @@ def test_one_device_may_stand_without_brackets(tmp_path):
     assert load(path, {}).engine.devices == ("cuda:0", "cuda:1")
 
 
+def test_targets_of_every_kind_are_read(tmp_path):
+    text = """announce: {targets: {
+        kitchen: {type: command, command: [aplay, -r, "{rate}"], volume: 0.5, lead_silence: 1}, hall: {type: mqtt},
+        attic: {type: wyoming, uri: "unix:///run/snd.sock"}, house: {type: snapcast, fifo: /run/snap},
+        media: {type: url}, archive: {type: wav, directory: /srv, name: "{time}-{target}-{id}.wav"}}}"""
+    targets = load(written(tmp_path, text), {}).announce.targets
+    assert [target.type for target in targets.values()] == ["command", "mqtt", "wyoming", "snapcast", "url", "wav"]
+    assert targets["kitchen"].command == ("aplay", "-r", "{rate}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -94,6 +104,32 @@ def test_one_device_may_stand_without_brackets(tmp_path):
         ("engine: {devices: [cuda, cuda:0]}", r"engine\.devices: a GPU stands there twice"),
         ("engine: {device: cuda:0}", r"engine\.device: unknown key; did you mean devices\?"),
         ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name has no blanks"),
+        ("announce: {targets: {a b: {type: mqtt}}}", r"announce\.targets\.a b.*: a target's name has letters, digits"),
+        ("announce: {targets: {a: {}}}", r"announce\.targets\.a: needs a type"),
+        ("announce: {targets: {a: 3}}", r"announce\.targets\.a: .*found 3"),
+        ("announce: {targets: {a: {type: wave}}}", r"announce\.targets\.a\.type: must be one of 'command', .*'wave'"),
+        ("announce: {targets: {a: {type: [wav]}}}", r"announce\.targets\.a\.type: must be one of"),
+        ("announce: {targets: {a: {type: command}}}", r"announce\.targets\.a\.command: field required"),
+        ("announce: {targets: {a: {type: command, command: aplay -q}}}", r"targets\.a\.command: write a list of words"),
+        ("announce: {targets: {a: {type: command, command: []}}}", r"targets\.a\.command: .*at least 1"),
+        ("announce: {targets: {command: {type: command, command: [1]}}}", r"targets\.command\.command\.0: .*found 1"),
+        ("announce: {targets: {a: {type: mqtt, volum: 1}}}", r"targets\.a\.volum: unknown key; did you mean volume\?"),
+        ("announce: {targets: {a: {type: mqtt, uri: x}}}", r"targets\.a\.uri: unknown key; known are lead_silence, "),
+        ("announce: {targets: {a: {type: mqtt, volume: 1.1}}}", r"targets\.a\.volume: .*less than or equal to 1"),
+        (
+            "announce: {targets: {a: {type: wyoming, uri: 'tcp://host'}}}",
+            r"targets\.a\.uri: write it as tcp://HOST:PORT",
+        ),
+        ("announce: {targets: {a: {type: wav, directory: out}}}", r"targets\.a\.directory: write a whole path"),
+        (
+            "announce: {targets: {a: {type: wav, directory: /x, name: ../a.wav}}}",
+            r"targets\.a\.name: .*without a directory",
+        ),
+        (
+            "announce: {targets: {a: {type: wav, directory: /x, name: '{ip}.wav'}}}",
+            r"targets\.a\.name: known in braces",
+        ),
+        ("http: {public_url: host:80}", r"http\.public_url: write it as http://HOST:PORT"),
     ],
 )
 def test_mistakes_name_the_key_and_the_reason(tmp_path, text, message):

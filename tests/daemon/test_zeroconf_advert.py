@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import IPVersion, Zeroconf
 
-from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, addresses_to_advertise, advertised, interface_addresses
+from qwentts_daemon.addresses import addresses_to_advertise, interface_addresses
+from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, advertised
 
 NAME = f"qwen-tts-test-{uuid.uuid4()}"
 INTERFACES = ["127.0.0.1", "172.17.0.1", "192.168.1.5", "169.254.3.3", "::1", "fe80::1", "fd00::5"]

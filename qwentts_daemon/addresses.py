@@ -1,0 +1,52 @@
+"""The addresses of this machine that others can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+import ifaddr
+
+
+def reachable_addresses(host: str) -> list[str]:
+    """Where others find what is bound to `host`, the address of the default route first; none for loopback."""
+    return addresses_to_advertise(host, interface_addresses(), _default_route_address())
+
+
+def addresses_to_advertise(host: str, interfaces: Iterable[str], first: str | None) -> list[str]:
+    """Real addresses for a bind address, the one of the default route first; none for loopback."""
+    bound = [ipaddress.ip_address(host)] if _is_address(host) else []
+    if bound and not bound[0].is_unspecified:
+        return [] if bound[0].is_loopback else [host]
+    if host == "localhost":
+        return []
+    versions = {4} if bound and bound[0].version == 4 else {4, 6}
+    candidates = [ipaddress.ip_address(address) for address in interfaces]
+    usable = [
+        str(address)
+        for address in candidates
+        if address.version in versions and not (address.is_loopback or address.is_link_local or address.is_unspecified)
+    ]
+    return sorted(dict.fromkeys(usable), key=lambda address: (address != first, ":" in address))
+
+
+def interface_addresses() -> list[str]:
+    """Every address of every interface of this machine."""
+    addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
+    return [address if isinstance(address, str) else address[0] for address in addresses]
+
+
+def _default_route_address() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # a datagram socket sends nothing on connect
+        return str(probe.getsockname()[0])
+    return None
+
+
+def _is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False

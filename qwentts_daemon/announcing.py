@@ -1,0 +1,77 @@
+"""Everything behind `mqtt.host`: made, connected and ended here, and imported only when there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .announcer import Announcer
+from .chime import Chime
+from .mqtt_bridge import Bridge
+from .mqtt_commands import Commands, Controls, Events
+from .mqtt_connection import make_broker, node_id
+from .mqtt_sections import Mqtt
+from .outbox import Outbox
+from .panel import Device, Panel, Sources
+from .performance import Outlet, Stage
+from .preferences import PreferencesFile, preferences_path
+from .sections import Announce, Config
+from .session import Speaker
+from .shelf import Shelf
+from .sinks import Services, make_sink
+from .voices import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What announcements need of the rest of the daemon."""
+
+    speaker: Speaker
+    catalogue: Callable[[], Catalogue]
+    shelf: Shelf | None
+    controls: Controls
+
+
+@contextlib.asynccontextmanager
+async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Announcer]:
+    """Announcements by MQTT while the context is open; `drain` comes before its end. Raises ConfigError."""
+    client_id = config.mqtt.client_id or f"qwentts-{node_id(config.mqtt)}"
+    broker, outbox = make_broker(config.mqtt, client_id), Outbox()
+    panel = _panel(config.mqtt, outbox, around)
+    bridge = Bridge(broker, outbox, panel.topics.status)
+    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf))
+    chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
+    events = Events(panel.topics, outbox)
+    async with asyncio.TaskGroup() as tasks:
+        announcer = Announcer(Stage(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce)
+        commands = Commands(announcer, events, panel, config.announce, around.controls)
+        panel.show(announcer.depth)
+        running = [
+            tasks.create_task(bridge.run(commands.take, panel.subscriptions), name="mqtt bridge"),
+            tasks.create_task(panel.run(lambda: announcer.depth), name="mqtt panel"),
+            tasks.create_task(panel.save(), name="preferences"),
+        ]
+        try:
+            yield announcer
+        finally:
+            announcer.close()
+            for task in running:
+                task.cancel()
+
+
+def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
+    sources = Sources(around.catalogue, around.speaker.pool, around.speaker.activity)
+    device = Device(config, node_id(config), around.controls.buttons)
+    return Panel(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
+
+
+def _chime(config: Announce) -> Chime:
+    return Chime(Path(config.chime_file).expanduser() if config.chime_file else None)
+
+
+def _outlets(config: Config, services: Services) -> dict[str, Outlet]:
+    return {name: Outlet(target, make_sink(name, target, services)) for name, target in config.announce.targets.items()}

@@ -1,0 +1,184 @@
+"""The topics of one daemon, and what a message on each of them asks for.
+
+A payload is checked here and nowhere else. It never names a file or an address to read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+MAX_PAYLOAD_BYTES = 16 * 1024
+ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
+SETTINGS = ("voice", "language", "style", "volume")
+MAX_PROBLEMS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """`qwentts/<node>/…`"""
+
+    base: str
+
+    @property
+    def status(self) -> str:
+        return f"{self.base}/status"
+
+    @property
+    def state(self) -> str:
+        return f"{self.base}/state"
+
+    @property
+    def settings(self) -> str:
+        return f"{self.base}/settings"
+
+    @property
+    def event(self) -> str:
+        return f"{self.base}/event"
+
+    @property
+    def say(self) -> str:
+        return f"{self.base}/say/set"
+
+    def button(self, name: str) -> str:
+        """Of `stop`, `clear`, `reload` and `unload`."""
+        return f"{self.base}/{name}"
+
+    def setting(self, name: str) -> str:
+        return f"{self.base}/{name}/set"
+
+    def commands(self, buttons: tuple[str, ...]) -> list[str]:
+        """Every topic that is listened to."""
+        return [self.say, *(self.button(name) for name in buttons), *(self.setting(name) for name in SETTINGS)]
+
+
+# --- what is asked for ----------------------------------------------------------------------------------------
+
+
+class CommandError(Exception):
+    """A message that asks for nothing we know; `id` if it carries one."""
+
+    def __init__(self, reason: str, name: str | None = None) -> None:
+        super().__init__(reason)
+        self.id = name
+
+
+def _as_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _check_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("there is no text")
+    return text
+
+
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+Word = Annotated[str, Field(min_length=1, max_length=120)]
+Several = Annotated[list[Word], Field(min_length=1, max_length=64), BeforeValidator(_as_several)]
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Say(_Payload):
+    """Speak a text. None: as the settings say."""
+
+    text: Annotated[str, AfterValidator(_check_text)]
+    id: Id | None = None
+    voice: Word | None = None
+    language: Word | None = None
+    style: Word | None = None
+    instruct: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    volume: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    priority: Literal["high", "normal", "low"] = "normal"
+    targets: Several | None = None
+    chime: bool | None = None
+    expires_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
+
+
+class Stop(_Payload):
+    """Be silent: all that is being spoken, or only one announcement, or only some targets."""
+
+    id: Id | None = None
+    targets: Several | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Press:
+    """A button without anything to say: `clear`, `reload`, `unload`."""
+
+    button: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another value for a setting, in the words of its sender."""
+
+    setting: str
+    value: str
+
+
+Command = Say | Stop | Press | Change
+_Model = TypeVar("_Model", bound=_Payload)
+
+
+def parse(topics: Topics, topic: str, payload: bytes) -> Command:
+    """What a message on one of the command topics asks for. Raises CommandError."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise CommandError(f"the payload has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
+    try:
+        text = payload.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"the payload is no UTF-8 (byte {error.start})") from None
+    name = topic.removeprefix(f"{topics.base}/")
+    match name:
+        case "say/set":
+            return _say(text)
+        case "stop":
+            return _model(Stop, text) if text.startswith("{") else Stop()
+    if setting := re.fullmatch(r"(\w+)/set", name):
+        return Change(setting[1], text)
+    return Press(name)
+
+
+def _say(text: str) -> Say:
+    if not text:
+        raise CommandError("there is no text")
+    if text.startswith("{"):
+        return _model(Say, text)
+    return Say(text=text)
+
+
+def _model(kind: type[_Model], text: str) -> _Model:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        problems = [_explain(kind, dict(each)) for each in error.errors()[:MAX_PROBLEMS]]
+        raise CommandError("; ".join(problems), _id_in(text)) from None
+
+
+def _explain(kind: type[_Payload], problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])[:60]
+    if where == "speed":
+        return "speed: no engine of this daemon can change it"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown; known are {', '.join(kind.model_fields)}"
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {reason[:1].lower()}{reason[1:]}" if where else reason
+
+
+def _id_in(text: str) -> str | None:
+    """The id of a message that is wrong otherwise, so that its sender finds the answer."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    name = found.get("id") if isinstance(found, dict) else None
+    return name if isinstance(name, str) and re.fullmatch(ID_PATTERN, name) else None

@@ -1,0 +1,89 @@
+"""What goes to the broker: the newest value of each retained topic, and a bounded line of messages that pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+MAX_WAITING = 1024
+STALE_AFTER_S = 30.0
+"""A message that the broker was not there for: an automation shall not play what was said long ago."""
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message, and its correlation data if it answers another."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    correlation: bytes | None = None
+
+
+class Outbox:
+    """Filled at any time, emptied while there is a connection."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, bytes] = {}
+        self._unsent: dict[str, None] = {}
+        self._letters: deque[tuple[float, Letter]] = deque()
+        self._news = asyncio.Event()
+        self.lost = 0
+
+    def show(self, topic: str, payload: bytes) -> None:
+        """The value of a retained topic from now on."""
+        if self._shown.get(topic) != payload:
+            self._shown[topic] = payload
+            self._unsent[topic] = None
+            self._news.set()
+
+    def show_again(self) -> None:
+        """Whoever listens may have forgotten all of it."""
+        self._unsent |= dict.fromkeys(self._shown)
+        self._news.set()
+
+    def tell(self, letter: Letter) -> None:
+        """A message that passes; the oldest gives way when there are too many."""
+        if len(self._letters) >= MAX_WAITING:
+            self._letters.popleft()
+            self.lost += 1
+        self._letters.append((time.monotonic(), letter))
+        self._news.set()
+
+    async def send(self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None]) -> None:
+        """Publish one after the other until cancelled or `check` raises; what was not published for sure is kept."""
+        while True:
+            await self.flush(publish, check)
+            self._news.clear()
+            if not (self._unsent or self._letters):
+                await self._news.wait()
+
+    async def flush(
+        self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Publish what is there now; `check` is called after each."""
+        if self.lost:
+            log.warning("MQTT: %d messages were given up: too many at once, or nobody took them", self.lost)
+            self.lost = 0
+        while self._unsent or self._letters:
+            while self._unsent:
+                topic = next(iter(self._unsent))
+                payload = self._shown[topic]
+                await publish(Letter(topic, payload, retain=True))
+                if self._shown[topic] == payload:
+                    del self._unsent[topic]
+                check()
+            if self._letters:
+                written_s, letter = first = self._letters[0]
+                if time.monotonic() - written_s <= STALE_AFTER_S:
+                    await publish(letter)
+                if self._letters and self._letters[0] is first:
+                    self._letters.popleft()
+                check()

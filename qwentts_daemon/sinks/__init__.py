@@ -1,0 +1,72 @@
+"""Sinks: the ways from speech to a loudspeaker, one for each kind of target in the configuration.
+
+Each kind is imported when a target of it is made, so that nobody pays for what he does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..chime import Chime
+from ..errors import ConfigError
+from ..shelf import Shelf
+from ..sound import Preparation
+from ..targets import CommandTarget, MqttTarget, SnapcastTarget, Target, UrlTarget, WavTarget, WyomingTarget
+from .sink import Publish, Report, Sink, SinkError
+
+__all__ = ["Publish", "Report", "Services", "Sink", "SinkError", "make_sink", "preparation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What some sinks need of the rest of the daemon; None where it does not run."""
+
+    publish: Publish | None = None
+    base_topic: str = ""
+    http: Shelf | None = None
+
+
+def make_sink(name: str, target: Target, services: Services) -> Sink:
+    """The sink of the target `name`. Raises ConfigError when a service that it needs does not run."""
+    match target:
+        case CommandTarget():
+            from .command import CommandSink
+
+            return CommandSink(target)
+        case WyomingTarget():
+            from .wyoming import WyomingSink
+
+            return WyomingSink(target)
+        case SnapcastTarget():
+            from .snapcast import SnapcastSink
+
+            return SnapcastSink(target)
+        case WavTarget():
+            from .wav_file import WavSink
+
+            return WavSink(name, target)
+        case MqttTarget():
+            return _mqtt_sink(name, services)
+        case UrlTarget():
+            return _url_sink(name, target, services)
+
+
+def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Preparation:
+    """How an announcement of this volume sounds on that target."""
+    return Preparation(volume * target.volume, chime, target.lead_silence, target.tail_silence)
+
+
+def _mqtt_sink(name: str, services: Services) -> Sink:
+    from .mqtt import MqttSink
+
+    if services.publish is None:
+        raise ConfigError(f"announce.targets.{name}: a target of type mqtt needs a broker (mqtt.host)")
+    return MqttSink(services.publish, services.base_topic)
+
+
+def _url_sink(name: str, target: UrlTarget, services: Services) -> Sink:
+    from .url import UrlSink
+
+    if services.http is None:
+        raise ConfigError(f"announce.targets.{name}: a target of type url needs the HTTP server")
+    return UrlSink(target, services.http)

@@ -1,0 +1,132 @@
+"""Plays through a program such as aplay or pw-play, which reads raw samples from its standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+from ..config import ENV_PREFIX
+from ..session import Pcm, Playback
+from ..targets import CommandTarget
+from .sink import Report, SinkError, drain, play_through
+
+STDERR_BYTES = 4096
+MESSAGE_LENGTH = 200
+LAST_WORDS_S = 0.5  # for what a player that has ended still had to say
+GRACE_S = 0.5  # between SIGTERM and SIGKILL
+REAP_S = 5.0
+
+
+class CommandSink:
+    """One process for each announcement, started when there is something to play."""
+
+    def __init__(self, target: CommandTarget) -> None:
+        self._words = target.command
+        self._timeout_s = target.timeout
+
+    async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
+        """See `Sink`. A program that is missing, fails, or takes nothing for a while is a SinkError."""
+        await play_through(pcm, partial(started, self._words, self._timeout_s))
+
+
+class Program:
+    """A running program; it is heard when it ends and for what it complains of."""
+
+    def __init__(self, name: str, process: Process, timeout_s: float) -> None:
+        self.process = process
+        self._name = name
+        self._timeout_s = timeout_s
+        self._stderr = b""
+        self._playback = Playback()
+        self._listening = asyncio.create_task(self._listen(), name=f"stderr of {name}")
+
+    async def write(self, pcm: Pcm) -> None:
+        """Returns when it, or the pipe to it, has taken all of that. Raises SinkError."""
+        stdin = self.process.stdin
+        assert stdin
+        self._playback.add(pcm)
+        try:
+            stdin.write(pcm.samples)
+            await drain(stdin, self._name, self._timeout_s)
+        except SinkError as error:
+            raise SinkError(f"{error}{await self._complaint()}") from None
+        except ConnectionError:
+            raise SinkError(f"{self._name} ended before the sound did{await self._ending()}") from None
+
+    async def finish(self) -> None:
+        """Tell it that this was all, and wait until it has played that. Raises SinkError."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        try:
+            async with asyncio.timeout(self._playback.left_s() + self._timeout_s):
+                status = await self.process.wait()
+        except TimeoutError:
+            late = f"{self._name} still ran {self._timeout_s:g} s after the end of the sound"
+            raise SinkError(late + await self._complaint()) from None
+        if status:
+            raise SinkError(f"{self._name} failed{await self._ending()}")
+
+    async def end(self) -> None:
+        """End it and whatever it has started, now; one that even the kernel cannot end is left to it."""
+        self._listening.cancel()
+        if self.process.returncode is not None:
+            return
+        try:
+            self._signal(signal.SIGTERM)
+            await self._ended(GRACE_S)
+        finally:
+            self._signal(signal.SIGKILL)
+        await self._ended(REAP_S)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or another user's
+            os.killpg(self.process.pid, number)
+
+    async def _ended(self, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.process.wait()
+
+    async def _listen(self) -> None:
+        """Keep the end of what it complains of; a pipe that nobody reads would stop it."""
+        assert self.process.stderr
+        while read := await self.process.stderr.read(STDERR_BYTES):
+            self._stderr = (self._stderr + read)[-STDERR_BYTES:]
+
+    async def _ending(self) -> str:
+        """Its status and its last words, as the end of a message."""
+        await self._ended(LAST_WORDS_S)
+        status = self.process.returncode
+        return ("" if status is None else f", status {status}") + await self._complaint()
+
+    async def _complaint(self) -> str:
+        await asyncio.wait([self._listening], timeout=0 if self.process.returncode is None else LAST_WORDS_S)
+        lines = self._stderr.decode(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {last:.{MESSAGE_LENGTH}}" if last else ""
+
+
+@contextlib.asynccontextmanager
+async def started(template: Sequence[str], timeout_s: float, rate: int) -> AsyncIterator[Program]:
+    """A program that waits for sound of this rate; ended with the context. Raises SinkError."""
+    words = [word.replace("{rate}", str(rate)) for word in template]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SinkError(f"{words[0]} cannot be started: {reason}") from error
+    assert process.stdin
+    process.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
+    program = Program(words[0], process, timeout_s)
+    try:
+        yield program
+    finally:
+        await program.end()

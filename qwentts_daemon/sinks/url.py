@@ -1,0 +1,67 @@
+"""Offers each announcement at an address, for players that fetch what they play."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from ..session import Pcm
+from ..shelf import Recording, Shelf, ShelfError
+from ..targets import UrlTarget
+from .sink import Report, SinkError
+
+
+class UrlSink:
+    """Recordings on the shelf of the HTTP server."""
+
+    def __init__(self, target: UrlTarget, shelf: Shelf) -> None:
+        self._timeout_s = target.timeout
+        self._shelf = shelf
+
+    async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
+        """See `Sink`. Reports the address before it takes the first of the sound.
+
+        Over when a player has had the time to play it. An address that nobody asks for is a SinkError, but stays.
+        """
+        with offered(self._shelf) as recording:
+            report({"url": recording.url})
+            async for piece in pcm:
+                _append(recording, piece)  # at once: players fetch at their own pace
+            if not recording.size:
+                recording.withdraw()
+                return
+            recording.complete()
+            await self._played(recording)
+
+    async def _played(self, recording: Recording) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                began_s = await recording.first_fetched()
+        except TimeoutError:
+            late = f"within {self._timeout_s:g} s of the last word; does an automation play it?"
+            raise SinkError(f"nobody has fetched {recording.url} {late}") from None
+        await asyncio.sleep(began_s + recording.duration_s - time.monotonic())
+
+
+@contextlib.contextmanager
+def offered(shelf: Shelf) -> Iterator[Recording]:
+    """A new recording, withdrawn when it fails or is cancelled. Raises SinkError."""
+    try:
+        recording = shelf.begin()
+    except ShelfError as error:
+        raise SinkError(str(error)) from error
+    try:
+        yield recording
+    except BaseException as error:
+        if not (isinstance(error, SinkError) and recording.is_complete):
+            recording.withdraw()
+        raise
+
+
+def _append(recording: Recording, pcm: Pcm) -> None:
+    try:
+        recording.append(pcm)
+    except ShelfError as error:
+        raise SinkError(str(error)) from error

@@ -1,0 +1,92 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from qwentts_daemon import outbox as module
+from qwentts_daemon.outbox import MAX_WAITING, Letter, Outbox
+
+
+class Post:
+    """Takes letters, and fails when told to."""
+
+    def __init__(self):
+        self.letters = []
+        self.fails = False
+
+    async def publish(self, letter):
+        if self.fails:
+            raise ConnectionError
+        self.letters.append(letter)
+
+    @property
+    def sent(self):
+        return [(each.topic, each.payload) for each in self.letters]
+
+
+async def test_only_the_newest_value_of_a_topic_is_shown_and_only_when_it_changes():
+    outbox, post = Outbox(), Post()
+    for payload in (b"1", b"2", b"2"):
+        outbox.show("state", payload)
+    await outbox.flush(post.publish)
+    outbox.show("state", b"2")
+    await outbox.flush(post.publish)
+    assert post.letters == [Letter("state", b"2", retain=True)]
+    outbox.show_again()
+    await outbox.flush(post.publish)
+    assert post.sent == [("state", b"2")] * 2
+
+
+async def test_what_was_not_published_for_sure_is_kept():
+    outbox, post = Outbox(), Post()
+    outbox.show("state", b"1")
+    outbox.tell(Letter("event", b"a"))
+    post.fails = True
+    with pytest.raises(ConnectionError):
+        await outbox.flush(post.publish)
+    post.fails = False
+    await outbox.flush(post.publish)
+    assert post.sent == [("state", b"1"), ("event", b"a")]
+
+
+async def test_there_is_an_end_to_what_waits(caplog):
+    outbox, post = Outbox(), Post()
+    for number in range(MAX_WAITING + 5):
+        outbox.tell(Letter("event", str(number).encode()))
+    await outbox.flush(post.publish)
+    assert [record.args[0] for record in caplog.records] == [5]
+    assert [payload for _, payload in post.sent[:1]] == [b"5"]
+
+
+async def test_old_news_is_no_news(monkeypatch):
+    outbox, post = Outbox(), Post()
+    outbox.tell(Letter("event", b"old"))
+    monkeypatch.setattr(module, "STALE_AFTER_S", -1.0)
+    await outbox.flush(post.publish)
+    assert post.sent == []
+
+
+async def test_it_sends_what_comes_while_it_sends():
+    outbox, post = Outbox(), Post()
+    sending = asyncio.create_task(outbox.send(post.publish, lambda: None))
+    for number in range(3):
+        outbox.tell(Letter("event", str(number).encode()))
+        while len(post.letters) <= number:  # noqa: ASYNC110 - its turns are what is waited for
+            await asyncio.sleep(0)
+    sending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sending
+    assert [payload for _, payload in post.sent] == [b"0", b"1", b"2"]
+
+
+async def test_what_was_published_is_not_published_again_when_sending_ends_then():
+    outbox, post = Outbox(), Post()
+    outbox.tell(Letter("event", b"a"))
+
+    def ended():
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await outbox.send(post.publish, ended)
+    await outbox.flush(post.publish)
+    assert post.sent == [("event", b"a")]

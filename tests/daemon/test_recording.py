@@ -1,0 +1,66 @@
+import asyncio
+
+import pytest
+
+from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.recording import MAX_BYTES, Recording
+from qwentts_daemon.session import Pcm
+
+
+def piece(number, size=2):
+    return Pcm(24_000, bytes([number] * size))
+
+
+async def heard(recording, reader):
+    return [pcm.samples[0] async for pcm in recording.read(reader)]
+
+
+async def test_everybody_hears_all_of_it_whenever_they_begin():
+    recording = Recording(["a", "b"])
+    first = asyncio.create_task(heard(recording, "a"))
+    for number in range(3):
+        recording.write(piece(number))
+        await asyncio.sleep(0)
+    recording.end()
+    assert await first == [0, 1, 2]
+    assert await heard(recording, "b") == [0, 1, 2]
+
+
+async def test_what_everybody_has_is_forgotten_and_who_leaves_keeps_nothing():
+    recording = Recording(["a", "b"])
+    for number in range(4):
+        recording.write(piece(number, 100))
+    recording.end()
+    await heard(recording, "a")
+    assert recording.kept_bytes == 400
+    reading = recording.read("b")
+    await anext(reading)
+    assert recording.kept_bytes == 300
+    recording.leave("b")
+    assert recording.kept_bytes == 0
+    await reading.aclose()
+
+
+async def test_an_error_comes_after_what_was_said_before_it():
+    recording = Recording(["a"])
+    recording.write(piece(7))
+    recording.end(SpeechError("synthesis-failed", "no more"))
+    reading = recording.read("a")
+    assert (await anext(reading)).samples[0] == 7
+    with pytest.raises(SpeechError, match="no more"):
+        await anext(reading)
+
+
+def test_memory_is_bounded():
+    recording = Recording(["a"])
+    recording.write(piece(0, MAX_BYTES + 2))
+    with pytest.raises(SpeechError, match="32 MiB"):
+        recording.write(piece(0))
+
+
+def test_without_listeners_nothing_is_kept():
+    recording = Recording(["a"])
+    recording.leave("a")
+    recording.write(piece(0, 2_000))
+    assert recording.kept_bytes == 0
+    assert recording.seconds == pytest.approx(1_000 / 24_000)

@@ -1,0 +1,119 @@
+"""Recordings: who may find them, how long, and how much room they take."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwentts_daemon.session import Pcm
+from qwentts_daemon.shelf import MAX_RECORDINGS, Shelf, ShelfError, Space
+from qwentts_daemon.wav import HEADER_BYTES, header
+
+RATE = 24_000
+
+
+def shelf(directory, max_bytes=1_000_000, keep_s=60.0):
+    return Shelf(Space(directory, max_bytes, keep_s), lambda identity: f"http://host/{identity}")
+
+
+def complete(shelf, size):
+    recording = shelf.begin()
+    recording.append(Pcm(RATE, bytes(size)))
+    recording.complete()
+    return recording
+
+
+async def test_a_complete_one_goes_after_its_time(tmp_path):
+    one = shelf(tmp_path, keep_s=0.05)
+    recording = complete(one, 2_000)
+    with recording.listening():
+        await asyncio.sleep(0.1)  # its time, not a wait for something to happen
+        assert one.find(recording.identity) is None
+        assert recording.read(0, 10) == header(RATE, 2_000)[:10]
+    assert one.used_bytes == 0
+
+
+async def test_the_oldest_that_nobody_hears_makes_room(tmp_path):
+    one = shelf(tmp_path)
+    heard, oldest, newer = (complete(one, 240_000) for _ in range(3))
+    with heard.listening():
+        newest = complete(one, 400_000)
+    assert [one.find(each.identity) for each in (heard, oldest, newer, newest)] == [heard, None, newer, newest]
+    assert one.used_bytes == 880_000 + 3 * HEADER_BYTES
+
+
+async def test_what_is_being_made_or_heard_never_makes_room(tmp_path):
+    one = shelf(tmp_path)
+    one.begin().append(Pcm(RATE, bytes(500_000)))
+    with complete(one, 400_000).listening(), pytest.raises(ShelfError, match=r"used up.*http\.cache_megabytes"):
+        one.begin().append(Pcm(RATE, bytes(200_000)))
+
+
+async def test_there_are_so_many_places_and_no_more(tmp_path):
+    one = shelf(tmp_path)
+    first = complete(one, 10)
+    for _ in range(MAX_RECORDINGS):
+        one.begin()
+    assert one.find(first.identity) is None
+    with pytest.raises(ShelfError, match="100 announcements are being made or fetched already"):
+        one.begin()
+    one.close()
+
+
+async def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    with pytest.raises(ShelfError, match=r"none: No such file or directory \(http\.cache_dir\)"):
+        shelf(tmp_path / "none").begin()
+
+
+STEPS = ["begin", "append", "complete", "withdraw", "hear", "leave"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9)), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_the_books_are_right_whatever_happens(tmp_path_factory, steps):
+    asyncio.run(whatever_happens(shelf(tmp_path_factory.mktemp("shelf"), 2_000), steps))
+
+
+async def whatever_happens(one, steps):
+    directory, made, ears = one.space.directory, [], []
+    for step, which in steps:
+        recording = made[which % len(made)] if made else None
+        try:
+            if step == "begin":
+                made.append(one.begin())
+            elif step == "leave" and ears:
+                ears.pop(which % len(ears)).__exit__(None, None, None)
+            elif recording and one.find(recording.identity):
+                do(step, recording, ears)
+        except ShelfError:
+            assert one.used_bytes > 2_000 - 300
+        assert one.used_bytes <= 2_000
+        assert open_files(directory) <= len(made)
+    for ear in ears:
+        ear.__exit__(None, None, None)
+    one.close()
+    assert (one.used_bytes, open_files(directory)) == (0, 0)
+
+
+def do(step, recording, ears):
+    if step == "hear":
+        ears.append(recording.listening())
+        ears[-1].__enter__()
+    elif step == "withdraw":
+        recording.withdraw()
+    elif step == "append" and not recording.is_complete:
+        recording.append(Pcm(RATE, bytes(300)))
+    elif step == "complete" and recording.size and not recording.is_complete:
+        recording.complete()
+
+
+def open_files(directory):
+    """How many files of that directory, with or without a name, this process has open."""
+    links = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            links.append(each.readlink())
+    return sum(link.is_relative_to(directory) for link in links)
