@@ -115,18 +115,34 @@ class Program:
 async def started(template: Sequence[str], timeout_s: float, rate: int) -> AsyncIterator[Program]:
     """A program that waits for sound of this rate; ended with the context. Raises SinkError."""
     words = [word.replace("{rate}", str(rate)) for word in template]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    starting = asyncio.create_task(_process(words), name=f"start of {words[0]}")
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
-        )
+        process = await asyncio.shield(starting)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SinkError(f"{words[0]} cannot be started: {reason}") from error
-    assert process.stdin
-    process.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
+    except asyncio.CancelledError:
+        await _ended_when_started(words[0], starting)
+        raise
     program = Program(words[0], process, timeout_s)
     try:
         yield program
     finally:
         await program.end()
+
+
+async def _process(words: Sequence[str]) -> Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
+    )
+    assert process.stdin
+    process.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
+    return process
+
+
+async def _ended_when_started(name: str, starting: asyncio.Task[Process]) -> None:
+    """Cancelled itself, asyncio would end the program but not what that has started, and would wait for those."""
+    await asyncio.wait([starting])
+    if not starting.exception():
+        await Program(name, starting.result(), 0.0).end()

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import sys
 from contextlib import aclosing
 
@@ -111,6 +112,21 @@ async def test_cancelled_nothing_of_it_goes_on(tmp_path, trap):
             await playing
         assert await life.read() == b""  # nobody holds it any more
     assert tap.closed.is_set()
+
+
+async def test_cancelled_while_it_starts_nothing_of_it_goes_on(tmp_path):
+    script = f"exec 3>{tmp_path / 'life'}; sleep 1000 & wait"
+    async with fifo(tmp_path / "life") as life:
+        first = os.open(tmp_path / "life", os.O_WRONLY)
+        for turns in range(8):
+            playing = asyncio.create_task(play(sink("sh", "-c", script), tone(10)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            playing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await playing
+        os.close(first)
+        assert await life.read() == b""  # nobody holds it any more
 
 
 async def test_an_error_of_the_speech_ends_the_player(tmp_path):
