@@ -80,7 +80,7 @@ class SnapcastTarget(Loudspeaker):
     """The FIFO of a snapserver's pipe source at 48000:16:2."""
 
     type: Literal["snapcast"]
-    fifo: WholePath = "/tmp/snapfifo"
+    fifo: WholePath
     timeout: Seconds = 5
 
 

@@ -49,7 +49,7 @@ def test_only_the_doors_import_the_engine(path):
         ("CommandTarget(type='command', command=('cat',))", set()),
         ("WyomingTarget(type='wyoming', uri='tcp://host:1')", set()),
         ("WavTarget(type='wav', directory='/srv')", set()),
-        ("SnapcastTarget(type='snapcast')", {"numpy", "soxr"}),
+        ("SnapcastTarget(type='snapcast', fifo='/run/x')", {"numpy", "soxr"}),
     ],
 )
 def test_a_daemon_loads_only_what_its_targets_need(target, loaded):

@@ -42,8 +42,8 @@ def test_one_device_may_stand_without_brackets(tmp_path):
 def test_targets_of_every_kind_are_read(tmp_path):
     text = """announce: {targets: {
         kitchen: {type: command, command: [aplay, -r, "{rate}"], volume: 0.5, lead_silence: 1}, hall: {type: mqtt},
-        attic: {type: wyoming, uri: "unix:///run/snd.sock"}, house: {type: snapcast}, media: {type: url},
-        archive: {type: wav, directory: /srv, name: "{time}-{target}-{id}.wav"}}}"""
+        attic: {type: wyoming, uri: "unix:///run/snd.sock"}, house: {type: snapcast, fifo: /run/snap},
+        media: {type: url}, archive: {type: wav, directory: /srv, name: "{time}-{target}-{id}.wav"}}}"""
     targets = load(written(tmp_path, text), {}).announce.targets
     assert [target.type for target in targets.values()] == ["command", "mqtt", "wyoming", "snapcast", "url", "wav"]
     assert targets["kitchen"].command == ("aplay", "-r", "{rate}")

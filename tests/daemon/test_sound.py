@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qwentts_daemon.chime import Chime, two_tones
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.resampling import Resampler, resampled
-from qwentts_daemon.sound import PAUSE_S, PIECE_SAMPLES, Preparation, prepared, scaled
+from qwentts_daemon.sound import FULL_SCALE, PAUSE_S, PIECE_SAMPLES, Preparation, prepared, scaled
 
 from .sounding import RATE, Tap, cut, pcm, tone
 
@@ -28,10 +28,10 @@ async def heard(pieces, preparation, rate=RATE):
     return b"".join(piece.samples for piece in got), max((len(piece.samples) // 2 for piece in got), default=0)
 
 
-@given(samples, st.floats(0, 1))
-def test_volume_scales_each_sample(values, volume):
-    made = array("h", scaled(values.tobytes(), volume))
-    assert all(abs(new - old * volume) <= 1.5 for new, old in zip(made, values, strict=True))
+@given(samples, st.integers(0, FULL_SCALE))
+def test_volume_scales_each_sample_to_the_nearest(values, factor):
+    made = array("h", scaled(values.tobytes(), factor / FULL_SCALE))
+    assert all(abs(new - old * factor / FULL_SCALE) <= 0.5 for new, old in zip(made, values, strict=True))
     assert all(abs(new) <= abs(old) for new, old in zip(made, values, strict=True))
 
 
