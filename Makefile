@@ -37,6 +37,8 @@ lint: $(VENV)/test.installed
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
+	@sh tests/system_packages.sh mosquitto
+	@$(BIN)/python -m tests.bench_mqtt
 
 clean:
 	rm -rf $(VENV) $(PARITY) out

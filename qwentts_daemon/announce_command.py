@@ -11,9 +11,8 @@ from typing import Any
 
 import aiomqtt
 
-from .announcing import make_broker, node_id
 from .errors import ConfigError, StartError
-from .mqtt_connection import BrokerError, Connection, Incoming, connected
+from .mqtt_connection import BrokerError, Connection, Incoming, connected, make_broker, node_id
 from .mqtt_topics import Topics
 from .sections import Config
 

@@ -95,19 +95,23 @@ class Line:
 
     def add(self, announcement: Announcement) -> None:
         """Raises RepeatedId, Coalesced, and SpeechError when the line is full."""
-        if announcement.id in self._ids:
-            raise RepeatedId(announcement.id)
+        self.require_place(announcement.id)
         if self._coalesce:
             for place in self._places:
                 if place.untouched and place.announcement.says_the_same(announcement):
                     raise Coalesced(place.announcement.id)
+        self._remember(announcement.id)
+        self._places.append(_Place(announcement, next(self._arrivals), list(announcement.targets)))
+        self._places.sort(key=lambda place: (place.announcement.urgency, place.arrival))
+
+    def require_place(self, name: str | None) -> None:
+        """Raises RepeatedId for an id that was taken, and SpeechError when there is no place for another."""
+        if name in self._ids:
+            raise RepeatedId(name)
         if len(self._places) >= self._max_waiting:
             raise SpeechError(
                 Code.QUEUE_FULL, f"{self._max_waiting} announcements are waiting already (announce.max_waiting)"
             )
-        self._remember(announcement.id)
-        self._places.append(_Place(announcement, next(self._arrivals), list(announcement.targets)))
-        self._places.sort(key=lambda place: (place.announcement.urgency, place.arrival))
 
     def take(self, target: str) -> Announcement | None:
         """What this target speaks next."""

@@ -41,10 +41,14 @@ class Announcer:
         """How many wait, at least on one target."""
         return len(self._line)
 
-    def say(self, announcement: Announcement) -> None:
-        """Put it in line. Raises what `Line.add` raises."""
+    def require_place(self, name: str | None) -> None:
+        """Raises RepeatedId for an id that was taken, and SpeechError when there is no place for another."""
         if self._is_ending:
             raise SpeechError(Code.SHUTTING_DOWN, "this daemon is shutting down")
+        self._line.require_place(name)
+
+    def say(self, announcement: Announcement) -> None:
+        """Put it in line. Raises what `Line.add` raises."""
         self._line.add(announcement)
         self._stage.tell(announcement, "queued", {"queue_depth": self.depth})
         asyncio.get_running_loop().call_at(announcement.expires_at_s, self._expire)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
-import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from .announcer import Announcer
 from .chime import Chime
 from .mqtt_bridge import Bridge
 from .mqtt_commands import Commands, Controls, Events
-from .mqtt_connection import Broker
+from .mqtt_connection import make_broker, node_id
 from .mqtt_sections import Mqtt
 from .outbox import Outbox
 from .panel import Device, Panel, Sources
@@ -73,19 +71,6 @@ def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
 
 def _chime(config: Announce) -> Chime:
     return Chime(Path(config.chime_file).expanduser() if config.chime_file else None)
-
-
-def make_broker(config: Mqtt, client_id: str) -> Broker:
-    """The broker of the configuration, whose files have been tried. Raises ConfigError."""
-    broker = Broker(config, client_id, os.environ)
-    broker.password()
-    broker.tls_context()
-    return broker
-
-
-def node_id(config: Mqtt) -> str:
-    """What tells this daemon from others at the same broker: by default this machine's name."""
-    return config.node_id or re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:60] or "daemon"
 
 
 def _outlets(config: Config, services: Services) -> dict[str, Outlet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import logging
@@ -23,6 +24,7 @@ from .preferences import changed, request_for
 from .sections import Announce
 
 REMEMBERED_MESSAGES = 256
+OVERFLOW_INTERVAL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,30 @@ class Events:
             self._outbox.tell(Letter(reply_to.topic, payload, correlation=reply_to.correlation))
 
 
+class Overflow:
+    """Refusals for want of a place that carry no id: nobody could tell them apart, so they are told together."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._untold = 0
+        self._pause: asyncio.TimerHandle | None = None
+
+    def add(self, reason: str) -> None:
+        """The first is told at once, then at most one event a second tells of all others."""
+        self._untold += 1
+        if self._pause is None:
+            self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
+        self._pause = None
+        if not self._untold:
+            return
+        log.warning("%d announcements are refused: %s", self._untold, reason)
+        self._events.refuse(None, Code.QUEUE_FULL, f"{reason}; {self._untold} refused", None)
+        self._untold = 0
+        self._pause = asyncio.get_running_loop().call_later(OVERFLOW_INTERVAL_S, self._tell, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
     """What the rest of the daemon can be told to do; None where it cannot."""
@@ -76,6 +102,7 @@ class Commands:
         self._panel = panel
         self._config = config
         self._controls = controls
+        self._overflow = Overflow(events)
         self._received: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_MESSAGES)
 
     def take(self, incoming: Incoming) -> None:
@@ -94,6 +121,9 @@ class Commands:
         except CommandError as error:
             self._events.refuse(error.id or name, Code.INVALID_REQUEST, str(error), reply_to)
         except SpeechError as error:
+            if error.code == Code.QUEUE_FULL and not (name or reply_to):
+                self._overflow.add(str(error))
+                return
             self._events.refuse(name, error.code, str(error), reply_to)
         except Exception:
             log.exception("%s: internal error", incoming.topic)
@@ -121,7 +151,11 @@ class Commands:
     def _obey(self, command: Command, incoming: Incoming, reply_to: ReplyTo | None) -> None:
         match command:
             case Say():
-                self._say(command, incoming, reply_to)
+                try:
+                    self._announcer.require_place(command.id)
+                    self._say(command, incoming, reply_to)
+                except RepeatedId as repeated:
+                    log.info("announcement %s was taken before, ignored", repeated)
             case Stop(id=name, targets=targets):
                 self._announcer.stop(name, None if targets is None else self._known(targets))
             case Press("clear"):
@@ -152,8 +186,6 @@ class Commands:
         )
         try:
             self._announcer.say(announcement)
-        except RepeatedId:
-            log.info("announcement %s was taken before, ignored", announcement.id)
         except Coalesced as same:
             self._events.tell(announcement, "cancelled", {"reason": "coalesced", "into": same.into})
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -103,6 +104,19 @@ class Broker:
             except ssl.SSLError as error:
                 raise ConfigError(f"mqtt.ca_file {path}: it holds no certificate") from error
         return str(path)
+
+
+def make_broker(config: Mqtt, client_id: str) -> Broker:
+    """The broker of the configuration, whose files have been tried. Raises ConfigError."""
+    broker = Broker(config, client_id, os.environ)
+    broker.password()
+    broker.tls_context()
+    return broker
+
+
+def node_id(config: Mqtt) -> str:
+    """What tells this daemon from others at the same broker: by default this machine's name."""
+    return config.node_id or re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:60] or "daemon"
 
 
 def _no_password() -> str:

@@ -18,8 +18,8 @@ from .jobs import Request
 from .mqtt_topics import CommandError, Say
 from .voices import Catalogue
 
-NONE = {"voice": "default", "language": "auto", "style": "none"}
-"""The words for no choice."""
+NONE = {"voice": "default", "language": "auto", "style": "default"}
+"""The words for no choice; Home Assistant keeps the word `none` for itself."""
 
 log = logging.getLogger(__name__)
 

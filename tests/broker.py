@@ -87,6 +87,7 @@ class Ear:
     def __init__(self, client: aiomqtt.Client) -> None:
         self.client = client
         self.messages: list[aiomqtt.Message] = []
+        self._events: list[dict[str, Any]] = []
         self._news = asyncio.Condition()
 
     async def listen(self) -> None:
@@ -95,6 +96,8 @@ class Ear:
             async for message in self.client.messages:
                 async with self._news:
                     self.messages.append(message)
+                    if str(message.topic) == "qwentts/test/event":
+                        self._events.append(json.loads(message.payload))
                     self._news.notify_all()
 
     async def until(self, found: Callable[[], Any]) -> Any:
@@ -110,8 +113,7 @@ class Ear:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The events so far, of one announcement or all."""
-        events = [json.loads(payload) for payload in self.on("qwentts/test/event")]
-        return [event for event in events if name is None or event.get("id") == name]
+        return [event for event in self._events if name is None or event.get("id") == name]
 
     def kinds(self, name: str | None = None) -> list[str]:
         return [event["event_type"] for event in self.events(name)]

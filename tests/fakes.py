@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.backends import BackendError, JobError
-from engine.messages import Chunk, Done, Event, Started, Synthesize, Voice
+from engine.messages import Chunk, Done, Event, Memory, Started, Synthesize, Voice
 from engine.settings import Settings
 
 RATE = 24_000
@@ -153,3 +153,11 @@ class LoadsOnFirst(ToneBackend):
     def load(self) -> None:
         if self._device != "cuda:0":
             raise BackendError("no such device", permanent=True)
+
+
+class OnGpu(ToneBackend):
+    """Says how full its GPU is."""
+
+    def step(self, send: Callable[[Event], None]) -> bool:
+        send(Memory(3_200_000_000))
+        return super().step(send)

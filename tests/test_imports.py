@@ -18,7 +18,7 @@ TORCH_FREE = [
     "bench/load_client", "bench/options", "bench/peers", "bench/report",
 ]  # fmt: skip
 DOORS = {"worker_client", "engine_setup"}
-FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert", "http_server"}
+FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert", "announcing", "http_server"}
 
 
 def imports(path):

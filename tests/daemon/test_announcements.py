@@ -51,6 +51,8 @@ def test_a_full_line_refuses_and_may_be_asked_again():
     with pytest.raises(SpeechError) as refused:
         waiting.add(announcement("b"))
     assert refused.value.code == "queue-full"
+    with pytest.raises(RepeatedId):
+        waiting.add(announcement("a"))
     waiting.take("kitchen")
     waiting.add(announcement("b"))
 

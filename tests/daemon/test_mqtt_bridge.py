@@ -1,11 +1,13 @@
 """A real daemon at a real broker: what is heard, what is told, and what happens when the broker goes."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import aiomqtt
 import pytest
@@ -129,7 +131,7 @@ async def test_home_assistant_finds_a_device_whose_entities_answer(house):
         device = json.loads((await heard.until(lambda: heard.on("homeassistant/device/qwentts_test/config")))[0])
         parts = device["components"]
         await heard.until(lambda: heard.on("qwentts/test/status") == [b"online"])
-        assert await heard.shown("settings", volume=100, voice="default", language="auto", style="none")
+        assert await heard.shown("settings", volume=100, voice="default", language="auto", style="default")
         for name, value in (("voice", "espeak-de"), ("language", "de"), ("style", "whisper")):
             assert value in parts[name]["options"]
             await heard.client.publish(parts[name]["command_topic"], value, qos=1)
@@ -139,7 +141,7 @@ async def test_home_assistant_finds_a_device_whose_entities_answer(house):
         await heard.client.publish(parts["announce"]["command_topic"], '{"text": "Hallo.", "id": "n1"}', qos=1)
         await heard.event("finished", "n1")
         house[1].wait_for(r"announcement n1/.*voice espeak-de\b")
-        for name, value in (("voice", "default"), ("language", "auto"), ("style", "none"), ("volume", "100")):
+        for name, value in (("voice", "default"), ("language", "auto"), ("style", "default"), ("volume", "100")):
             await heard.client.publish(parts[name]["command_topic"], value, qos=1)
         await heard.shown("state", model_loaded=True, state="idle", queue_depth=0)
 
@@ -271,6 +273,47 @@ async def test_preferences_outlive_the_daemon(tmp_path):
             heard.messages.clear()
             with daemon(*parts, XDG_DATA_HOME=str(tmp_path)):
                 await heard.shown("settings", volume=30)
+
+
+async def test_the_engine_is_shown(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            options = {"XDG_DATA_HOME": str(tmp_path), "fake": "OnGpu"}
+            with daemon(*mosquitto.settings, **options) as speaking:
+                await heard.shown("state", gpu_memory_mb=3200, model_loaded=True, state="idle")
+                await speak(speaking, "A reply counts as well.")
+                assert (await heard.until(lambda: figures(heard)))["ttfa_ms"] > 0
+                speaking.workers()[0].kill()
+                speaking.wait_for("ended; a new one")
+            assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
+
+
+def figures(heard):
+    """The first state that has them."""
+    states = map(json.loads, heard.on("qwentts/test/state"))
+    return next((state for state in states if state["rtf"] is not None), None)
+
+
+async def test_sound_may_go_through_the_broker_and_to_an_address(tmp_path):
+    targets = "announce.targets={esp: {type: mqtt}, players: {type: url}}"
+    with broker(tmp_path) as mosquitto:
+        parts = [*mosquitto.settings, targets, "http.port=0", "http.host=127.0.0.1"]
+        options = {"XDG_DATA_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+        with daemon(*parts, **options) as speaking:
+            speaking.wait_for("MQTT: connected")
+            async with ear(mosquitto.port) as heard:
+                await heard.say("Hello.", id="hello")
+                url = (await heard.event("first_audio", "hello"))["url"]
+                fetched = await asyncio.to_thread(fetch, url)
+                await heard.event("finished", "hello")
+                speech = (await speak(speaking, "Hello.")).pcm
+                chunks = [message for message in heard.messages if "/hello/chunk/" in str(message.topic)]
+                assert b"".join(chunk.payload for chunk in chunks) == speech == fetched[44:]
+
+
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read()
 
 
 async def test_an_announcement_may_finish_when_the_daemon_stops(tmp_path):

@@ -131,6 +131,20 @@ async def test_without_targets_nothing_can_be_said(tmp_path):
         assert made.events("a")[0]["error"] == "no target is configured (announce.targets)"
 
 
+async def test_refusals_that_nobody_can_tell_apart_are_told_together(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("qwentts_daemon.mqtt_commands.OVERFLOW_INTERVAL_S", 0.01)
+    async with house(tmp_path, max_waiting=1) as made:
+        for name in ("first", *"abc"):
+            made.send("say/set", f"This is {name}.".encode())
+        made.say("With an id.", "mine")
+        refused = await made.when(lambda: (events := made.events()) and made.kinds().count("failed") == 3 and events)
+        assert [event.get("id") for event in refused if event["event_type"] == "failed"] == [None, "mine", None]
+        assert (
+            refused[-1]["error"].endswith("(announce.max_waiting); 2 refused") or refused[-1]["event_type"] != "failed"
+        )
+        assert [record.args[0] for record in caplog.records if "are refused" in record.message] == [1, 2]
+
+
 async def test_default_targets(tmp_path):
     speakers = {"kitchen": Loudspeaker(), "hall": Loudspeaker()}
     async with house(tmp_path, speakers, default_targets=("hall",)) as made:

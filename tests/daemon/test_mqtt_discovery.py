@@ -8,7 +8,7 @@ from qwentts_daemon.mqtt_discovery import BUTTONS, EVENT_TYPES, STATES, device_m
 from qwentts_daemon.mqtt_topics import Topics
 
 TOPICS = Topics("qwentts/attic")
-OPTIONS = {"voice": ["default", "ryan"], "language": ["auto", "de-DE"], "style": ["none", "whisper"]}
+OPTIONS = {"voice": ["default", "ryan"], "language": ["auto", "de-DE"], "style": ["default", "whisper"]}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Who may connect, and what is said when somebody may not."""
 
+import re
 import subprocess
 
 import pytest
@@ -10,7 +11,7 @@ from qwentts_daemon.mqtt_connection import Broker, BrokerError, connected
 from qwentts_daemon.sections import Config
 from tests.broker import broker, ear, free_port, needs_mosquitto
 from tests.certificates import Authority
-from tests.harness import daemon, speak
+from tests.harness import ROOT, daemon, speak
 
 PASSWORD = "0123 öß"
 
@@ -179,9 +180,8 @@ def test_a_password_is_never_shown(tmp_path):
 async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
     acl = tmp_path / "acl"
     acl.write_text(
-        "user voice\ntopic read qwentts/+/+/set\ntopic read qwentts/+/stop\ntopic read qwentts/+/clear\n"
-        "topic read homeassistant/status\ntopic write qwentts/#\ntopic write homeassistant/device/+/config\n"
-        "user person\ntopic readwrite #\n"
+        re.search(r"```\n(user voice\n.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+        + "user person\ntopic readwrite #\n"
     )
     lines = ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
     with broker(tmp_path, *lines) as mosquitto:

@@ -1,5 +1,6 @@
 """The natural voice through the door that the worker uses, on tiny checkpoints."""
 
+import dataclasses
 import importlib.util
 import logging
 import shutil
@@ -15,7 +16,7 @@ from engine.backends.qwen3_loading import choose_device, choose_dtype
 from engine.checkpoint import read_config
 from engine.footprint import NumberBytes, footprint
 from engine.memory import needed
-from engine.messages import Done, Failed, Started, Synthesize, Voices
+from engine.messages import Done, Failed, Memory, Started, Synthesize, Voices
 from engine.roster import NARRATOR
 from tests.engine.qwen3 import TEXT, Reference, drain, pcm_of, put_voice, same, settings, spoken
 from tests.engine.tiny_models import tiny_directory
@@ -100,6 +101,18 @@ def test_a_held_job_waits_and_a_cancelled_one_is_forgotten(preset):
     preset.hold(2, False)
     preset.hold(1, False)
     assert same(pcm_of(drain(preset)), whole)
+
+
+def test_between_jobs_it_tells_how_full_the_gpu_is_and_on_a_cpu_nothing(preset, monkeypatch):
+    assert step(preset) == []
+    preset._opened = dataclasses.replace(preset._opened, on_gpu=True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3_000, 12_000))
+    assert step(preset) == []  # too soon
+    monkeypatch.setattr(module, "MEMORY_INTERVAL_S", 0.0)
+    preset._next_memory_s = 0.0
+    assert step(preset) == [Memory(9_000)]
+    preset.add(Synthesize(1, "ryan", TEXT))
+    assert Memory(9_000) not in step(preset)
 
 
 def test_an_empty_text_ends_without_audio(preset):
