@@ -35,6 +35,7 @@ class Bridge:
         self._outbox = outbox
         self._status_topic = status_topic
         self._connection: Connection | None = None
+        self._connected_s: float | None = None
         self._complaints: set[str] = set()
 
     async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
@@ -51,17 +52,22 @@ class Bridge:
         """Until cancelled. `take` gets what arrives on `topics`."""
         pause_s = FIRST_PAUSE_S
         while True:
-            began_s = time.monotonic()
+            self._connected_s = None
             try:
                 await self._live_once(take, topics)
             except (BrokerError, ConfigError) as error:
+                if self._has_lasted:
+                    pause_s = FIRST_PAUSE_S
+                    self._complaints.clear()
                 self._complain(str(error))
             except Exception:
                 log.exception("MQTT: internal error; a new connection is made")
-            if time.monotonic() - began_s > STEADY_AFTER_S:
-                pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, self._broker.config.reconnect_delay_max)
+
+    @property
+    def _has_lasted(self) -> bool:
+        return self._connected_s is not None and time.monotonic() - self._connected_s > STEADY_AFTER_S
 
     async def _live_once(self, take: Callable[[Incoming], None], topics: Sequence[str]) -> None:
         """One connection, from its making to its loss."""
@@ -84,8 +90,7 @@ class Bridge:
     async def _serve(self, connection: Connection, topics: Sequence[str]) -> None:
         await self._subscribe(connection, topics)
         log.info("MQTT: connected to %s as %s", self._broker, self._broker.client_id)
-        self._complaints.clear()
-        self._connection = connection
+        self._connection, self._connected_s = connection, time.monotonic()
         self._outbox.show_again()
         self._outbox.show(self._status_topic, ONLINE)
 
@@ -109,7 +114,7 @@ class Bridge:
                 await _publish(connection, Letter(self._status_topic, OFFLINE, retain=True))
 
     def _complain(self, reason: str) -> None:
-        """Each reason once, until there was a connection."""
+        """Each reason once, until a connection has lasted: two clients of one name put each other out for ever."""
         level = logging.DEBUG if reason in self._complaints else logging.WARNING
         log.log(level, "MQTT: %s; it is tried again until it works", reason)
         self._complaints.add(reason)

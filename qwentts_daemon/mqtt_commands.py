@@ -107,10 +107,11 @@ class Commands:
 
     def take(self, incoming: Incoming) -> None:
         """Do what it says, or tell its sender why not."""
-        if self._is_to_ignore(incoming):
-            return
         if incoming.topic == self._panel.birth_topic:
-            self._panel.greet(incoming.payload)
+            if not incoming.retained:
+                self._panel.greet(incoming.payload)
+            return
+        if self._is_to_ignore(incoming):
             return
         reply_to = self._reply_to(incoming)
         name: str | None = None
@@ -163,10 +164,7 @@ class Commands:
             case Press(button):
                 self._press(button)
             case Change(setting, value):
-                try:
-                    self._panel.prefer(changed(self._panel.preferences, setting, value, self._panel.catalogue()))
-                finally:
-                    self._panel.show_preferences()  # whoever asked for what cannot be shall see what is
+                self._panel.prefer(changed(self._panel.preferences, setting, value, self._panel.catalogue()))
 
     def _say(self, say: Say, incoming: Incoming, reply_to: ReplyTo | None) -> None:
         now_s = time.monotonic()

@@ -179,6 +179,13 @@ class Connection(aiomqtt.Client):
         async for _ in self.messages:
             pass
 
+    async def leave(self) -> None:
+        """The end in order; that the connection is lost is no news any more."""
+        with contextlib.suppress(aiomqtt.MqttError):
+            await self.__aexit__(None, None, None)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # else asyncio complains that nobody has asked for it
+
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self._take(_incoming(message))
 
@@ -215,7 +222,7 @@ async def connected(
         try:
             yield connection
         finally:
-            await connection.__aexit__(None, None, None)
+            await connection.leave()
     except (aiomqtt.MqttError, OSError, ValueError) as error:
         raise BrokerError(explain(error, broker, connection.last_words.text)) from error
 
@@ -228,7 +235,7 @@ async def _enter(connection: Connection) -> None:
     except asyncio.CancelledError:
         with contextlib.suppress(aiomqtt.MqttError):
             await entering
-            await connection.__aexit__(None, None, None)
+            await connection.leave()
         raise
 
 
@@ -254,6 +261,8 @@ def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
     if "alert" in last_words:
         alert = last_words.partition("] ")[2].partition(" (")[0] or last_words
         return f"{broker} refuses this client's certificate (mqtt.cert_file): {alert}"
+    if code and str(code) == "Session taken over":
+        return f"{broker}: another client has come with the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
     if code:
         return f"{broker}: {str(code).lower()}"
     if "timed out" in str(error):

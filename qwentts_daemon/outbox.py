@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 MAX_WAITING = 1024
 STALE_AFTER_S = 30.0
 """A message that the broker was not there for: an automation shall not play what was said long ago."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Outbox:
 
     async def flush(self, publish: Callable[[Letter], Awaitable[None]]) -> None:
         """Publish what is there now."""
+        if self.lost:
+            log.warning("MQTT: %d messages were given up: too many at once, or nobody took them", self.lost)
+            self.lost = 0
         while self._unsent or self._letters:
             while self._unsent:
                 topic = next(iter(self._unsent))

@@ -111,7 +111,7 @@ class Panel:
         if self.catalogue() is not self._shown_catalogue:
             self._shown_catalogue = self.catalogue()
             self._show_device()
-            self.show_preferences()
+            self._show_preferences()
         self._outbox.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
 
     def greet(self, payload: bytes) -> None:
@@ -124,8 +124,9 @@ class Panel:
         if preferences != self.preferences:
             self.preferences = preferences
             self._to_save.set()
+            self._show_preferences()
 
-    def show_preferences(self) -> None:
+    def _show_preferences(self) -> None:
         """A voice or style that is no longer there is shown as no choice."""
         known = options(self.catalogue())
         shown = {

@@ -152,10 +152,14 @@ class Ear:
 
 @contextlib.asynccontextmanager
 async def ear(port: int, hostname: str = "127.0.0.1", **options: Any) -> AsyncIterator[Ear]:
-    options = {"protocol": aiomqtt.ProtocolVersion.V5} | options
-    async with aiomqtt.Client(hostname, port, **options) as client, asyncio.TaskGroup() as tasks:
-        hearer = Ear(client)
-        await client.subscribe("#", qos=1)
-        listening = tasks.create_task(hearer.listen())
-        yield hearer
-        listening.cancel()
+    client = aiomqtt.Client(hostname, port, **{"protocol": aiomqtt.ProtocolVersion.V5, **options})
+    try:
+        async with client, asyncio.TaskGroup() as tasks:
+            hearer = Ear(client)
+            await client.subscribe("#", qos=1)
+            listening = tasks.create_task(hearer.listen())
+            yield hearer
+            listening.cancel()
+    finally:
+        if client._disconnected.done():
+            client._disconnected.exception()  # a test that stops its broker expects that

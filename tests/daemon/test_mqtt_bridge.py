@@ -146,7 +146,7 @@ async def test_home_assistant_finds_a_device_whose_entities_answer(house):
         await heard.shown("state", model_loaded=True, state="idle", queue_depth=0)
 
 
-async def test_a_preference_that_is_none_is_refused_and_the_old_one_shown(house):
+async def test_a_preference_that_is_none_is_refused(house):
     mosquitto, *_ = house
     async with ear(mosquitto.port) as heard:
         for number, (name, value) in enumerate((("voice", "nobody"), ("volume", "loud"), ("volume", "101")), 1):
