@@ -68,7 +68,6 @@ class Performance:
         self._plays: dict[str, asyncio.Task[Outcome]] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._facts: dict[str, object] = {}
-        self._heard = False
         self._why_stopped = ""
 
     @property
@@ -144,9 +143,10 @@ class Performance:
     async def _play(self, name: str, outlet: Outlet) -> Outcome:
         chime = self._stage.chime if self.announcement.chime else None
         sounds = preparation(outlet.target, self.announcement.volume, chime)
+        facts: dict[str, object] = {}
         try:
-            async with aclosing(prepared(self._noticed(name), sounds)) as pcm:
-                await outlet.sink.play(self.announcement.id, pcm, self._facts.update)
+            async with aclosing(prepared(self._noticed(name, facts), sounds)) as pcm:
+                await outlet.sink.play(self.announcement.id, pcm, facts.update)
         except SpeechError as error:
             return Outcome("failed", str(error), error.code)
         except QwenTtsError as error:
@@ -154,15 +154,19 @@ class Performance:
         except Exception:
             log.exception("announcement %s on %s: internal error", self.announcement.id, name)
             return Outcome("failed", INTERNAL, Code.INTERNAL_ERROR)
+        finally:
+            self._facts |= facts
         return Outcome("finished")
 
-    async def _noticed(self, name: str) -> AsyncGenerator[Pcm, None]:
+    async def _noticed(self, name: str, facts: Mapping[str, object]) -> AsyncGenerator[Pcm, None]:
+        """Tells each target's first sound by itself: one that was busy has its address only when its turn has come."""
+        heard = False
         async with aclosing(self._recording.read(name)) as pcm:
             async for each in pcm:
-                if not self._heard:
-                    self._heard = True
+                if not heard:
+                    heard = True
                     waited_ms = round((time.monotonic() - self.announcement.arrived_s) * 1000, 1)
-                    self._tell("first_audio", {"ttfa_ms": waited_ms, **self._facts})
+                    self._tell("first_audio", {"target": name, "ttfa_ms": waited_ms, **facts})
                 yield each
 
     # --- what is told -----------------------------------------------------------------------------------------

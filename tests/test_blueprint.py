@@ -31,10 +31,10 @@ def inputs(value):
         yield from inputs(inside)
 
 
-def says(template, payload):
+def says(template, payload, target_name=""):
     """What a template says to a message, as Home Assistant renders it."""
     trigger = {"payload_json": payload} if payload is not None else {}
-    return jinja2.Template(template).render(trigger=trigger).strip()
+    return jinja2.Template(template).render(trigger=trigger, target_name=target_name).strip()
 
 
 def test_every_input_is_declared_and_used():
@@ -55,6 +55,13 @@ def test_every_input_is_declared_and_used():
 def test_it_acts_on_announcements_with_an_address(payload, acts):
     (condition,) = blueprint()["conditions"]
     assert says(condition["value_template"], payload) == acts
+
+
+@pytest.mark.parametrize(("target", "acts"), [("players", "True"), ("hall", "False"), (None, "True")])
+def test_it_acts_on_its_own_target_only(target, acts):
+    (condition,) = blueprint()["conditions"]
+    payload = {"event_type": "cancelled" if target is None else "first_audio", "url": "http://host/a.wav"}
+    assert says(condition["value_template"], payload | ({"target": target} if target else {}), "players") == acts
 
 
 def test_it_plays_the_address_and_stops_what_is_cancelled():

@@ -18,7 +18,7 @@ async def test_one_speech_is_made_for_all_targets_and_lets_assist_go_first(tmp_p
     async with house(tmp_path, loudspeakers) as made:
         made.say("Dinner.", "a")
         finished = await made.over("a")
-        assert made.kinds("a") == ["queued", "started", "first_audio", "finished"]
+        assert made.kinds("a") == ["queued", "started", "first_audio", "first_audio", "finished"]
         assert finished["url"] == made.events("a")[2]["url"] == "http://here/a.wav"
         assert {name: each.played for name, each in loudspeakers.items()} == {
             "kitchen": {"a": spoken("Dinner.")}, "hall": {"a": spoken("Dinner.")},
@@ -39,6 +39,18 @@ async def test_a_slow_target_keeps_nobody_waiting_and_hears_everything_in_order(
             assert (await made.over(name))["event_type"] == "finished"
         assert loudspeakers["kitchen"].begun == ["a", "b", "c", "d"]
         assert loudspeakers["kitchen"].played["c"] == spoken("This is c.")
+
+
+async def test_a_target_that_was_busy_tells_when_it_is_heard_there(tmp_path, loudspeakers):
+    loudspeakers["kitchen"].may_play.clear()
+    async with house(tmp_path, loudspeakers) as made:
+        made.say("Slow.", "a", targets=["kitchen"])
+        made.say("For all.", "b")
+        assert (await made.until("b", "first_audio"))["target"] == "hall"
+        loudspeakers["kitchen"].may_play.set()
+        await made.over("b")
+        heard = [(each["target"], each["url"]) for each in made.events("b") if each["event_type"] == "first_audio"]
+        assert heard == [("hall", "http://here/b.wav"), ("kitchen", "http://here/b.wav")]
 
 
 async def test_a_place_in_the_engine_is_not_held_while_a_loudspeaker_plays(tmp_path, loudspeakers):

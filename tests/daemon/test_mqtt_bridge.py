@@ -303,8 +303,10 @@ async def test_sound_may_go_through_the_broker_and_to_an_address(tmp_path):
             speaking.wait_for("MQTT: connected")
             async with ear(mosquitto.port) as heard:
                 await heard.say("Hello.", id="hello")
-                url = (await heard.event("first_audio", "hello"))["url"]
-                fetched = await asyncio.to_thread(fetch, url)
+                await heard.event("first_audio", "hello", count=2)
+                urls = {event["target"]: event.get("url") for event in heard.events("hello") if "target" in event}
+                assert urls["esp"] is None
+                fetched = await asyncio.to_thread(fetch, urls["players"])
                 await heard.event("finished", "hello")
                 speech = (await speak(speaking, "Hello.")).pcm
                 chunks = [message for message in heard.messages if "/hello/chunk/" in str(message.topic)]
