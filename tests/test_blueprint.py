@@ -6,7 +6,7 @@ import jinja2
 import pytest
 import yaml
 
-BLUEPRINT = Path(__file__).parents[1] / "homeassistant" / "announce_on_media_player.yaml"
+BLUEPRINT = Path(__file__).parents[1] / "qwentts_daemon" / "homeassistant" / "announce_on_media_player.yaml"
 
 
 class Input(str):

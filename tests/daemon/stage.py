@@ -16,6 +16,7 @@ from qwentts_daemon.announcer import Announcer
 from qwentts_daemon.chime import Chime
 from qwentts_daemon.errors import SpeechError
 from qwentts_daemon.jobs import Control, Job, Timing
+from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.mqtt_commands import Commands, Controls, Events
 from qwentts_daemon.mqtt_connection import Incoming
 from qwentts_daemon.mqtt_sections import Mqtt
@@ -23,7 +24,7 @@ from qwentts_daemon.outbox import Outbox
 from qwentts_daemon.panel import Device, Panel, Sources
 from qwentts_daemon.performance import Outlet, Stage
 from qwentts_daemon.preferences import PreferencesFile
-from qwentts_daemon.sections import Announce, Audio, Text, Voices
+from qwentts_daemon.sections import Announce, Config, Voices
 from qwentts_daemon.session import Speaker
 from qwentts_daemon.sinks import SinkError
 from qwentts_daemon.targets import WavTarget
@@ -49,7 +50,7 @@ class ToneEngine:
         self._numbers = itertools.count(1)
 
     @contextlib.asynccontextmanager
-    async def job(self, request, text, priority) -> AsyncIterator[Job]:
+    async def job(self, request, text, priority, again) -> AsyncIterator[Job]:
         now_s = time.monotonic()
         texts = [text]
         job = Job(next(self._numbers), Timing(now_s, now_s), Control(texts.append, lambda: None, lambda _: None), 10.0)
@@ -116,7 +117,7 @@ class House:
         self.outbox = Outbox()
         targets = {name: WavTarget(type="wav", directory="/") for name in loudspeakers}
         config = Announce(targets=targets, **announce)
-        speaker = Speaker(self.engine, Audio(), Text())
+        speaker = Speaker(self.engine, LiveConfig(Config))
         catalogue = Catalogue(VOICES, Voices())
         sources = Sources(lambda: catalogue, self.engine, speaker.activity)
         file = PreferencesFile(directory / "preferences.json")
