@@ -86,6 +86,9 @@ class WorkerClient:
         self.takes_new_voices = backend.takes_new_voices
         self.loaded = self.ready = False  # one that is loaded and does not react is not ready
         self.failure: str | None = None
+        model = settings.model if self.takes_new_voices else None
+        self._folder = Path(model.voices_dir) if model else None
+        self._folder_read: object = None  # as it was when the worker told its voices
         self._capacity = 0
         self.pid: int | None = None
         self.gpu_memory_bytes: int | None = None
@@ -183,14 +186,18 @@ class WorkerClient:
 
     async def _rest(self) -> None:
         """Wait until somebody wants to hear this engine, or has brought a new voice, which only the model can hear."""
-        folder = Path(self._settings.model.voices_dir) if self._settings.model and self.takes_new_voices else None
-        known = voice_folder.signature(folder) if folder else None
+        interval_s = FOLDER_INTERVAL_S if self._folder else None
         while not self._presence.is_wanted:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FOLDER_INTERVAL_S if folder else None):
-                    await self._presence.wanted()
-            if folder and voice_folder.signature(folder) != known:
+            if self._folder_seen() != self._folder_read:
                 self._presence.wake()
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await self._presence.wanted()
+
+    def _folder_seen(self) -> object:
+        """What would differ if somebody changed the voices folder; nothing where the engine has none."""
+        return voice_folder.signature(self._folder) if self._folder else None
 
     async def _live_once(self) -> None:
         """One life of the process: from its spawning until it is gone."""
@@ -297,13 +304,13 @@ class WorkerClient:
                     job.fail(SpeechError(code, reason))
             case Ready(voices, capacity, description):
                 self.voices, self.loaded, self.ready = voices, True, True
-                self._capacity = capacity
+                self._capacity, self._folder_read = capacity, self._folder_seen()
                 self._admission.set_capacity(self.lane, capacity)
                 self._presence.loaded()
                 self._complaint = ""
                 log.info("%s is ready: %s", self.name, description)
             case Voices(voices):
-                self.voices = voices
+                self.voices, self._folder_read = voices, self._folder_seen()
             case Memory(used_bytes):
                 self.gpu_memory_bytes = used_bytes
             case LoadFailed(reason, permanent):
