@@ -24,6 +24,7 @@ from wyoming.tts import Synthesize
 from .harness import DaemonProcess, connected, hear, speak, started, stream
 
 POLLS, SENTENCES = 2880, 1000
+RESTART_SOON = "engine.restart_delay_max=1"  # a day takes half a minute: nobody waits as for a worker that keeps dying
 BLOCKS, WARM_UP_BLOCKS = 40, 4
 TEXT = "the kettle has boiled and the washing machine is done so it may rain at six or seven"
 NONSENSE = [b"\n", b"GET / HTTP/1.1\r\n\r\n", b'{"type": "synthesize", "data_length": 99}\n', b"\xff" * 5000]
@@ -120,7 +121,7 @@ async def main() -> None:
     backend = "qwen3" if given.backend == "fake" else given.backend
     fake = "ToneBackend" if given.backend == "fake" else "none"
     until_s = time.monotonic() + given.minutes * 60
-    with started(f"engine.backend={backend}", *given.set, debug=False, fake=fake) as process:
+    with started(f"engine.backend={backend}", RESTART_SOON, *given.set, debug=False, fake=fake) as process:
         process.wait_for("is ready")
         while True:
             print(await day(process, random.Random(given.seed), kills=given.backend != "espeak"), flush=True)
