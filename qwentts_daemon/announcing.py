@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .announcer import Announcer
 from .chime import Chime
+from .errors import ConfigError
+from .hermes import Hermes
 from .mqtt_bridge import Bridge
 from .mqtt_commands import Commands, Controls, Events
 from .mqtt_connection import make_broker, node_id
@@ -23,6 +25,7 @@ from .sections import Announce, Config
 from .session import Speaker
 from .shelf import Shelf
 from .sinks import Services, make_sink
+from .targets import HermesTarget
 from .voices import Catalogue
 
 
@@ -43,15 +46,17 @@ async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Anno
     broker, outbox = make_broker(config.mqtt, client_id), Outbox()
     panel = _panel(config.mqtt, outbox, around)
     bridge = Bridge(broker, outbox, panel.topics.status)
-    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf))
+    hermes = _hermes(config.announce, outbox)
+    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf, hermes))
     chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
-    events = Events(panel.topics, outbox)
+    events = Events(panel.topics, outbox, hermes)
     async with asyncio.TaskGroup() as tasks:
         announcer = Announcer(Stage(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce)
         commands = Commands(announcer, events, panel, config.announce, around.controls)
+        subscriptions = [*panel.subscriptions, *hermes.topics]
         panel.show(announcer.depth)
         running = [
-            tasks.create_task(bridge.run(commands.take, panel.subscriptions), name="mqtt bridge"),
+            tasks.create_task(bridge.run(commands.take, subscriptions), name="mqtt bridge"),
             tasks.create_task(panel.run(lambda: announcer.depth), name="mqtt panel"),
             tasks.create_task(panel.save(), name="preferences"),
         ]
@@ -67,6 +72,15 @@ def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
     sources = Sources(around.catalogue, around.speaker.pool, around.speaker.activity)
     device = Device(config, node_id(config), around.controls.buttons)
     return Panel(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
+
+
+def _hermes(config: Announce, outbox: Outbox) -> Hermes:
+    """Raises ConfigError when two targets are one site."""
+    sites: dict[str, str] = {}
+    for name, target in config.targets.items():
+        if isinstance(target, HermesTarget) and sites.setdefault(target.site, name) != name:
+            raise ConfigError(f"announce.targets.{name}: the site {target.site} is already {sites[target.site]}")
+    return Hermes(sites, outbox)
 
 
 def _chime(config: Announce) -> Chime:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from .announcements import Announcement, Coalesced, RepeatedId, ReplyTo, Urgency
 from .announcer import Announcer
 from .errors import Code, SpeechError
+from .hermes import SAY, Hermes
 from .mqtt_connection import Incoming
 from .mqtt_topics import Change, Command, CommandError, Press, Say, Stop, Topics, parse
 from .outbox import Letter, Outbox
@@ -32,15 +33,17 @@ log = logging.getLogger(__name__)
 class Events:
     """Tells what becomes of announcements: to everybody, and to who asked for an answer."""
 
-    def __init__(self, topics: Topics, outbox: Outbox) -> None:
+    def __init__(self, topics: Topics, outbox: Outbox, hermes: Hermes) -> None:
         self._topics = topics
         self._outbox = outbox
+        self.hermes = hermes
 
     def tell(self, announcement: Announcement, event: EventType, facts: Mapping[str, object]) -> None:
         """One step in the life of an announcement."""
         if event in ("finished", "cancelled", "failed"):
             said = f"{len(announcement.text)} characters for {', '.join(announcement.targets)}"
             log.info("announcement %s %s: %s", announcement.id, event, said)
+            self.hermes.over(announcement.id)
         self._send({"event_type": event, "id": announcement.id, **facts}, announcement.reply_to)
 
     def refuse(self, name: str | None, code: str, reason: str, reply_to: ReplyTo | None) -> None:
@@ -113,6 +116,9 @@ class Commands:
             return
         if self._is_to_ignore(incoming):
             return
+        if incoming.topic.startswith("hermes/"):
+            self._hear_rhasspy(incoming)
+            return
         reply_to = self._reply_to(incoming)
         name: str | None = None
         try:
@@ -129,6 +135,21 @@ class Commands:
         except Exception:
             log.exception("%s: internal error", incoming.topic)
             self._events.refuse(name, Code.INTERNAL_ERROR, "internal error; see the log of the daemon", reply_to)
+
+    def _hear_rhasspy(self, incoming: Incoming) -> None:
+        hermes = self._events.hermes
+        if incoming.topic != SAY:
+            hermes.played(incoming.payload)
+        elif asked := hermes.asked(incoming.payload):
+            say, session = asked
+            say = say.model_copy(update={"id": secrets.token_hex(6)})
+            hermes.begin(say.id or "", session)
+            try:
+                self._announcer.require_place(None)
+                self._say(say, incoming, None)
+            except (CommandError, SpeechError) as error:
+                log.warning("%s: %s", SAY, error)
+                hermes.over(say.id or "")
 
     def _is_to_ignore(self, incoming: Incoming) -> bool:
         """A retained command would be carried out at every start; a repeated one has been already."""

@@ -72,7 +72,8 @@ def _as_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _check_text(text: str) -> str:
+def check_text(text: str) -> str:
+    """Raises ValueError when nothing is said."""
     if not text.strip():
         raise ValueError("there is no text")
     return text
@@ -90,7 +91,7 @@ class _Payload(BaseModel):
 class Say(_Payload):
     """Speak a text. None: as the settings say."""
 
-    text: Annotated[str, AfterValidator(_check_text)]
+    text: Annotated[str, AfterValidator(check_text)]
     id: Id | None = None
     voice: Word | None = None
     language: Word | None = None

@@ -48,6 +48,12 @@ def _check_file_name(name: str) -> str:
     return name
 
 
+def _check_site(site: str) -> str:
+    if not re.fullmatch(r"[^+#/\x00-\x1f]{1,100}", site):
+        raise ValueError("a site's id has no '+', '#' or '/'")
+    return site
+
+
 TargetName = Annotated[str, AfterValidator(_check_target_name)]
 WholePath = Annotated[str, AfterValidator(_check_path)]
 
@@ -105,7 +111,15 @@ class UrlTarget(Loudspeaker):
     timeout: Seconds = 15
 
 
+class HermesTarget(Loudspeaker):
+    """A site of Rhasspy, which may also ask for speech."""
+
+    type: Literal["hermes"]
+    site: Annotated[str, AfterValidator(_check_site)] = "default"
+    timeout: Seconds = 10
+
+
 Target: TypeAlias = Annotated[
-    CommandTarget | WyomingTarget | SnapcastTarget | WavTarget | MqttTarget | UrlTarget,
+    CommandTarget | WyomingTarget | SnapcastTarget | WavTarget | MqttTarget | UrlTarget | HermesTarget,
     Field(discriminator="type"),
 ]

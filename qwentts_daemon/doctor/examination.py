@@ -11,7 +11,7 @@ from ..config import voices_dir
 from ..daemon import program_uri
 from ..errors import ConfigError
 from ..sections import Config
-from . import machine, model, network, places, speech
+from . import broker, machine, model, network, places, speech
 from .findings import Finding, Level
 
 
@@ -33,6 +33,7 @@ def examine(config: Config, environment: Mapping[str, str], quick: bool) -> Iter
     yield from network.check_port(config.wyoming, running)
     yield from network.check_access(config.wyoming)
     yield from network.check_discovery(config.wyoming, running)
+    yield from broker.check_broker(config.mqtt)
     if not quick:
         yield from _speech(config, environment, running, [name] if speaks else [])
 

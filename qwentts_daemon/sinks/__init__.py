@@ -9,9 +9,19 @@ from dataclasses import dataclass
 
 from ..chime import Chime
 from ..errors import ConfigError
+from ..hermes import Hermes
 from ..shelf import Shelf
 from ..sound import Preparation
-from ..targets import CommandTarget, MqttTarget, SnapcastTarget, Target, UrlTarget, WavTarget, WyomingTarget
+from ..targets import (
+    CommandTarget,
+    HermesTarget,
+    MqttTarget,
+    SnapcastTarget,
+    Target,
+    UrlTarget,
+    WavTarget,
+    WyomingTarget,
+)
 from .sink import Publish, Report, Sink, SinkError
 
 __all__ = ["Publish", "Report", "Services", "Sink", "SinkError", "make_sink", "preparation"]
@@ -24,6 +34,7 @@ class Services:
     publish: Publish | None = None
     base_topic: str = ""
     http: Shelf | None = None
+    hermes: Hermes | None = None
 
 
 def make_sink(name: str, target: Target, services: Services) -> Sink:
@@ -49,6 +60,8 @@ def make_sink(name: str, target: Target, services: Services) -> Sink:
             return _mqtt_sink(name, services)
         case UrlTarget():
             return _url_sink(name, target, services)
+        case HermesTarget():
+            return _hermes_sink(name, target, services)
 
 
 def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Preparation:
@@ -62,6 +75,14 @@ def _mqtt_sink(name: str, services: Services) -> Sink:
     if services.publish is None:
         raise ConfigError(f"announce.targets.{name}: a target of type mqtt needs a broker (mqtt.host)")
     return MqttSink(services.publish, services.base_topic)
+
+
+def _hermes_sink(name: str, target: HermesTarget, services: Services) -> Sink:
+    from .hermes import HermesSink
+
+    if services.publish is None or services.hermes is None:
+        raise ConfigError(f"announce.targets.{name}: a target of type hermes needs a broker (mqtt.host)")
+    return HermesSink(target, services.publish, services.hermes)
 
 
 def _url_sink(name: str, target: UrlTarget, services: Services) -> Sink:

@@ -15,6 +15,7 @@ from engine.messages import Voice
 from qwentts_daemon.announcer import Announcer
 from qwentts_daemon.chime import Chime
 from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.hermes import Hermes
 from qwentts_daemon.jobs import Control, Job, Timing
 from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.mqtt_commands import Commands, Controls, Events
@@ -122,7 +123,7 @@ class House:
         sources = Sources(lambda: catalogue, self.engine, speaker.activity)
         file = PreferencesFile(directory / "preferences.json")
         self.panel = Panel(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, file)
-        events = Events(self.panel.topics, self.outbox)
+        events = Events(self.panel.topics, self.outbox, Hermes({}, self.outbox))
         outlets = {name: Outlet(targets[name], sink) for name, sink in loudspeakers.items()}
         stage = Stage(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
         self.announcer = Announcer(stage, outlets, config)

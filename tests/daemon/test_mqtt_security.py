@@ -6,6 +6,8 @@ import subprocess
 import pytest
 
 from qwentts_daemon.config import load
+from qwentts_daemon.doctor.broker import check_broker
+from qwentts_daemon.doctor.findings import Level
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.mqtt_connection import Broker, BrokerError, connected
 from qwentts_daemon.sections import Config
@@ -192,3 +194,27 @@ async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
                 await heard.until(lambda: heard.on("homeassistant/device/qwentts_test/config"))
                 await heard.say("Allowed.", id="allowed")
                 await heard.event("finished", "allowed")
+
+
+@needs_mosquitto
+def test_the_doctor_visits_the_broker(tmp_path, passwords):
+    with broker(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
+        user = [*mosquitto.settings, "mqtt.username=voice"]
+        for password, level, text in (
+            (PASSWORD, Level.OK, "lets this daemon in"),
+            ("sesame", Level.ERROR, "wrong user"),
+        ):
+            config = load(None, {"QWENTTS_MQTT_PASSWORD": password}, user)
+            (finding,) = check_broker(config.mqtt)
+            assert (finding.level, text in finding.text) == (level, True), finding
+            assert password not in finding.text
+
+
+def test_the_doctor_says_what_is_wrong_with_the_way_to_the_broker(tmp_path):
+    (gone,) = check_broker(load(None, {}, ["mqtt.host=127.0.0.1", f"mqtt.port={free_port()}"]).mqtt)
+    assert gone.level is Level.ERROR
+    assert "refused" in gone.text
+    missing = ["mqtt.host=127.0.0.1", "mqtt.username=voice", f"mqtt.password_file={tmp_path}/none"]
+    (unread,) = check_broker(load(None, {}, missing).mqtt)
+    assert "mqtt.password_file" in unread.text
+    assert check_broker(load(None, {}, []).mqtt) == []

@@ -1,0 +1,40 @@
+"""The MQTT broker: whether this daemon is let in there."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..mqtt_sections import Mqtt
+from .findings import Finding, error, ok
+
+if TYPE_CHECKING:
+    from ..mqtt_connection import Broker
+
+ANSWER_WITHIN_S = 12.0
+"""More than the connection's own time-outs, which know the reason."""
+
+
+def check_broker(config: Mqtt) -> list[Finding]:
+    """Comes, under a name of its own, and goes; nothing where no broker is configured."""
+    if not config.host:
+        return []
+    from ..mqtt_connection import BrokerError, make_broker
+
+    try:
+        broker = make_broker(config, f"qwentts-doctor-{secrets.token_hex(4)}")
+        asyncio.run(_visit(broker))
+    except (BrokerError, ConfigError) as problem:
+        return [error("broker", str(problem), "correct what stands in brackets, or start the broker")]
+    except TimeoutError:
+        return [error("broker", f"{broker} gives no answer", "look at the broker and at the way to it (mqtt.host)")]
+    return [ok("broker", f"{broker} lets this daemon in{', over TLS' if config.tls else ''}")]
+
+
+async def _visit(broker: Broker) -> None:
+    from ..mqtt_connection import connected
+
+    async with asyncio.timeout(ANSWER_WITHIN_S), connected(broker, lambda _: None):
+        pass

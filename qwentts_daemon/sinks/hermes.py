@@ -1,0 +1,68 @@
+"""Hands a whole WAV file to a Rhasspy site's loudspeaker, which says when it has played it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+from ..hermes import Hermes, play_topic
+from ..session import Pcm
+from ..targets import HermesTarget
+from ..wav import header
+from .sink import Publish, Report, SinkError, plain, play_through
+
+MAX_BYTES = 32 << 20
+"""Over ten minutes of speech."""
+
+
+class HermesSink:
+    """Rhasspy plays files, so it hears nothing before the last word is made."""
+
+    def __init__(self, target: HermesTarget, publish: Publish, hermes: Hermes) -> None:
+        self._target = target
+        self._publish = publish
+        self._hermes = hermes
+
+    async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
+        """See `Sink`. A site that does not answer when its time has come is a SinkError."""
+        await play_through(pcm, partial(self._collected, plain(announcement)))
+
+    @contextlib.asynccontextmanager
+    async def _collected(self, request: str, rate: int) -> AsyncIterator[WholeFile]:
+        try:
+            yield WholeFile(self._target, self._publish, rate, request, self._hermes.play(request))
+        finally:
+            self._hermes.forget(request)
+
+
+class WholeFile:
+    """What is to be played, in one piece."""
+
+    def __init__(
+        self, target: HermesTarget, publish: Publish, rate: int, request: str, finished: asyncio.Event
+    ) -> None:
+        self._target = target
+        self._publish = publish
+        self._rate = rate
+        self._request = request
+        self._finished = finished
+        self._samples = bytearray()
+
+    async def write(self, pcm: Pcm) -> None:
+        """See `Player`."""
+        if len(self._samples) + len(pcm.samples) > MAX_BYTES:
+            raise SinkError(f"more than {MAX_BYTES >> 20} MiB, too much for one message to Rhasspy")
+        self._samples += pcm.samples
+
+    async def finish(self) -> None:
+        """See `Player`."""
+        site, size = self._target.site, len(self._samples)
+        await self._publish(play_topic(site, self._request), header(self._rate, size) + self._samples)
+        try:
+            async with asyncio.timeout(size / 2 / self._rate + self._target.timeout):
+                await self._finished.wait()
+        except TimeoutError:
+            late = f"{self._target.timeout:g} s after the end of the sound"
+            raise SinkError(f"Rhasspy's site {site} has not said playFinished, {late}") from None
