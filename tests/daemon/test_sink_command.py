@@ -133,7 +133,7 @@ async def test_an_error_of_the_speech_ends_the_player(tmp_path):
     tap = Tap()
     tap.pour(tone(10))
     tap.end(RuntimeError("no more"))
-    before = psutil.Process().children()
+    before = set(psutil.Process().children())
     with pytest.raises(RuntimeError, match="no more"):
         await recorder(tmp_path / "out").play("a1", tap.pcm(), Facts())
-    assert psutil.Process().children() == before
+    assert set(psutil.Process().children()) <= before  # others may end meanwhile

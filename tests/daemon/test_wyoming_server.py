@@ -199,19 +199,17 @@ async def test_what_is_no_event_ends_the_connection_with_an_error(tone_daemon, d
     writer.close()
 
 
-@pytest.mark.parametrize(
-    "data", [b"\n", b'{"type": "synthesize-stop"}\n', b""], ids=["no event", "bad request", "nothing"]
-)
 @pytest.mark.parametrize("limit", [1, 64], ids=["refused", "served"])
-async def test_clients_that_leave_before_they_hear_the_error_harm_nobody(data, limit):
+async def test_clients_that_leave_before_they_hear_the_error_harm_nobody(limit):
     with daemon(f"wyoming.max_connections={limit}", fake="ToneBackend") as process:
         async with connected(process) as other:
             await describe(other)
-            for _ in range(300):
-                with socket.create_connection(("127.0.0.1", process.port)) as client:
-                    client.sendall(data)
-            await other.write_event(Synthesize("Still here.").event())
-            assert (await hear(other, "audio-stop")).pcm == tones("Still here.")
+            for data in (b"\n", b'{"type": "synthesize-stop"}\n', b""):
+                for _ in range(200):
+                    with socket.create_connection(("127.0.0.1", process.port)) as client:
+                        client.sendall(data)
+                await other.write_event(Synthesize("Still here.").event())
+                assert (await hear(other, "audio-stop")).pcm == tones("Still here."), data
 
 
 async def test_null_data_is_an_event_without_data(tone_daemon):
@@ -323,7 +321,7 @@ async def test_silence_before_and_after_a_reply():
 
 
 async def test_the_line_is_bounded_in_length_and_time():
-    with daemon("queue.max_size=1", "queue.max_wait=0.5", fake="Endless") as process:
+    with daemon("queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
         async with connected(process) as a, connected(process) as b, connected(process) as c, connected(process) as d:
             for client in (a, b, c, d):  # as many as the engine takes
                 await client.write_event(Synthesize("On and on.").event())

@@ -10,6 +10,7 @@ from zeroconf import IPVersion, Zeroconf
 
 from qwentts_daemon.addresses import addresses_to_advertise, interface_addresses
 from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, advertised
+from tests.harness import PATIENCE_S
 
 NAME = f"qwen-tts-test-{uuid.uuid4()}"
 INTERFACES = ["127.0.0.1", "172.17.0.1", "192.168.1.5", "169.254.3.3", "::1", "fe80::1", "fd00::5"]
@@ -38,21 +39,21 @@ def test_never_an_address_that_others_cannot_reach(interfaces):
             assert not address.startswith(("127.", "169.254.", "fe80:"))
 
 
-def find(name):
+def find(name, within_s):
     with_everything = Zeroconf(ip_version=IPVersion.V4Only)
     try:
-        return with_everything.get_service_info(SERVICE_TYPE, f"{name}.{SERVICE_TYPE}", timeout=3000)
+        return with_everything.get_service_info(SERVICE_TYPE, f"{name}.{SERVICE_TYPE}", timeout=within_s * 1000)
     finally:
         with_everything.close()
 
 
 async def test_home_assistant_finds_it_while_it_runs_and_not_after(free_address):
     async with advertised(NAME, free_address, 10299):
-        found = await asyncio.to_thread(find, NAME)
+        found = await asyncio.to_thread(find, NAME, PATIENCE_S)
         assert found is not None
         assert found.port == 10299
         assert found.parsed_addresses() == [free_address]
-    assert await asyncio.to_thread(find, NAME) is None
+    assert await asyncio.to_thread(find, NAME, 1) is None
 
 
 @pytest.fixture
@@ -65,4 +66,4 @@ def free_address():
 
 async def test_a_loopback_address_is_not_advertised():
     async with advertised(NAME, "127.0.0.1", 10299):
-        assert await asyncio.to_thread(find, NAME) is None
+        assert await asyncio.to_thread(find, NAME, 1) is None

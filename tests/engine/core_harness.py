@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import torch
 
@@ -85,7 +86,9 @@ def joined(parts: list[Progress]) -> Spoken:
     return torch.cat([p.codes for p in parts], -1), torch.cat([p.wave for p in parts])
 
 
+@cache
 def alone(text: str, lag: int | None = None, **options: object) -> Spoken:
+    """What an engine of its own makes of a text, once for all tests; never to be written to."""
     speaker = Speaker(lag=lag)
     speaker.start(1, text, **options)
     return speaker.finish()[1]

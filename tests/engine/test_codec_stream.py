@@ -67,7 +67,7 @@ def move(stream: Stream, state: CodecState, free: int) -> int:
 
 
 @settings(
-    max_examples=8,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # a seed does not shrink

@@ -381,7 +381,7 @@ def codes_alone(job: int) -> torch.Tensor:
 
 TestAnyHistory = AnyHistory.TestCase
 TestAnyHistory.settings = settings(
-    max_examples=8,
+    max_examples=5,
     stateful_step_count=25,
     deadline=None,
     phases=[Phase.generate],

@@ -86,6 +86,7 @@ def test_every_sample_keeps_its_place_in_time(wish: StreamOptions, frames: int, 
 
 @settings(max_examples=25, deadline=None)
 @given(wishes(), st.integers(2, 40), st.integers(0, 1 << 20))
+@torch.inference_mode()
 def test_no_seam_jumps_further_than_the_signal(wish: StreamOptions, frames: int, seed: int) -> None:
     assume(wish.overlap_samples >= 64)
     assert wish.windows is not None

@@ -108,7 +108,7 @@ fragments = st.lists(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(fragments)
 @example(["'", "s\u0301x"])
 @example(["'r", "e", "st"])
