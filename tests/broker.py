@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,13 +22,17 @@ import pytest
 from .harness import PATIENCE_S
 
 os.environ["PATH"] += os.pathsep + "/usr/sbin"  # where Debian puts it
+CHANCE = random.SystemRandom()  # hypothesis seeds the usual one, alike in all processes
 needs_mosquitto = pytest.mark.skipif(shutil.which("mosquitto") is None, reason="mosquitto is not installed")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that Linux gives to no outgoing connection, so that it stays free while a broker is away."""
+    while True:
+        port = CHANCE.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Broker:
