@@ -64,7 +64,7 @@ class FusedFrame:
         batch = self.batch(slots, text, active)
         x = self.talker(batch)
         codes, first = self._first_code(x, batch)
-        self._later_codes(first, codes, batch)
+        self.later_codes(first, codes, batch)
         self._finish(codes, batch)
         return codes
 
@@ -117,8 +117,8 @@ class FusedFrame:
         )  # fmt: skip
         return codes, first.view(2 * rows, width)
 
-    def _later_codes(self, x: Tensor, codes: Tensor, batch: Batch) -> None:
-        """Groups 1 to 15, in passes over the predictor's layers."""
+    def later_codes(self, x: Tensor, codes: Tensor, batch: Batch) -> None:
+        """Groups 1 to 15 into codes [B, 16], in passes over the predictor's layers, the first over x [2 · B, P]."""
         rows, groups = codes.shape
         self._pass(x, 0, 2)
         x = x.view(rows, 2, -1)[:, 1].contiguous()

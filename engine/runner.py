@@ -197,7 +197,7 @@ class Runner:
         last = len(entry.prompt.head) - 1
         assert not isinstance(entry.prompt.head[last].codec, SpeakerVector | None), entry.prompt.head[last]
         state.frame[slot] = self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
-        state.next[slot] = last
+        state.next[slot].fill_(last)  # `= last` would wait for the device
         state.sampler.join(slot, entry.sampling, entry.seed)
         self._next[slot] = last
         self._decoded[slot] = self._made[slot]

@@ -139,12 +139,15 @@ class Sampler:
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
         fields = [fields_of(params.talker), fields_of(params.predictor)]
         self.draws[slot] = upload(fields, self.draws.device, self.draws.dtype)
-        self.penalty[slot] = params.repetition_penalty
-        self.window[slot] = params.penalty_window
-        self.min_new[slot] = params.min_new_tokens
-        self.seed[slot] = seed
-        self.samples[slot] = 0
-        self.counts[slot] = 0
+        for field, value in (
+            (self.penalty, params.repetition_penalty),
+            (self.window, params.penalty_window),
+            (self.min_new, params.min_new_tokens),
+            (self.seed, seed),
+            (self.samples, 0),
+            (self.counts, 0),
+        ):
+            field[slot].fill_(value)  # `field[slot] = value` would wait for the device
 
     def talker(self, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         """Draw group 0 and remember it where `active` (bool [rows]): [rows, vocab] → int64 [rows]."""

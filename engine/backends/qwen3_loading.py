@@ -72,7 +72,11 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
         loaded = load_checkpoint(directory, options)
         sampling = resolve_sampling(settings.sampling, loaded.generation)
         runner = Runner(loaded.model, settings.max_jobs, _positions(loaded.model.config, options, settings.max_jobs))
-        wanted = Wanted(settings.kernels, settings.cuda_graphs, half_codec=settings.codec_dtype != "float32")
+        half = settings.codec_dtype != "float32"
+        # Inductor is built on Triton, so our codec kernels run beside it.
+        wanted = Wanted(
+            settings.kernels, settings.cuda_graphs, half_codec=half, codec_alone=half and settings.kernels == "compiled"
+        )
         pace = accelerate(runner, wanted)
     where = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU"
     seconds = runner.max_positions * runner.frame_samples / SAMPLE_RATE

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..model.speech_model import SpeechModel
 from ..model.talker import Rows
-from ..sampling import CodeRules, Sampler, SamplerLimits
 from ..sampling_params import SamplingParams
+from ..slot_state import RING_FRAMES, SlotState
 from .figures import Figure
 from .machine import seconds
 from .options import engine_parser
@@ -68,8 +68,8 @@ def talker_step(case: Case) -> Call:
 
 def predictor_frame(case: Case) -> Call:
     """Groups 1 to 15 of one frame, drawn as the engine draws them."""
-    model, slots = case.model, case.slots
-    sampler, cache = _sampler(case), model.code_predictor.allocate(case.batch)
+    model, slots, state = case.model, case.slots, _state(case)
+    sampler, cache = state.sampler, state.predictor
     hidden = torch.randn(case.batch, case.like.shape[1], device=case.like.device).to(case.like)
     first = torch.zeros_like(slots)
 
@@ -90,18 +90,44 @@ def codec_step(case: Case) -> Call:
     return lambda: decoder.step(codes, slots, state)
 
 
-def _sampler(case: Case) -> Sampler:
-    config = case.model.config
-    rules = CodeRules(
-        vocab=config.talker.vocab_size,
-        eos=config.talker.ids.eos,
-        predictor_vocab=config.code_predictor.vocab_size,
-        code_groups=config.talker.code_groups,
-    )
-    sampler = Sampler(case.batch, rules, SamplerLimits(), case.like.device)
+def fused_talker_step(case: Case) -> Call:
+    """The same in our kernels."""
+    from ..fused import FusedFrame
+
+    frame = FusedFrame(case.model, _state(case))
+    batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)
+    return lambda: frame.talker(batch)
+
+
+def fused_predictor_frame(case: Case) -> Call:
+    """The same in our kernels."""
+    from ..fused import FusedFrame
+
+    frame = FusedFrame(case.model, _state(case))
+    batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)
+    codes = torch.zeros(case.batch, case.model.config.talker.code_groups, dtype=torch.int64, device=case.like.device)
+    width = case.model.code_predictor.heads.shape[2]
+    inputs = torch.randn(2 * case.batch, width, device=case.like.device).to(case.like)
+    return lambda: frame.later_codes(inputs.clone(), codes, batch)  # a pass changes its inputs
+
+
+def fused_codec_step(case: Case) -> Call:
+    """The same in our kernels, in float16."""
+    from ..kernels.codec import FusedCodec
+
+    slots, codec = case.slots, FusedCodec(case.model.decoder, case.batch, torch.float16, case.like.device)
+    codes = torch.randint(0, 2048, (case.batch + 1, RING_FRAMES, 16), device=case.like.device)
+    starts = torch.zeros_like(slots)
+    return lambda: codec.step(codes, starts, slots, case.frames)
+
+
+def _state(case: Case) -> SlotState:
+    """Slots that draw, each in the middle of what attention reads."""
+    state = SlotState.allocate(case.model, case.batch, case.length)
+    state.next.fill_(case.length // 2)
     for slot in range(case.batch):
-        sampler.join(slot, SamplingParams(), slot)
-    return sampler
+        state.sampler.join(slot, SamplingParams(), slot)
+    return state
 
 
 # --- ways --------------------------------------------------------------------------------------------------------
@@ -135,13 +161,19 @@ TALKERS: Mapping[str, Way] = {
     "eager": talker_step,
     "graph": graph(talker_step),
     "inductor": graph(inductor(talker_step)),
+    "fused": graph(fused_talker_step),
 }
 PREDICTORS: Mapping[str, Way] = {
     "eager": predictor_frame,
     "graph": graph(predictor_frame),
     "inductor": graph(inductor(predictor_frame)),
+    "fused": graph(fused_predictor_frame),
 }
-CODECS: Mapping[str, Way] = {"eager": codec_step, "graph": graph(codec_step)}
+CODECS: Mapping[str, Way] = {
+    "eager": codec_step,
+    "graph": graph(codec_step),
+    "fused": graph(fused_codec_step),
+}
 
 
 # --- reports -----------------------------------------------------------------------------------------------------
@@ -201,7 +233,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="trace the whole engine into FILE")
     parser.add_argument("--chunks", type=int, default=5, help="of a listener, to trace")
     parser.add_argument("--repeats", type=int, default=50, help="of each measured call")
-    ways = ["eager", "graph"] if torch.cuda.is_available() else ["eager"]
+    ways = ["eager", "graph", "fused"] if torch.cuda.is_available() else ["eager"]
     parser.add_argument("--ways", nargs="+", choices=known, default=ways, help="inductor takes minutes to compile")
     return parser.parse_args()
 

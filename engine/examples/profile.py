@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trace", help="a file for chrome://tracing or ui.perfetto.dev")
     options = parser.parse_args(arguments)
     model = opened(options)
-    print(f"{'way':28} {'ms a frame':>11} {'ms a step':>10} {'ms in 12 frames':>16}")
-    _print("generate_fast", predictor_ms(model, options.repeats))
+    print("| way | ms a frame | ms a step | speed-up | ms in 12 frames |\n|---|---|---|---|---|")
+    loop_ms = predictor_ms(model, options.repeats)
+    _print("`generate_fast`", loop_ms, loop_ms)
     if model.device.type == "cuda":
         model.capture_codebook_cuda_graph()
-        _print("generate_fast, CUDA graph", predictor_ms(model, options.repeats))
+        _print("`generate_fast`, CUDA graph", predictor_ms(model, options.repeats), loop_ms)
     if options.trace:
         print(trace(model, wishes(options) | voice(model, options), options.trace))
 
@@ -65,8 +66,9 @@ def trace(model: Qwen3TTSModel, keywords: dict[str, Any], file: str) -> str:
     return str(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))
 
 
-def _print(way: str, frame_ms: float) -> None:
-    print(f"{way:28} {frame_ms:11.2f} {frame_ms / GROUPS:10.3f} {frame_ms * FRAMES_A_CHUNK:16.1f}")
+def _print(way: str, frame_ms: float, loop_ms: float) -> None:
+    speed_up = f"{loop_ms / frame_ms:.2f}x"
+    print(f"| {way} | {frame_ms:.2f} | {frame_ms / GROUPS:.3f} | {speed_up} | {frame_ms * FRAMES_A_CHUNK:.0f} |")
 
 
 if __name__ == "__main__":

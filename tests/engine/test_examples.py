@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 import engine
-from engine.examples import batch, paged, profile, stream
+from engine.examples import batch, first_chunk, paged, profile, stream
 from engine.paged_runner import PagedRunner
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_directory
@@ -111,10 +111,17 @@ def test_profile_prints_its_ways_and_a_trace(tmp_path: Path, capsys: pytest.Capt
     frames = ("--device", "cpu", "--max-frames", "1")  # each takes some thousand events
     profile.main([str(tiny_directory("custom_voice")), *frames, "--repeats", "2", "--trace", str(trace)])
     out = capsys.readouterr().out
-    assert "generate_fast " in out
+    assert re.search(r"^\| `generate_fast` \| [\d.]+ \| [\d.]+ \| 1\.00x \| \d+ \|$", out, re.MULTILINE)
     assert "CUDA graph" not in out
     assert "Self CPU" in out
     assert trace.stat().st_size > 1000
+
+
+def test_first_chunk_prints_a_row_for_each_way(capsys: pytest.CaptureFixture[str]) -> None:
+    first_chunk.main([str(tiny_directory("custom_voice")), *ON_CPU, "--rounds", "1"])
+    rows = [row for row in capsys.readouterr().out.splitlines() if "ms" in row]
+    assert [row.split(" | ")[1] for row in rows] == ["12", "12", "12", "5, then 12", "1, then 12"]
+    assert all(re.search(r"\| [\d.]+ ms \| [\d.]+x \| [\d.]+ s \| [\d.]+x \| [\d.]+ \|$", row) for row in rows)
 
 
 def test_an_example_is_a_program() -> None:

@@ -88,6 +88,18 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
         assert same.max() == 1
 
 
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_nothing_waits_for_the_device_but_reading_results(loaded: Loaded, kernels: str) -> None:
+    engine, _ = opened(loaded, kernels, graphs=True)
+    expected = speak(engine, loaded, 3)  # makes the voice's prefix too
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = speak(engine, loaded, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(again, expected, strict=True))
+
+
 def test_a_voice_sounds_the_same_in_any_company(loaded: Loaded) -> None:
     engine, _ = opened(loaded, "fused", graphs=True)
     alone = speak(engine, loaded, 1)[0][0]
