@@ -6,18 +6,20 @@ import importlib.util
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .codec import Codec
 from .compiled import CompiledFrame
 from .flash import use_flash
-from .frame import PlainFrame
+from .frame import Frame, PlainFrame
 from .graphs import CodecGraphs, FrameGraphs, Graph
 from .model.talker import Rows
 from .paged_runner import PagedRunner
@@ -124,7 +126,7 @@ def _use_fused(runner: Runner, half_codec: bool) -> str | None:
 
 def _use_fused_codec(runner: Runner) -> str | None:
     """Install the fused codec alone; or say why not."""
-    return _no_triton(runner) or _tried(partial(_install_codec, runner))
+    return _no_triton(runner) or _tried(partial(_install_codec_alone, runner))
 
 
 def _no_triton(runner: Runner) -> str | None:
@@ -150,18 +152,37 @@ def _install_checked(runner: Runner, half_codec: bool) -> str | None:
     from .fused import FusedFrame
 
     frame = FusedFrame(runner.model, runner.state)
+    codec = _fused_codec(runner) if half_codec else None
+    _compile(chain(_frame_steps(runner, frame), _codec_steps(runner, codec) if codec else ()))
     if (cosine := _frame_cosine(runner, frame)) < LEAST_COSINE:
         return f"their self-check failed (cosine {cosine:.4f})"
-    if half_codec and (reason := _install_codec(runner)):
+    if codec and (reason := _install_codec(runner, codec)):
         return reason
     runner.frame = frame
     return None
 
 
-def _install_codec(runner: Runner) -> str | None:
+def _install_codec_alone(runner: Runner) -> str | None:
+    codec = _fused_codec(runner)
+    _compile(_codec_steps(runner, codec))
+    return _install_codec(runner, codec)
+
+
+def _compile(steps: Iterable[_Step]) -> None:
+    """All kernels of the steps, so that no later launch has to wait for a compiler."""
+    from .kernels.ahead import compile_ahead
+
+    compile_ahead(steps)
+    torch.cuda.empty_cache()  # what the steps took for results that nobody made
+
+
+def _fused_codec(runner: Runner) -> FusedCodec:
     from .kernels.codec import FusedCodec
 
-    codec = FusedCodec(runner.model.decoder, runner.slots, torch.float16, runner.device)
+    return FusedCodec(runner.model.decoder, runner.slots, torch.float16, runner.device)
+
+
+def _install_codec(runner: Runner, codec: FusedCodec) -> str | None:
     if (decibels := _codec_decibels(runner, codec)) < LEAST_CODEC_DB:
         return f"their self-check failed (codec {decibels:.1f} dB)"
     runner.codec = codec
@@ -210,22 +231,44 @@ def _codec_decibels(runner: Runner, codec: FusedCodec) -> float:
 def capture(runner: Runner) -> None:
     """A graph for every batch size with every length and chunk that may come."""
     runner.frame_graphs, runner.codec_graphs = FrameGraphs(runner.device), CodecGraphs(runner.device)
+    for step in _frame_steps(runner, runner.frame):
+        runner.frame_graphs.capture(step.key, step.inputs, step.run)
+    for step in _codec_steps(runner, runner.codec):
+        runner.codec_graphs.capture(step.key, step.inputs, step.run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A call that may come again and again: its rows with their length or frames, and inputs for the spare slot."""
+
+    key: tuple[int, int]
+    inputs: tuple[Tensor, ...]
+    run: Callable[..., Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.run(*self.inputs)
+
+
+def _frame_steps(runner: Runner, frame: Frame) -> Iterator[_Step]:
     for rows in batch_sizes(runner.slots):
-        slots = torch.full((rows,), runner.slots, device=runner.device)
-        for length in _lengths(runner):
-            step = partial(_frame_step, runner, length)
-            runner.frame_graphs.capture((rows, length), (slots.clone(), _text(runner, rows)), step)
-        for frames in (size for size in runner.codec.sizes if size <= 8):
-            step = partial(_codec_step, runner, frames)
-            runner.codec_graphs.capture((rows, frames), (torch.zeros_like(slots), slots.clone()), step)
+        for length in _lengths(runner, frame):
+            slots = torch.full((rows,), runner.slots, device=runner.device)
+            yield _Step((rows, length), (slots, _text(runner, rows)), partial(_frame_step, runner, frame, length))
 
 
-def _frame_step(runner: Runner, length: int, slots: Tensor, text: Tensor) -> Tensor:
-    return runner.frame(slots, text, slots < runner.slots, length)
+def _codec_steps(runner: Runner, codec: Codec) -> Iterator[_Step]:
+    for rows in batch_sizes(runner.slots):
+        for frames in (size for size in codec.sizes if size <= 8):
+            slots = torch.full((rows,), runner.slots, device=runner.device)
+            yield _Step((rows, frames), (torch.zeros_like(slots), slots), partial(_codec_step, runner, codec, frames))
 
 
-def _codec_step(runner: Runner, frames: int, starts: Tensor, slots: Tensor) -> Tensor:
-    return runner.codec.step(runner.state.codes, starts, slots, frames)
+def _frame_step(runner: Runner, frame: Frame, length: int, slots: Tensor, text: Tensor) -> Tensor:
+    return frame(slots, text, slots < runner.slots, length)
+
+
+def _codec_step(runner: Runner, codec: Codec, frames: int, starts: Tensor, slots: Tensor) -> Tensor:
+    return codec.step(runner.state.codes, starts, slots, frames)
 
 
 def _text(runner: Runner, rows: int) -> Tensor:
@@ -236,12 +279,12 @@ def _text(runner: Runner, rows: int) -> Tensor:
     return torch.zeros(rows, table.shape[1], dtype=table.dtype, device=runner.device)
 
 
-def _lengths(runner: Runner) -> list[int]:
+def _lengths(runner: Runner, frame: Frame) -> list[int]:
     """How many positions graphs shall read, the shortest first; 0 where a frame does not care."""
-    if not runner.frame.reads_length:
+    if not frame.reads_length:
         return [0]
     longest = runner.state.cache.max_positions
-    growth = 4 if isinstance(runner.frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
+    growth = 4 if isinstance(frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:
         lengths.append(min(growth * lengths[-1], longest))
@@ -267,8 +310,8 @@ def _frame_s(runner: Runner, rows: int) -> float:
     positions = min(SHORTEST_READ, runner.max_positions)
     frame = runner.frame_graphs.find(rows, positions) if runner.frame_graphs else None
     codec = runner.codec_graphs.find(rows, 4) if runner.codec_graphs else None
-    make: Graph | partial[Tensor] = frame or partial(_frame_step, runner, positions)
-    sound: Graph | partial[Tensor] = codec or partial(_codec_step, runner, 4)
+    make: Graph | partial[Tensor] = frame or partial(_frame_step, runner, runner.frame, positions)
+    sound: Graph | partial[Tensor] = codec or partial(_codec_step, runner, runner.codec, 4)
     return _seconds(runner, make, slots, text) + _seconds(runner, sound, start, slots) / 4
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .kernels.attention import Past
-from .kernels.launch import Launch, next_power_of_2
+from .kernels.launch import Launch, enqueue, next_power_of_2
 from .kernels.layer import FusedLayer, norm_of
 from .kernels.linear import Linear
 from .kernels.sampling import begin_frame, draw_predictor, draw_talker, end_frame
@@ -79,7 +79,8 @@ class FusedFrame:
         state, frame = self._state, self._state.frame
         rows, width = len(batch.slots), frame.shape[1]
         x = frame.new_empty(rows, width)
-        begin_frame[(rows, triton.cdiv(width, _WIDTH))](
+        enqueue(
+            begin_frame, (rows, triton.cdiv(width, _WIDTH)),
             frame, batch.text_table, batch.slots, batch.text_rows, x,
             WIDTH=width, BLOCK_W=_WIDTH, **self._launch.options,
         )  # fmt: skip
@@ -109,7 +110,8 @@ class FusedFrame:
             first[:, 0] = F.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
         codes = torch.empty(rows, config.code_groups, dtype=torch.int64, device=x.device)
         rules = sampler.rules
-        draw_talker[(rows,)](
+        enqueue(
+            draw_talker, (rows,),
             logits, batch.slots, batch.active, sampler.draws, sampler.penalty, sampler.window, sampler.min_new,
             sampler.seed, sampler.samples, sampler.counts, sampler.ring, codes, self._table, first,
             VOCAB=rules.vocab, BLOCK=next_power_of_2(rules.vocab), EOS=rules.eos, SILENT=rules.suppressed,
@@ -137,7 +139,8 @@ class FusedFrame:
         config, sampler = self._model.code_predictor.config, self._state.sampler
         rows, vocab = x.shape[0], config.vocab_size
         logits = self._heads[group - 1](x, x.new_empty(rows, vocab))
-        draw_predictor[(rows,)](
+        enqueue(
+            draw_predictor, (rows,),
             logits, batch.slots, sampler.draws, sampler.seed, sampler.samples, codes, self._table, x, x.stride(0),
             self._model.code_predictor.codes.vocab_size + (group - 1) * vocab, group,
             VOCAB=vocab, BLOCK=next_power_of_2(vocab), BITS=_KEY_BITS[x.dtype], GROUPS=config.code_groups,
@@ -148,7 +151,8 @@ class FusedFrame:
         state, table = self._state, self._model.talker.codes
         rows, groups = codes.shape
         width = table.weight.shape[1]
-        end_frame[(rows, triton.cdiv(width, _WIDTH))](
+        enqueue(
+            end_frame, (rows, triton.cdiv(width, _WIDTH)),
             codes, table.offsets, table.weight, state.frame, batch.slots, batch.active, state.next, state.made,
             state.codes, LAST_CODE=self._last_code, GROUPS=groups, RING=state.codes.shape[1], WIDTH=width,
             BLOCK_W=_WIDTH, **self._launch.options,

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from .launch import Launch
+from .launch import Launch, enqueue
 
 
 @triton.jit
@@ -140,7 +140,8 @@ class AttendStep:
         assert keys.stride() == past.values.stride(), (keys.stride(), past.values.stride())
         assert keys.stride(2) == sizes.head_dim, keys.stride()
         nothing, table = past.cos, past.table
-        _attend[(qkv.shape[0] // steps, sizes.kv_heads)](
+        enqueue(
+            _attend, (qkv.shape[0] // steps, sizes.kv_heads),
             qkv, self.gain, past.cos, past.sin, keys, past.values, nothing if past.slots is None else past.slots,
             nothing if past.positions is None else past.positions, nothing if table is None else table, out,
             keys.stride(0), keys.stride(1), 0 if table is None else table.stride(0), sizes.eps, sizes.head_dim**-0.5,

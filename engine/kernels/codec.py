@@ -15,6 +15,7 @@ from ..model.codec_decoder import CodecDecoder
 from .codec_conv import KEPT, Conv, Rows, convolve
 from .codec_frames import attend_ring, begin_step, mix_depthwise
 from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pack
+from .launch import enqueue
 
 SIZES = (8, 4, 2, 1)
 """Frames of a step; the attention's ring has room for no more."""
@@ -126,7 +127,8 @@ class FusedCodec:
         halves, positions = torch.empty_like(slots), torch.empty_like(slots)
         cos, sin = (self._empty(batch * frames, pairs, torch.float32) for _ in range(2))
         latents = self._empty(batch * frames, config.codebook_dim, self.dtype)
-        begin_step[(batch,)](
+        enqueue(
+            begin_step, (batch,),
             codes, starts, slots, self.frames, self.turns, self.weights.table, self.frequencies, halves, positions,
             cos, sin, latents, codes.shape[1],
             STEPS=frames, GROUPS=config.quantizers, CODES=config.codebook_size, WIDTH=config.codebook_dim, PAIRS=pairs,
@@ -161,9 +163,10 @@ class FusedCodec:
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, step: _Step) -> Tensor:
         t = self.config.transformer
         mixed = self._empty(len(qkv), t.heads * t.head_dim, self.dtype)
-        attend_ring[(len(step.slots), t.heads)](
+        enqueue(
+            attend_ring, (len(step.slots), t.heads),
             qkv, keys, values, step.slots, step.positions, step.cos, step.sin, mixed, keys.stride(0),
-            1 / sqrt(t.head_dim), STEPS=step.frames, HEADS=t.heads, SIZE=t.head_dim, RING=self.ring,
+            1 / sqrt(t.head_dim), step.frames, HEADS=t.heads, SIZE=t.head_dim, RING=self.ring,
             WINDOW=self.config.window_frames, STEPS_BLOCK=16, RING_BLOCK=max(16, triton.next_power_of_2(self.ring)),
             PAIRS_BLOCK=max(16, triton.next_power_of_2(t.head_dim // 2)),
             SIZE_BLOCK=max(16, triton.next_power_of_2(t.head_dim)),
@@ -182,7 +185,8 @@ class FusedCodec:
         (rows, channels), batch = x.shape, step.rows.batch
         out, history = torch.empty_like(x), step.rows.history
         keepers = batch * triton.cdiv(mix.width * channels, KEPT.value)
-        mix_depthwise[(rows + keepers,)](
+        enqueue(
+            mix_depthwise, (rows + keepers,),
             x, history[0, mix.offset :], step.rows.halves, mix.weight, mix.bias, out, rows, rows // batch,
             history.shape[1], mix.eps,
             CHANNELS=channels, TAPS=mix.width + 1, BLOCK=triton.next_power_of_2(channels),

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import enqueue
+
 ENOUGH_PROGRAMS = 128
 """Tiles shrink until about every multiprocessor of a large GPU has one."""
 SHARED_BYTES = 90 * 1024
@@ -100,7 +102,8 @@ def convolve(
     tile = choose_tile(batch * steps, outputs, channels, conv.weight.element_size())
     tiles = triton.cdiv(batch * steps, tile.rows) * triton.cdiv(outputs, tile.columns)
     keepers = batch * triton.cdiv(conv.width * channels, KEPT.value)
-    _convolve[(tiles + keepers,)](
+    enqueue(
+        _convolve, (tiles + keepers,),
         x, rows.history[0, conv.offset :], rows.halves, conv.weight, conv.bias, conv.frequency, conv.gain,
         residual, stream, out, batch * steps, steps, conv.dilation, rows.history.shape[1],
         CHANNELS=channels, OUTPUTS=outputs, TAPS=taps, ACTIVATION=conv.activation, NORM_EPS=conv.norm_eps,

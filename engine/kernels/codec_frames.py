@@ -65,10 +65,10 @@ def _rotated(low, high, place, inside, cos, sin):
     return low * cos - high * sin, high * cos + low * sin
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def attend_ring(
-    qkv, keys, values, slots, positions, cos, sin, out, slot_stride, scale,
-    STEPS: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, RING: tl.constexpr, WINDOW: tl.constexpr,
+    qkv, keys, values, slots, positions, cos, sin, out, slot_stride, scale, steps,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, RING: tl.constexpr, WINDOW: tl.constexpr,
     STEPS_BLOCK: tl.constexpr, RING_BLOCK: tl.constexpr, PAIRS_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program a row and head: rotate, attend to the ring and to the new frames, then put these into the ring.
@@ -80,8 +80,8 @@ def attend_ring(
     dtype: tl.constexpr = keys.dtype.element_ty
     step, pair, lane = tl.arange(0, STEPS_BLOCK), tl.arange(0, PAIRS_BLOCK), tl.arange(0, SIZE_BLOCK)
     place_in_ring = tl.arange(0, RING_BLOCK)
-    line = row * STEPS + step
-    real = (step < STEPS)[:, None]
+    line = row * steps + step
+    real = (step < steps)[:, None]
     paired, laned = (pair < SIZE // 2)[None, :], (lane < SIZE)[None, :]
 
     table = line[:, None] * (SIZE // 2) + pair[None, :]

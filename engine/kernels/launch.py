@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_compiled: ContextVar[set[object] | None] = ContextVar("compiled", default=None)
+
+
+def enqueue(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Launch a Triton kernel; inside `nothing_runs` have it compiled only."""
+    compiled = _compiled.get()
+    if compiled is None:
+        kernel[grid](*arguments, **constants)
+        return
+    # Finer than what Triton compiles for, and much quicker to tell.
+    key = (kernel, *map(_kind, arguments), *constants.items())
+    if key not in compiled:
+        compiled.add(key)
+        kernel.warmup(*arguments, grid=grid, **constants)
+
+
+def _kind(argument: object) -> object:
+    return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
+
+
+@contextmanager
+def nothing_runs() -> Iterator[None]:
+    """Kernels that are enqueued in here are compiled for their arguments as for a launch, and not launched."""
+    token = _compiled.set(set())
+    try:
+        yield
+    finally:
+        _compiled.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from .launch import Launch, next_power_of_2
+from .launch import Launch, enqueue, next_power_of_2
 
 NARROW = 2
 """Most rows that are multiplied without tensor cores."""
@@ -146,7 +146,8 @@ class Linear:
         tile, warps = (8192, 4) if inputs <= 1024 else (16384, 4) if inputs <= 4096 else (32768, 8)
         block_k = next_power_of_2(inputs)
         block_n = max(1, tile // block_k // (1 + self.gated))
-        _narrow[(triton.cdiv(out.shape[1], block_n),)](
+        enqueue(
+            _narrow, (triton.cdiv(out.shape[1], block_n),),
             x, norm.gain if norm else nothing, self.weight, *self._addends(residual), out, out.shape[1], inputs,
             x.stride(0), out.stride(0), norm.eps if norm else 0.0,
             BLOCK_N=block_n, BLOCK_K=block_k, ROWS=out.shape[0], NORM=norm is not None, GATED=self.gated,
@@ -158,7 +159,8 @@ class Linear:
         block_rows = min(64, max(16, next_power_of_2(rows)))
         block_n, block_k, warps = (32, 128, 4) if self.gated else (16, 256, 2)
         grid = (triton.cdiv(outputs, block_n), triton.cdiv(rows, block_rows))
-        _wide[grid](
+        enqueue(
+            _wide, grid,
             x, self.weight, *self._addends(residual), out, rows, outputs, x.shape[1], x.stride(0), out.stride(0),
             BLOCK_N=block_n, BLOCK_K=block_k, ROWS=block_rows, GATED=self.gated, BIAS=self.bias is not None,
             RESIDUAL=residual is not None, num_warps=warps, num_stages=4, **self.launch.options,
@@ -167,8 +169,8 @@ class Linear:
     def _normed(self, x: Tensor) -> Tensor:
         assert self.norm is not None
         out = x.new_empty(x.shape)
-        _normed[(x.shape[0],)](
-            x, self.norm.gain, out, x.shape[1], x.stride(0), self.norm.eps,
+        enqueue(
+            _normed, (x.shape[0],), x, self.norm.gain, out, x.shape[1], x.stride(0), self.norm.eps,
             BLOCK_K=next_power_of_2(x.shape[1]), num_warps=4, **self.launch.options,
         )  # fmt: skip
         return out

@@ -123,7 +123,7 @@ def draw_talker(
         tl.store(samples + slot, sample + 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group"])
 def draw_predictor(
     logits, slots, draws, seeds, samples, codes, table, table_row, row_stride, first_row, group,
     VOCAB: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,

@@ -95,7 +95,7 @@ def graphed(runner: Runner, batches: Sequence[int]) -> Runner:
     for batch in batches:
         slots = torch.full((batch,), runner.slots, device=runner.device)
         runner.frame_graphs.capture(
-            (batch, length), (slots, _text(runner, batch)), partial(_frame_step, runner, length)
+            (batch, length), (slots, _text(runner, batch)), partial(_frame_step, runner, runner.frame, length)
         )
     return runner
 
