@@ -5,6 +5,8 @@ python -m pytest tests/gpu/test_acceleration.py -m gpu -s
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from engine.loaded import Loaded, load_checkpoint
 from engine.runner import Runner
 from engine.sampling_params import resolve_sampling
 from tests.engine.tiny_checkpoint import build_full
+from tests.gpu.time_start import starts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,3 +111,11 @@ def test_a_voice_sounds_the_same_in_any_company(loaded: Loaded) -> None:
     four, eight = speak(engine, loaded, 4), speak(engine, loaded, 8)
     print(f"\ncodes equal to those spoken alone, by jobs: {equal}")
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(four, eight, strict=False))  # tensor cores, both
+
+
+def test_nothing_is_compiled_after_the_pass_that_compiles_ahead(tmp_path: Path) -> None:
+    first, second = starts(build_full(tmp_path, "0b6", "custom_voice"), SLOTS)
+    print(first, second)
+    assert first["compiled"] == first["kernels"] == second["kernels"] > 100
+    assert first["compiled_later"] == first["libraries_later"] == 0
+    assert second["compiled"] == second["compiled_later"] == second["libraries_later"] == 0
