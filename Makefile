@@ -30,7 +30,7 @@ test: $(VENV)/test.installed
 # The GPU's kernels, computed by Triton's interpreter: some minutes.
 kernels: $(VENV)/test.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
-	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py
+	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py tests/engine/test_ahead.py
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
 boot: $(VENV)/test.installed
