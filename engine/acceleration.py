@@ -219,7 +219,7 @@ def _codec_decibels(runner: Runner, codec: FusedCodec) -> float:
     ring = codes.expand(runner.slots + 1, 16, 16).contiguous()
     start = torch.zeros_like(spare)
     steps = [codec.step(ring, start + 8 * n, spare, 8) for n in range(2)]
-    codec.reset(spare)
+    codec.reset(runner.slots)
     exact = runner.model.decoder.decode(codes.T[None]).float()
     error = (torch.cat(steps, dim=1) - exact).square().mean()
     return (10 * torch.log10(exact.square().mean() / error)).nan_to_num(0).item()

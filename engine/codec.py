@@ -23,8 +23,8 @@ class Codec(Protocol):
     def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
         """The next frames of slots [B], from starts [B] on in the ring codes [slots, R, 16]: float32 [B, 1920 · T]."""
 
-    def reset(self, slots: Tensor) -> None:
-        """Begin new streams in slots [B]."""
+    def reset(self, slot: int) -> None:
+        """Begin a new stream in a slot."""
 
     def prime(self, codes: Tensor) -> Snapshot:
         """The state after a reference's codes [frames, 16], made in the spare slot."""
@@ -47,8 +47,8 @@ class PlainCodec:
         rows = codes[slots.unsqueeze(1), places]  # [B, frames, 16]
         return self._decoder.step(rows.mT, slots, self._state).float()
 
-    def reset(self, slots: Tensor) -> None:
-        self._state.reset(slots)
+    def reset(self, slot: int) -> None:
+        self._state.reset(torch.full((1,), slot, device=self._state.frames.device))
 
     def prime(self, codes: Tensor) -> CodecSnapshot:
         spare = torch.full((1,), self._spare, device=codes.device)

@@ -248,7 +248,8 @@ class Engine:
             else:
                 lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
-            wave = self._runner.decode([job.slot for job in group if job.slot is not None], frames)
+            slots = [job.slot for job in group if job.slot is not None]
+            wave = self._runner.decode(slots, frames, urgent=any(job.chunks == 0 for job in group))
             now_s = self._clock()
             for row, job in enumerate(group):
                 job.take_piece(Piece(wave, row, frames, closes, now_s))

@@ -195,15 +195,20 @@ class Runner:
     def _settle(self, entry: Entry) -> None:
         state, slot = self.state, entry.slot
         last = len(entry.prompt.head) - 1
-        assert not isinstance(entry.prompt.head[last].codec, SpeakerVector | None), entry.prompt.head[last]
-        state.frame[slot] = self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
+        code = entry.prompt.head[last].codec
+        assert not isinstance(code, SpeakerVector | None), code
+        state.frame[slot] = (
+            self.model.talker.codes.weight[code]
+            if isinstance(code, int)
+            else self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
+        )
         state.next[slot].fill_(last)  # `= last` would wait for the device
         state.sampler.join(slot, entry.sampling, entry.seed)
         self._next[slot] = last
         self._decoded[slot] = self._made[slot]
         with self.beside():
             if entry.primed is None:
-                self.codec.reset(self._index([slot]))
+                self.codec.reset(slot)
             else:
                 self.codec.restore(slot, entry.primed)
 
@@ -247,8 +252,11 @@ class Runner:
     # --- sound --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], frames: int) -> Wave:
-        """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had."""
+    def decode(self, slots: Sequence[int], frames: int, urgent: bool = False) -> Wave:
+        """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had.
+
+        No further frame takes multiprocessors from `urgent` sound: it begins when that is made.
+        """
         assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
         fill = self._batch(len(slots)) - len(slots)
         starts = [*(self._decoded[slot] % RING_FRAMES for slot in slots), *[0] * fill]
@@ -259,6 +267,8 @@ class Runner:
             wave = self._make_wave(index, first, frames)
             self._mark_read()
             arrival = Arrival(wave, self._buffers)
+        if urgent and self._side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
         for slot in slots:
             self._decoded[slot] += frames
         return Wave(arrival, len(slots))

@@ -123,9 +123,8 @@ class Sampler:
         self.rules, self.limits = rules, limits
         self.draws = torch.ones(slots, 2, 4, device=device)  # talker, predictor × the fields of DrawRows
         self.penalty = torch.ones(slots, device=device)
-        self.window, self.min_new, self.seed, self.samples = (
-            torch.zeros(slots, dtype=torch.int64, device=device) for _ in range(4)
-        )
+        self._numbers = torch.zeros(4, slots, dtype=torch.int64, device=device)
+        self.window, self.min_new, self.seed, self.samples = self._numbers  # [slots] each
         self.counts = torch.zeros(slots, rules.vocab, dtype=torch.int32, device=device)  # of each code, in the window
         self.ring = torch.zeros(slots, max(limits.window, 1), dtype=torch.int64, device=device)
         ids = torch.arange(rules.vocab, device=device)
@@ -138,16 +137,11 @@ class Sampler:
         """Give a slot to a new job. The caller has asked `params.fits` before."""
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
         fields = [fields_of(params.talker), fields_of(params.predictor)]
+        numbers = [params.penalty_window, params.min_new_tokens, seed, 0]
         self.draws[slot] = upload(fields, self.draws.device, self.draws.dtype)
-        for field, value in (
-            (self.penalty, params.repetition_penalty),
-            (self.window, params.penalty_window),
-            (self.min_new, params.min_new_tokens),
-            (self.seed, seed),
-            (self.samples, 0),
-            (self.counts, 0),
-        ):
-            field[slot].fill_(value)  # `field[slot] = value` would wait for the device
+        self._numbers[:, slot] = upload(numbers, self._numbers.device)
+        self.penalty[slot].fill_(params.repetition_penalty)  # `[slot] = ` would wait for the device
+        self.counts[slot].zero_()
 
     def talker(self, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         """Draw group 0 and remember it where `active` (bool [rows]): [rows, vocab] → int64 [rows]."""

@@ -40,10 +40,11 @@ def _attend(
     D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
+    ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores take 16; rows behind the group repeat its last head
     batch, kv_head = tl.program_id(0), tl.program_id(1)
     d = tl.arange(0, D)
     half_turned = (d + D // 2) % D
-    g = tl.arange(0, GROUP)
+    g = tl.arange(0, ROWS)
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
@@ -62,36 +63,36 @@ def _attend(
         place = _offsets(position, position >= 0, blocks, slot_stride, D, PAGE)
         tl.store(keys + base + place + d, key)
         tl.store(values + base + place + d, value)
-        # All heads of the group side by side: [GROUP, D].
-        heads = (kv_head * GROUP + g)[:, None]
+        # All heads of the group side by side: [ROWS, D].
+        heads = (kv_head * GROUP + tl.minimum(g, GROUP - 1))[:, None]
         q = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
         turned = tl.load(parts + heads * D + half_turned[None, :]).to(tl.float32)
         norm = tl.rsqrt(tl.sum(q * q, 1) / D + eps)[:, None]
         q *= norm * tl.load(gain + heads * D + d[None, :]).to(tl.float32)
         turned *= norm * tl.load(gain + heads * D + half_turned[None, :]).to(tl.float32)
-        q = ((q * cos[None, :] + turned * sin[None, :]).to(keys.dtype.element_ty)).to(tl.float32) * scale
+        q = (q * cos[None, :] + turned * sin[None, :]).to(keys.dtype.element_ty)
         # The new position comes from registers, the past from the cache.
-        top = tl.sum(q * key.to(tl.float32)[None, :], 1)  # [GROUP]
-        total = tl.full((GROUP,), 1.0, tl.float32)
-        mixed = tl.zeros((GROUP, D), tl.float32) + value.to(tl.float32)[None, :]
+        top = tl.sum(q.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale  # [ROWS]
+        total = tl.full((ROWS,), 1.0, tl.float32)
+        mixed = tl.zeros((ROWS, D), tl.float32) + value.to(tl.float32)[None, :]
         tl.debug_barrier()  # an earlier step of this program wrote a column that is read here
         for start in tl.range(0, position, BLOCK_T):
             t = start + tl.arange(0, BLOCK_T)
             inside = (t < position)[:, None]
             places = _offsets(t, t < position, blocks, slot_stride, D, PAGE)
-            k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0).to(tl.float32)
-            v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0).to(tl.float32)
-            score = tl.sum(q[:, None, :] * k[None, :, :], 2)  # [GROUP, BLOCK_T]
+            k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0)
+            v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0)
+            score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [ROWS, BLOCK_T]
             score = tl.where((t < position)[None, :], score, float("-inf"))
             higher = tl.maximum(top, tl.max(score, 1))
             share = tl.exp(score - higher[:, None])
             fade = tl.exp(top - higher)
-            mixed = mixed * fade[:, None] + tl.sum(share[:, :, None] * v[None, :, :], 1)
+            mixed = tl.dot(share.to(v.dtype), v, mixed * fade[:, None], input_precision="ieee")
             total = total * fade + tl.sum(share, 1)
             top = higher
         row = batch * STEPS + step
         target = out + row * HEADS * D + heads * D + d[None, :]
-        tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty))
+        tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty), (g < GROUP)[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class AttendStep:
             nothing if past.positions is None else past.positions, nothing if table is None else table, out,
             keys.stride(0), keys.stride(1), 0 if table is None else table.stride(0), sizes.eps, sizes.head_dim**-0.5,
             START=start, STEPS=steps, HEADS=sizes.heads, KV_HEADS=sizes.kv_heads, D=sizes.head_dim,
-            PAGE=0 if table is None else keys.shape[2], BLOCK_T=16 if start >= 0 else 64, num_warps=4,
-            **self.launch.options,
+            PAGE=0 if table is None else keys.shape[2], BLOCK_T=16 if start >= 0 else 128, num_warps=4,
+            num_stages=2, **self.launch.options,
         )  # fmt: skip
         return out

@@ -86,16 +86,16 @@ class FusedCodec:
         return wave
 
     @torch.no_grad()
-    def reset(self, slots: Tensor) -> None:
-        """Begin new streams in slots [B]. Keys and values need no clearing: a counter of 0 hides them."""
-        self.history.index_fill_(0, slots, 0)
-        self.frames.index_fill_(0, slots, 0)
+    def reset(self, slot: int) -> None:
+        """Begin a new stream in a slot. Keys and values need no clearing: a counter of 0 hides them."""
+        self.history[slot].zero_()
+        self.frames[slot].zero_()
 
     @torch.no_grad()
     def prime(self, codes: Tensor) -> FusedSnapshot:
         """The state after a reference's codes [frames, 16], made in the spare slot."""
         spare = torch.full((1,), len(self.frames) - 1, device=codes.device)
-        self.reset(spare)
+        self.reset(len(self.frames) - 1)
         ring = codes.expand(len(self.frames), *codes.shape).contiguous()
         start = torch.zeros_like(spare)
         for frames in in_steps(len(codes), self.sizes):

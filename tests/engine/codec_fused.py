@@ -88,7 +88,7 @@ def run_interleaved(
     while waiting or running:
         while waiting and free:
             slot = free.pop()
-            codec.reset(torch.tensor([slot], device=ring.device))
+            codec.reset(slot)
             running.append(new_stream(waiting.pop(), slot, chance.randrange(1 << 30)))
         group = chance.sample(running, chance.randint(1, len(running)))
         frames = chance.choice([step for step in steps if step <= min(stream.left for stream in group)])

@@ -63,7 +63,7 @@ def ends_after(speaker: Speaker, frames: int) -> None:
 
 def late(speaker: Speaker) -> None:
     real = speaker.runner.decode
-    speaker.runner.decode = lambda *given: Late(real(*given))  # type: ignore[method-assign, assignment, return-value]
+    speaker.runner.decode = lambda *given, **how: Late(real(*given, **how))  # type: ignore[method-assign, assignment, return-value]
 
 
 @cache
@@ -150,6 +150,24 @@ def test_a_first_sound_is_waited_for_and_later_ones_are_not() -> None:
     assert speaker.engine.busy
     assert [progress.codes.shape[1] for progress in speaker.rest()] == [1, 1]
     assert not speaker.engine.busy
+
+
+def test_only_a_first_sound_is_urgent() -> None:
+    speaker, orders = Speaker(lag=1), list[tuple[list[int], bool]]()
+    real = speaker.runner.decode
+
+    def decode(slots: list[int], frames: int, urgent: bool) -> Wave:
+        orders.append((slots, urgent))
+        return real(slots, frames, urgent)
+
+    speaker.runner.decode = decode  # type: ignore[method-assign, assignment]
+    speaker.start(1, TEXTS[0], sizes=(1,))
+    speaker.engine.step()
+    speaker.engine.step()
+    speaker.start(2, TEXTS[1], sizes=(2,))
+    for _ in range(3):
+        speaker.engine.step()
+    assert orders == [([0], True), ([0], False), ([0], False), ([0], False), ([1], True), ([0], False)]
 
 
 @LAGS
@@ -243,7 +261,7 @@ def test_silence_before_speech_may_be_left_out(lag: int) -> None:
         def read(self) -> torch.Tensor:
             return self._wave.read() * (self._chunk >= 2)
 
-    speaker.runner.decode = lambda *given: Hushed(real(*given))  # type: ignore[method-assign, assignment, return-value]
+    speaker.runner.decode = lambda *given, **how: Hushed(real(*given, **how))  # type: ignore[method-assign, assignment, return-value]
     speaker.start(1, TEXTS[0], sizes=(1,), trim_silence=True)
     codes, wave = joined(speaker.rest())
     whole = spoken(TEXTS[0])

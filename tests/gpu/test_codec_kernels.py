@@ -64,14 +64,14 @@ def test_any_cuts_any_slots_any_company_are_near_the_whole(codec: FusedCodec, se
 @pytest.mark.parametrize("frames", [1, 8])
 def test_a_captured_step_is_the_eager_one(codec: FusedCodec, frames: int) -> None:
     stream, ring = new_stream(16 * frames, 0, 1), empty_ring(codec)
-    codec.reset(torch.tensor([0], device="cuda"))
+    codec.reset(0)
     while stream.left:
         advance(codec, ring, [stream], frames)
     starts, slots = torch.zeros(1, dtype=torch.int64, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         wave = codec.step(ring, starts, slots, frames)
-    codec.reset(slots)
+    codec.reset(0)
     replayed = []
     for start in range(0, len(stream.codes), frames):
         ring[0, :frames] = stream.codes[start : start + frames].cuda()
@@ -82,7 +82,7 @@ def test_a_captured_step_is_the_eager_one(codec: FusedCodec, frames: int) -> Non
 
 def test_a_primed_snapshot_continues_in_another_slot(codec: FusedCodec) -> None:
     stream, ring = new_stream(40, 0, 3), empty_ring(codec)
-    codec.reset(torch.tensor([0], device="cuda"))
+    codec.reset(0)
     for _ in range(4):
         advance(codec, ring, [stream], 8)
     codec.restore(1, codec.snapshot(0))
