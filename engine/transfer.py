@@ -69,7 +69,7 @@ class Arrival:
             self._event.synchronize()
             self._event = None
         if self._buffer is not None:
-            self._view = self._view.clone()
+            self._view = torch.from_numpy(self._view.numpy().copy())  # torch would copy with all cores
             self._buffers.give(self._buffer)
             self._buffer = None
         return self._view

@@ -78,6 +78,8 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
             settings.kernels, settings.cuda_graphs, half_codec=half, codec_alone=half and settings.kernels == "compiled"
         )
         pace = accelerate(runner, wanted)
+        if options.device != "cpu":
+            torch.set_num_threads(1)  # little is left for the CPU, and threads that wait for more keep its cores busy
     where = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU"
     seconds = runner.max_positions * runner.frame_samples / SAMPLE_RATE
     description = (
