@@ -48,6 +48,7 @@ lint: $(VENV)/test.installed
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
+	@$(BIN)/python -m tests.bench_workers
 	@sh tests/system_packages.sh mosquitto
 	@$(BIN)/python -m tests.bench_mqtt
 
