@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import engine
 from engine.api_inputs import FromPretrained
+from engine.core import Engine, Utterance
 from engine.prompt import PromptError
 from engine.sampling_params import SamplingError
 from engine.shared_engine import EngineFailure
@@ -375,6 +376,31 @@ def test_a_piece_is_asked_for_only_when_nothing_can_be_said_without_it() -> None
     next(stream)
     assert 1 <= len(asked) < 4
     stream.close()
+
+
+def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While another thread drives. Who asks again at once waits for the author, and not for the speech that is made."""
+    speaker = model()
+    shared, step = speaker.engine, Engine.step
+    job = shared._begin(Utterance(speaker._planner.custom_voice("ryan")))
+    shared._feed(job, "hello world, ")
+    for _ in range(40):
+        shared.exclusively(lambda: None)  # a turn
+    assert job in shared._hungry
+
+    def fed_meanwhile(self: Engine) -> list[Any]:
+        made = step(self)
+        shared._feed(job, "and once more ")
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "step", fed_meanwhile)
+        patched.setattr(Engine, "busy", True)
+        shared.exclusively(lambda: None)
+    assert job not in shared._hungry
+    shared._cancel(job)
 
 
 def test_an_error_of_the_text_s_author_ends_the_stream() -> None:
