@@ -300,6 +300,9 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"temprature": 1.0}, SamplingError, "did you mean 'temperature'"),
         ({"temperature": 0}, SamplingError, "do_sample=False"),
         ({"repetition_penalty_window": 5000}, SamplingError, "at most 512"),
+        ({"max_new_tokens": 0}, SamplingError, "max_new_tokens must lie between 1"),
+        ({"max_new_tokens": "5"}, SamplingError, "max_new_tokens must be a whole number"),
+        ({"max_new_tokens": float("nan")}, SamplingError, "max_new_tokens must be a whole number"),
         ({"use_paged_engine": 1}, ValueError, "use_paged_engine"),
         ({"emit_every_frames": 0}, ValueError, "emit_every_frames"),
     ],
@@ -440,6 +443,8 @@ def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
     ("change", "words"),
     [
         ({"ref_spk_embedding": np.zeros(3, np.float32)}, "has 3 numbers"),
+        ({"ref_spk_embedding": np.full(64, np.nan, np.float32)}, "no number"),
+        ({"ref_spk_embedding": np.full(64, -np.inf, np.float32)}, "no number"),
         ({"ref_code": np.full((5, 16), 9999)}, "between 0 and 2047"),
         ({"ref_code": np.full((5, 16), -1)}, "between 0 and 2047"),
     ],
