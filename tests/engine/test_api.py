@@ -155,7 +155,8 @@ def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
         ({"torch_dtyp": "float32"}, TypeError, "did you mean 'torch_dtype'"),
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
-        ({"slots": 0}, ValueError, "slots"),
+        ({"slots": 0}, ValueError, "slots must be a whole number of at least 1, not 0"),
+        ({"max_positions": 10.5}, ValueError, "max_positions must be a whole number"),
         ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
     ],
 )
@@ -286,6 +287,9 @@ def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
         ("base", "create_voice_clone_prompt", ((sound(1), 24_000),), ValueError, "ref_text is required"),
         ("base", "create_voice_clone_prompt", ("https://example.org/a.wav", "hi"), ValueError, "not allowed"),
         ("custom_voice", "stream_generate_custom_voice", (["a", "b"], "ryan"), TypeError, "one text"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", ["ryan"]), PromptError, "speaker must be a str"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", "ryan", ["en"]), PromptError, "language must be a str"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", "ryan", "en", 5), PromptError, "instruct must be a str"),
         ("custom_voice", "stream_generate_custom_voice", (None, "ryan"), TypeError, "must be a str .* not NoneType"),
     ],
 )
