@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, client, engine_setup, logs, service_install, trial
-from .config import ENV_CONFIG, default_paths, load, voices_dir
+from .config import ENV_CONFIG, default_path, load, voices_dir
 from .daemon import program_uri, serve
 from .doctor import findings
 from .doctor.examination import examine
@@ -265,8 +265,7 @@ def _try_out(request: client.Request, name: str, language: str | None, directory
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:
-    path = config or next(filter(Path.exists, default_paths(os.environ)), None)
-    return load(path, os.environ, settings or [])
+    return load(config or default_path(os.environ), os.environ, settings or [])
 
 
 def _daemon_uri(config: Path | None, uri: str | None) -> str:

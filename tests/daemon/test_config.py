@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import qwentts_daemon.config as config_module
 from qwentts_daemon import ownership
-from qwentts_daemon.config import default_paths, load, voices_dir
+from qwentts_daemon.config import default_path, default_paths, load, voices_dir
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.sections import Config, Voices
 
@@ -52,6 +52,11 @@ def test_voices_lie_in_the_state_of_the_service_for_root_too(tmp_path, monkeypat
 def test_a_user_s_own_configuration_comes_first():
     first, second = default_paths({"XDG_CONFIG_HOME": "/home/anna/.config"})
     assert (str(first), str(second)) == ("/home/anna/.config/qwentts/config.yaml", "/etc/qwentts/config.yaml")
+
+
+def test_a_place_that_cannot_be_looked_at_is_named():
+    with pytest.raises(ConfigError, match="config.yaml: File name too long; name a file with --config"):
+        default_path({"XDG_CONFIG_HOME": "/" + "x" * 300})
 
 
 def test_one_device_may_stand_without_brackets(tmp_path):
@@ -134,6 +139,12 @@ def test_targets_of_every_kind_are_read(tmp_path):
 )
 def test_mistakes_name_the_key_and_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, text), {})
+
+
+@pytest.mark.parametrize("text", ["wyoming: &a {uri: *a}", "wyoming: {uri: &a [*a]}", "&a [*a]"])
+def test_what_contains_itself_is_no_configuration(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"no valid YAML: .*recursive"):
         load(written(tmp_path, text), {})
 
 
