@@ -27,7 +27,8 @@ def default_paths(environment: Mapping[str, str]) -> list[Path]:
     """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
     paths = [Path("/etc/qwentts/config.yaml")]
     with contextlib.suppress(ConfigError):
-        paths.insert(0, user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "XDG_CONFIG_HOME") / "qwentts" / "config.yaml")
+        home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
+        paths.insert(0, home / "qwentts" / "config.yaml")
     return paths
 
 
@@ -45,7 +46,7 @@ def default_path(environment: Mapping[str, str]) -> Path | None:
 
 
 def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
-    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, where there is no home."""
+    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
     try:
         return Path(environment.get(variable) or usual).expanduser()
     except RuntimeError:

@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .access import Addresses
+from .access import Addresses, allow_descriptors
 from .admission import Admission
 from .config import cache_dir
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
-from .listeners import allow_descriptors, listening
+from .listeners import listening
 from .live import LiveConfig
 from .presence import Presence
 from .reload import Reload

@@ -55,7 +55,7 @@ def test_a_user_s_own_configuration_comes_first():
 
 
 def test_a_place_that_cannot_be_looked_at_is_named():
-    with pytest.raises(ConfigError, match="config.yaml: File name too long; name a file with --config"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: File name too long; name a file with --config"):
         default_path({"XDG_CONFIG_HOME": "/" + "x" * 300})
 
 

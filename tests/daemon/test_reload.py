@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,14 @@ async def test_limits_change_while_it_runs(file):
             file.change(process, "wyoming: {idle_timeout: 0.1}\n")
             await client.write_event(Describe().event())
             assert (await hear(client, "never")).code == "idle-timeout"
+
+
+def test_more_connections_may_have_the_descriptors_that_they_need(file):
+    few = ["sh", "-c", 'ulimit -S -n 400; exec "$@"', "sh"]
+    with daemon(fake="ToneBackend", through=few, QWENTTS_CONFIG=str(file.path)) as process:
+        file.change(process, "wyoming: {max_connections: 500}\n")
+        allowed, _ = psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+        assert allowed > 500
 
 
 async def test_running_speech_is_not_touched(file):
