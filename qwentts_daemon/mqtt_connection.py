@@ -151,6 +151,7 @@ class Connection(aiomqtt.Client):
     def __init__(self, broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None, lasting: bool):
         """`lasting`: the broker keeps commands for us while we are away."""
         self._take = take
+        self.refusal: ReasonCode | None = None  # of the last message that the broker has answered (MQTT 5)
         self.last_words = _LastWords()
         complaints = logging.Logger("paho", logging.WARNING)
         complaints.addHandler(self.last_words)
@@ -185,6 +186,12 @@ class Connection(aiomqtt.Client):
             await self.__aexit__(None, None, None)
         if self._disconnected.done() and not self._disconnected.cancelled():
             self._disconnected.exception()  # else asyncio complains that nobody has asked for it
+
+    def _on_publish(
+        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        self.refusal = reason_code if reason_code.is_failure else None
+        super()._on_publish(client, userdata, mid, reason_code, properties)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self._take(_incoming(message))
@@ -263,6 +270,9 @@ def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
         return f"{broker} refuses this client's certificate (mqtt.cert_file): {alert}"
     if code and str(code) == "Session taken over":
         return f"{broker}: another client has come with the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
+    if code and str(code) == "Unspecified error":  # paho's name for a connection that ends without a word
+        namesake = f"another client may have the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
+        return f"{broker} hangs up without a reason; if that goes on, {namesake}"
     if code:
         return f"{broker}: {str(code).lower()}"
     if "timed out" in str(error):

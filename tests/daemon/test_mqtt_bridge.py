@@ -217,6 +217,15 @@ def held_open(path):
         os.close(end)
 
 
+def test_two_daemons_of_one_name_that_put_each_other_out_do_not_fill_the_log(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        first, second = [started(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) for _ in range(2)]
+        with first as speaking, second:
+            speaking.wait_for("another client (has come with|may have) the name qwentts-test", count=4)
+            speaking.wait_for("MQTT: connected", count=4)
+            assert len([line for line in speaking.lines if " INFO " in line and "MQTT: connected" in line]) <= 2
+
+
 async def test_commands_for_a_daemon_that_is_away_are_spoken_once_when_it_is_back(tmp_path):
     with broker(tmp_path) as mosquitto:
         parts = settings(mosquitto, tmp_path)

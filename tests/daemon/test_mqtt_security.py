@@ -197,6 +197,17 @@ async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
 
 
 @needs_mosquitto
+async def test_rights_that_are_missing_are_told(tmp_path):
+    (tmp_path / "acl").write_text("topic read #\ntopic write qwentts/#\n")
+    with (
+        broker(tmp_path, f"acl_file {tmp_path}/acl") as mosquitto,
+        daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) as speaking,
+    ):
+        speaking.wait_for("WARNING .*does not let us show homeassistant/device/qwentts_test/config .*look at its ACL")
+        assert not [line for line in speaking.lines if "does not let us show qwentts" in line]
+
+
+@needs_mosquitto
 def test_the_doctor_visits_the_broker(tmp_path, passwords):
     with broker(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
         user = [*mosquitto.settings, "mqtt.username=voice"]
