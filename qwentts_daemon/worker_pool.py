@@ -70,6 +70,11 @@ class WorkerPool:
         return self._primary.ready
 
     @property
+    def rests(self) -> bool:
+        """Whether the chosen engine has given its GPU back and waits to be wanted."""
+        return self._primary.rests
+
+    @property
     def failure(self) -> str | None:
         """Why the chosen engine never will."""
         return self._primary.failure

@@ -310,6 +310,15 @@ async def test_the_engine_is_shown(tmp_path):
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
 
 
+async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            with daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path), fake="ToneBackend"):
+                await heard.shown("state", model_loaded=True, state="idle")
+                await heard.send("unload")
+                await heard.shown("state", model_loaded=False, state="idle")
+
+
 def figures(heard):
     """The first state that has them."""
     states = map(json.loads, heard.on("qwentts/test/state"))
