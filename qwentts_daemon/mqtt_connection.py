@@ -223,15 +223,16 @@ async def connected(
     broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None = None, lasting: bool = False
 ) -> AsyncIterator[Connection]:
     """A connection for the length of the context. Raises BrokerError, also when it is lost, and ConfigError."""
-    connection = Connection(broker, take, will, lasting)
+    connection, met = Connection(broker, take, will, lasting), False
     try:
         await _enter(connection)
+        met = True
         try:
             yield connection
         finally:
             await connection.leave()
     except (aiomqtt.MqttError, OSError, ValueError) as error:
-        raise BrokerError(explain(error, broker, connection.last_words.text)) from error
+        raise BrokerError(explain(error, broker, connection.last_words.text, met)) from error
 
 
 async def _enter(connection: Connection) -> None:
@@ -249,8 +250,8 @@ async def _enter(connection: Connection) -> None:
 # --- why not --------------------------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
-    """What a person can do something about."""
+def explain(error: BaseException, broker: Broker, last_words: str, met: bool) -> str:
+    """What a person can do something about; `met`: the broker has let us in before."""
     cause = error.__cause__ or error.__context__ or error  # aiomqtt keeps only the text of an OSError
     code = _reason_code(error) or _reason_code(cause)
     if code and code.packetType == PacketTypes.CONNACK:
@@ -276,7 +277,7 @@ def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
     if code:
         return f"{broker}: {str(code).lower()}"
     if "timed out" in str(error):
-        hint = "" if broker.config.tls else "; does it want TLS (mqtt.tls)?"
+        hint = "" if met or broker.config.tls else "; does it want TLS (mqtt.tls)?"
         return f"{broker} gives no answer{hint}"
     return f"{broker}: {str(cause) or type(cause).__name__}"
 

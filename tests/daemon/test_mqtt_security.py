@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from qwentts_daemon import mqtt_connection
 from qwentts_daemon.config import load
 from qwentts_daemon.doctor.broker import check_broker
 from qwentts_daemon.doctor.findings import Level
@@ -135,6 +136,21 @@ async def test_nobody_there(tmp_path):
     assert "Connection refused" in await why_not(["mqtt.host=127.0.0.1", f"mqtt.port={free_port()}"])
     assert "No such file" in await why_not([f"mqtt.host=unix://{tmp_path}/none"])
     assert "no such host" in await why_not(["mqtt.host=no-such-host.invalid"])
+
+
+@needs_mosquitto
+async def test_a_broker_that_falls_silent_is_not_taken_for_one_that_wants_tls(tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt_connection, "ANSWER_TIMEOUT_S", 0.5)
+    with broker(tmp_path) as mosquitto:
+        way = Broker(load(None, {}, mosquitto.settings).mqtt, "test", {})
+
+        async def fall_silent():
+            async with connected(way, print) as connection:
+                mosquitto.pause()
+                await connection.subscribe([("a", 1)])
+
+        with pytest.raises(BrokerError, match=r"gives no answer$"):
+            await fall_silent()
 
 
 @pytest.mark.parametrize(
