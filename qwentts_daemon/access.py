@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,6 +17,10 @@ from .sections import Network, Wyoming
 REMEMBERED = 1024
 IPV6_HOST_PREFIX = 64
 """One machine has all the addresses of such a network."""
+DESCRIPTORS = 256
+"""Besides those of the connections."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -86,6 +92,17 @@ class Addresses:
             absent = next((key for key, other in self._guests.items() if not other.open and other is not guest), None)
             self._guests.pop(absent or "", None)
         return guest
+
+
+def allow_descriptors(connections: int) -> None:
+    """Let this process have so many connections, as far as its user may."""
+    wanted = connections + DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("only %d descriptors may be open, and wyoming.max_connections needs %d", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def is_allowed(address: str, networks: Sequence[Network]) -> bool:

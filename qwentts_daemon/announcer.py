@@ -125,6 +125,9 @@ class Announcer:
     def _expire(self) -> None:
         now_s = asyncio.get_running_loop().time()
         self._drop(lambda waiting: waiting.expires_at_s <= now_s, "expired")
+        for performance in self._performances.values():
+            if performance.announcement.expires_at_s <= now_s and not performance.is_heard:
+                performance.stop(self._outlets, "expired")
 
     def _drop(self, wanted: Callable[[Announcement], bool], why: str, targets: Container[str] | None = None) -> None:
         for announcement, dropped in self._line.drop(wanted, targets):

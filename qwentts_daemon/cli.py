@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, client, engine_setup, logs, service_install, trial
-from .config import ENV_CONFIG, default_paths, load, voices_dir
+from .config import ENV_CONFIG, default_path, load, voices_dir
 from .daemon import program_uri, serve
 from .doctor import findings
 from .doctor.examination import examine
@@ -84,7 +84,8 @@ def run(
     shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
     words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
-    live = LiveConfig(lambda: _load(config, words))
+    file = config or default_path(os.environ)  # once found, a reload does not do without it
+    live = LiveConfig(lambda: _load(file, words))
     logs.set_up(live.now.log, os.environ)
     os.umask(0o077)  # what the daemon and its workers write is theirs alone
     asyncio.run(serve(live))
@@ -265,8 +266,7 @@ def _try_out(request: client.Request, name: str, language: str | None, directory
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:
-    path = config or next(filter(Path.exists, default_paths(os.environ)), None)
-    return load(path, os.environ, settings or [])
+    return load(config or default_path(os.environ), os.environ, settings or [])
 
 
 def _daemon_uri(config: Path | None, uri: str | None) -> str:

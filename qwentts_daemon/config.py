@@ -5,6 +5,7 @@ Later sources win: default < file < environment < command line. The keys and the
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,42 @@ from .sections import Config
 
 ENV_PREFIX = "QWENTTS_"
 ENV_CONFIG = "QWENTTS_CONFIG"
+IN_YAML = {
+    "tuple_type": "write a list, such as [one, another]",
+    "dict_type": "write names and values, such as {name: value}",
+    "model_type": "write keys and values, such as {key: value}",
+}
+"""What pydantic calls a tuple, a dictionary or a model."""
 
 
-def default_paths(environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """Where a configuration may lie that nobody has named: the user's own before the machine's."""
-    home = environment.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "qwentts" / "config.yaml", Path("/etc/qwentts/config.yaml")
+def default_paths(environment: Mapping[str, str]) -> list[Path]:
+    """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
+    paths = [Path("/etc/qwentts/config.yaml")]
+    with contextlib.suppress(ConfigError):
+        home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
+        paths.insert(0, home / "qwentts" / "config.yaml")
+    return paths
+
+
+def default_path(environment: Mapping[str, str]) -> Path | None:
+    """The first of `default_paths` that is there. Raises ConfigError where nobody can tell."""
+    for path in default_paths(environment):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; name a file with --config") from error
+        return path
+    return None
+
+
+def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
+    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
+    try:
+        return Path(environment.get(variable) or usual).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key}: this user has no home directory; name a folder") from None
 
 
 def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
@@ -36,11 +67,7 @@ def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
         return Path(state) / "voices"
     if acts_for_the_service():
         return SERVICE_STATE / "voices"
-    home = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    try:
-        return Path(home).expanduser() / "qwentts" / "voices"
-    except RuntimeError:
-        raise ConfigError("voices.dir: this user has no home directory; name a folder") from None
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "voices.dir") / "qwentts" / "voices"
 
 
 def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
@@ -49,8 +76,7 @@ def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
         return Path(config.http.cache_dir).expanduser().absolute()
     if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
         return Path(cache) / "audio"
-    home = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "qwentts" / "audio"
+    return user_dir(environment, "XDG_CACHE_HOME", "~/.cache", "http.cache_dir") / "qwentts" / "audio"
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
@@ -127,7 +153,11 @@ def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML itself would silently take the last."""
+    """Refuses a key that stands twice, of which YAML would silently take the last, and what contains itself."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # else an alias inside its own anchor would be no error
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -163,7 +193,7 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
         return f"{where}.type: must be one of {known} (found {found!r:.60})"
     if problem["type"] == "union_tag_not_found":
         return f"{where}: needs a type (found {problem['input']!r:.60})"
-    reason = str(problem["msg"]).removeprefix("Value error, ")
+    reason = IN_YAML.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
     hidden = isinstance(problem["input"], dict) or _is_secret(tuple(path[:2]))
     return f"{where}: {reason[:1].lower()}{reason[1:]}" + ("" if hidden else f" (found {problem['input']!r:.60})")
 

@@ -8,17 +8,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .access import Addresses
+from .access import Addresses, allow_descriptors
 from .admission import Admission
 from .config import cache_dir
 from .engine_setup import check_installation, choose_engines
 from .errors import ConfigError
-from .listeners import allow_descriptors, listening
+from .listeners import listening
 from .live import LiveConfig
 from .presence import Presence
 from .reload import Reload
@@ -28,7 +28,7 @@ from .shelf import Shelf
 from .supervision import Supervision
 from .systemd import take_notifier, take_sockets, take_watchdog_s
 from .targets import UrlTarget
-from .voices import Catalogue
+from .voices import Catalogue, EngineVoice
 from .worker_client import WorkerClient
 from .worker_group import WorkerGroup
 from .worker_pool import WorkerPool
@@ -83,6 +83,8 @@ async def _announcing(
 ) -> AsyncIterator[Announcer | None]:
     """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
     if not config.mqtt.host:
+        if config.announce.targets:
+            log.warning("announce.targets: without a broker (mqtt.host) nobody can announce anything")
         yield None
         return
     from .announcing import Surroundings, announcing
@@ -172,10 +174,10 @@ class Catalogues:
 
     def check(self, config: Config) -> None:
         """Raises ConfigError when names of `config` do not fit the voices that there are."""
-        Catalogue(self._pool.voices, config.voices, self._pool.takes_new_voices)
+        self._of(self._pool.voices, config.voices)
 
     def _made(self) -> Catalogue:
-        catalogue = Catalogue(*self._made_of, self._pool.takes_new_voices)
+        catalogue = self._of(*self._made_of)
         for problem in catalogue.awaited:
             log.warning("%s; it may still come", problem)
         return catalogue
@@ -185,7 +187,10 @@ class Catalogues:
             return self._made()
         except ConfigError as error:
             log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
-            return Catalogue(self._pool.voices, Voices())
+            return self._of(self._pool.voices, Voices())
+
+    def _of(self, voices: Sequence[EngineVoice], config: Voices) -> Catalogue:
+        return Catalogue(voices, config, self._pool.takes_new_voices, self._pool.stands_in)
 
 
 def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:

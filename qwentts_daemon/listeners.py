@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import socket
 import stat
 import sys
@@ -23,8 +22,6 @@ from .wyoming_wire import HEADER_BYTES
 
 BACKLOG = 128
 SOCKET_NAME = "wyoming"
-DESCRIPTORS = 256
-"""Besides those of the connections."""
 COMPLAINT_INTERVAL_S = 10.0
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -104,17 +101,6 @@ def _bound(uri: str) -> Iterator[socket.socket]:
         listener.close()
         if path:
             _remove(path)
-
-
-def allow_descriptors(connections: int) -> None:
-    """Let this process have so many connections, as far as its user may."""
-    wanted = connections + DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("only %d descriptors may be open, and wyoming.max_connections needs %d", hard, wanted)
-        wanted = hard
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Complaints:

@@ -26,6 +26,8 @@ from .sections import Announce
 
 REMEMBERED_MESSAGES = 256
 OVERFLOW_INTERVAL_S = 1.0
+MAX_TOPIC_LENGTH = 200
+"""Of where an answer may go: brokers hang up on whoever publishes to a topic of more levels than that."""
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +168,9 @@ class Commands:
     def _reply_to(self, incoming: Incoming) -> ReplyTo | None:
         """Where to answer; not where the answer would be taken for something else."""
         topic = incoming.response_topic
-        if not topic or set(topic) & set("+#\0") or topic.startswith(("$", *self._panel.own_prefixes)):
+        if not topic or len(topic) > MAX_TOPIC_LENGTH or not topic.isprintable() or set(topic) & set("+#"):
+            return None
+        if topic.startswith(("$", *self._panel.own_prefixes)):
             return None
         return ReplyTo(topic, incoming.correlation)
 

@@ -34,6 +34,8 @@ class EngineFacts(Protocol):
     @property
     def failure(self) -> str | None: ...
     @property
+    def rests(self) -> bool: ...
+    @property
     def gpu_memory_bytes(self) -> int | None: ...
 
 
@@ -158,8 +160,9 @@ class Panel:
         }
 
     def _state_word(self) -> str:
+        engine = self._sources.engine
         if self._sources.activity.speaking:
             return "speaking"
-        if self._sources.engine.failure:
+        if engine.failure:
             return "failed"
-        return "idle" if self._sources.engine.model_loaded else "loading"
+        return "idle" if engine.model_loaded or engine.rests else "loading"

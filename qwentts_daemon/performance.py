@@ -75,6 +75,11 @@ class Performance:
         return self._making is not None
 
     @property
+    def is_heard(self) -> bool:
+        """Whether the engine has made the first of it."""
+        return self._recording.seconds > 0
+
+    @property
     def is_over(self) -> bool:
         return len(self._outcomes) == len(self.announcement.targets)
 

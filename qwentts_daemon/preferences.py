@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .config import user_dir
 from .errors import SpeechError
 from .jobs import Request
 from .mqtt_topics import CommandError, Say
@@ -138,8 +139,7 @@ def _is_volume(value: object) -> bool:
 
 
 def preferences_path(environment: Mapping[str, str]) -> Path:
-    """A service's own state, or the user's."""
+    """A service's own state, or the user's. Raises ConfigError for a user without a home."""
     if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
         return Path(state) / "preferences.json"
-    home = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home).expanduser() / "qwentts" / "preferences.json"
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "XDG_DATA_HOME") / "qwentts" / "preferences.json"

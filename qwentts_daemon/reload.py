@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from . import logs
+from .access import allow_descriptors
 from .errors import ConfigError
 from .live import Change, LiveConfig, compare
 from .sections import Config
@@ -46,6 +47,8 @@ class Reload:
             log.error("the configuration stays as it was: %s", error)
             return
         self._live.now = change.config
+        if "wyoming.max_connections" in change.taken:
+            allow_descriptors(change.config.wyoming.max_connections)
         logs.set_level(change.config.log.level)
         self._pool.set_log_level(change.config.log.level)
         _tell(change)

@@ -48,13 +48,19 @@ class Catalogue:
     `awaited` says which configured names are nobody's yet.
     """
 
-    def __init__(self, voices: Sequence[EngineVoice], config: Voices, more_may_come: bool = False) -> None:
-        """A configured name that is nobody's raises ConfigError, unless its voice may still come."""
+    def __init__(
+        self, voices: Sequence[EngineVoice], config: Voices, more_may_come: bool = False, stands_in: bool = False
+    ) -> None:
+        """A configured name that is nobody's raises ConfigError, unless its voice may still come.
+
+        `stands_in`: these voices speak for those that this machine cannot have at present, whatever their names.
+        """
         if not voices:
             raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
         self._voices = {voice.id: voice for voice in voices}
         self._config = config
-        self._more_may_come = more_may_come
+        self._more_may_come = more_may_come or stands_in
+        self._stands_in = stands_in
         self.awaited: list[str] = []
         self._check_languages()
         self.default = self._default(voices)
@@ -79,7 +85,7 @@ class Catalogue:
     def _configured(self, key: str, name: str) -> Request | None:
         """What a name in the configuration means; None when its voice may still come. Raises ConfigError."""
         try:
-            return self.resolve(name)
+            return self._resolved(name)
         except SpeechError as error:
             if not (self._more_may_come and error.code == Code.VOICE_NOT_FOUND):
                 raise ConfigError(f"{key}: {error}") from None
@@ -94,6 +100,14 @@ class Catalogue:
 
     def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
         """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
+        try:
+            return self._resolved(name, language, speaker)
+        except SpeechError as error:
+            if not (self._stands_in and error.code == Code.VOICE_NOT_FOUND):
+                raise
+            return self._instead(name, language)
+
+    def _resolved(self, name: str | None, language: str | None = None, speaker: str | None = None) -> Request:
         asked = name
         if name is None and language is not None:
             name = self._for_language(language)
@@ -113,9 +127,17 @@ class Catalogue:
             raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
         return Request(voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None)
 
+    def _instead(self, name: str | None, language: str | None) -> Request:
+        """For a name or a style that only a voice has which cannot be had at present."""
+        base, _, pinned = _split(self._config.aliases.get(name or self.default, name or self.default))
+        wanted = pinned or language or self._config.language or "en"
+        return Request((self._voices.get(base) or best_voice(list(self._voices.values()), wanted)).id)
+
     def instructed(self, request: Request, words: str) -> Request:
         """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
         if not self._voices[request.voice].follows_instruct:
+            if self._stands_in:
+                return request
             raise SpeechError(Code.INVALID_REQUEST, f"instruct: the voice {request.voice} does not follow instructions")
         return replace(request, instruct=" ".join(filter(None, (request.instruct, words))))
 

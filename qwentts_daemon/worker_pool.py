@@ -59,9 +59,20 @@ class WorkerPool:
         return self._primary.takes_new_voices
 
     @property
+    def stands_in(self) -> bool:
+        """Whether the embedded voice speaks only because this machine cannot run the other (`engine.backend: auto`)."""
+        engine = self._live.now.engine
+        return self._embedded is None and engine.backend == "auto" and engine.fallback
+
+    @property
     def model_loaded(self) -> bool:
         """Whether the chosen engine can speak, not only the one that covers for it."""
         return self._primary.ready
+
+    @property
+    def rests(self) -> bool:
+        """Whether the chosen engine has given its GPU back and waits to be wanted."""
+        return self._primary.rests
 
     @property
     def failure(self) -> str | None:

@@ -1,6 +1,8 @@
 """Who hears what, in which order, and what is told of it."""
 
+import asyncio
 import datetime
+import math
 
 import pytest
 
@@ -138,6 +140,31 @@ async def test_one_that_could_not_begin_in_time_expires(tmp_path, loudspeakers):
         made.send("say/set", b'{"text": "c", "id": "c", "targets": "kitchen"}', expires_s=0.01)
         for name in ("b", "c"):
             assert (await made.over(name))["reason"] == "expired"
+
+
+async def test_one_that_waits_for_the_engine_expires_too(tmp_path, loudspeakers):
+    async with house(tmp_path, loudspeakers) as made:
+        made.engine.may_speak.clear()
+        made.say("a", "a", targets="kitchen", expires_s=0.01)
+        made.say("b", "b", targets="hall", expires_s=0.01)  # waits for its turn behind a
+        for name in ("a", "b"):
+            assert (await made.over(name))["reason"] == "expired"
+        made.engine.may_speak.set()
+        made.say("c", "c", targets="kitchen")
+        assert (await made.over("c"))["event_type"] == "finished"
+        assert list(loudspeakers["kitchen"].played) == ["c"]
+
+
+async def test_one_that_is_heard_never_expires(tmp_path, loudspeakers, monkeypatch):
+    loudspeakers["kitchen"].may_play.clear()
+    async with house(tmp_path, loudspeakers) as made:
+        made.say("a", "a", targets="kitchen")
+        await made.until("a", "first_audio")
+        with monkeypatch.context() as later:
+            later.setattr(asyncio.get_running_loop(), "time", lambda: math.inf)
+            made.announcer._expire()
+        loudspeakers["kitchen"].may_play.set()
+        assert (await made.over("a"))["event_type"] == "finished"
 
 
 async def test_quiet_hours_let_only_the_urgent_through(tmp_path):

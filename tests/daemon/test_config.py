@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import qwentts_daemon.config as config_module
 from qwentts_daemon import ownership
-from qwentts_daemon.config import default_paths, load, voices_dir
+from qwentts_daemon.config import default_path, default_paths, load, voices_dir
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.sections import Config, Voices
 
@@ -54,6 +54,11 @@ def test_a_user_s_own_configuration_comes_first():
     assert (str(first), str(second)) == ("/home/anna/.config/qwentts/config.yaml", "/etc/qwentts/config.yaml")
 
 
+def test_a_place_that_cannot_be_looked_at_is_named():
+    with pytest.raises(ConfigError, match=r"config\.yaml: File name too long; name a file with --config"):
+        default_path({"XDG_CONFIG_HOME": "/" + "x" * 300})
+
+
 def test_one_device_may_stand_without_brackets(tmp_path):
     assert load(None, {"QWENTTS_ENGINE_DEVICES": "cuda:1"}).engine.devices == ("cuda:1",)
     path = written(tmp_path, "engine: {devices: [cuda:0, cuda:1]}")
@@ -83,7 +88,14 @@ def test_targets_of_every_kind_are_read(tmp_path):
         ("wyoming: {uri: http://x}", r"wyoming\.uri: it must begin with tcp://"),
         ("wyoming: {uri: tcp://host}", r"wyoming\.uri: write it as tcp://HOST:PORT"),
         ("wyoming: {uri: 'tcp://host:99999'}", r"wyoming\.uri: "),
-        ("wyoming: [1]", r"wyoming: .*"),
+        ("wyoming: [1]", r"wyoming: write keys and values"),
+        (
+            "voices: {pin_languages: de}",
+            r"voices\.pin_languages: write a list, such as \[one, another\] \(found 'de'\)",
+        ),
+        ("announce: {targets: [a]}", r"announce\.targets: write names and values, such as \{name: value\}"),
+        ("mqtt: {host: '192.168.1.2:1883'}", r"mqtt\.host: .*the port stands in mqtt\.port"),
+        ("daemon: {shutdown_timeout: .inf}", r"daemon\.shutdown_timeout: .*finite"),
         ("[1, 2]", r"expected sections"),
         ("a: 'b", r"no valid YAML"),
         ("voices: {default: 2020-99-99}", r"no valid YAML"),
@@ -134,6 +146,12 @@ def test_targets_of_every_kind_are_read(tmp_path):
 )
 def test_mistakes_name_the_key_and_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, text), {})
+
+
+@pytest.mark.parametrize("text", ["wyoming: &a {uri: *a}", "wyoming: {uri: &a [*a]}", "&a [*a]"])
+def test_what_contains_itself_is_no_configuration(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"no valid YAML: .*recursive"):
         load(written(tmp_path, text), {})
 
 

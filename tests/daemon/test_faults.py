@@ -195,9 +195,9 @@ def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_a_user_without_a_home_is_told_what_to_set():
     code = (
-        "import os; from qwentts_daemon.config import load, voices_dir; from qwentts_daemon.errors import ConfigError\n"
+        "import os; from qwentts_daemon.config import *; from qwentts_daemon.errors import ConfigError\n"
         "os.setuid(54321)\n"
-        "try: voices_dir(load(None, {}), {})\n"
+        "try: voices_dir(load(default_path({}), {}), {})\n"
         "except ConfigError as error: print(error)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}

@@ -112,6 +112,19 @@ async def test_an_answer_is_never_a_command(house):
         assert len(heard.on("qwentts/test/say/set")) == 2
 
 
+async def test_an_answer_that_the_broker_would_hang_up_on_is_not_given(house):
+    mosquitto, speaking, _ = house
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ResponseTopic = "a/" * 300
+    async with ear(mosquitto.port) as heard:
+        await heard.send("say/set", '{"text": "Yes?", "id": "r4"}', properties=properties)
+        await heard.event("finished", "r4")
+        await heard.say("Next.", id="r5")
+        await heard.event("finished", "r5")
+        assert heard.kinds("r4") == ["queued", "started", "first_audio", "finished"]
+        assert not [line for line in speaking.lines if "protocol error" in line]
+
+
 async def test_an_id_is_spoken_once_and_retained_commands_never(house):
     mosquitto, speaking, path = house
     async with ear(mosquitto.port) as heard:
@@ -204,6 +217,15 @@ def held_open(path):
         os.close(end)
 
 
+def test_two_daemons_of_one_name_that_put_each_other_out_do_not_fill_the_log(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        first, second = [started(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) for _ in range(2)]
+        with first as speaking, second:
+            speaking.wait_for("another client (has come with|may have) the name qwentts-test", count=4)
+            speaking.wait_for("MQTT: connected", count=4)
+            assert len([line for line in speaking.lines if " INFO " in line and "MQTT: connected" in line]) <= 2
+
+
 async def test_commands_for_a_daemon_that_is_away_are_spoken_once_when_it_is_back(tmp_path):
     with broker(tmp_path) as mosquitto:
         parts = settings(mosquitto, tmp_path)
@@ -286,6 +308,15 @@ async def test_the_engine_is_shown(tmp_path):
                 speaking.workers()[0].kill()
                 speaking.wait_for("ended; a new one")
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
+
+
+async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            with daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path), fake="ToneBackend"):
+                await heard.shown("state", model_loaded=True, state="idle")
+                await heard.send("unload")
+                await heard.shown("state", model_loaded=False, state="idle")
 
 
 def figures(heard):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,14 @@ async def test_limits_change_while_it_runs(file):
             assert (await hear(client, "never")).code == "idle-timeout"
 
 
+def test_more_connections_may_have_the_descriptors_that_they_need(file):
+    few = ["sh", "-c", 'ulimit -S -n 400; exec "$@"', "sh"]
+    with daemon(fake="ToneBackend", through=few, QWENTTS_CONFIG=str(file.path)) as process:
+        file.change(process, "wyoming: {max_connections: 500}\n")
+        allowed, _ = psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+        assert allowed > 500
+
+
 async def test_running_speech_is_not_touched(file):
     with daemon(fake="Gated", QWENTTS_CONFIG=str(file.path), TEST_GATE=str(file.path.with_name("gate"))) as process:
         async with connected(process) as client:
@@ -116,6 +125,17 @@ async def test_a_broken_file_is_one_clear_line_and_changes_nothing(file, text, r
         assert (await speak(process, "a")).pcm == before.pcm
         file.change(process, "audio: {lead_silence: 0}")
         assert (await speak(process, "a")).pcm == tone("a")
+
+
+async def test_a_file_that_nobody_named_and_that_is_gone_changes_nothing(tmp_path):
+    path = tmp_path / "qwentts" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text("audio: {lead_silence: 1}")
+    with daemon(fake="ToneBackend", XDG_CONFIG_HOME=str(tmp_path)) as process:
+        path.unlink()
+        process.process.send_signal(signal.SIGHUP)
+        process.wait_for(r"ERROR .*the configuration stays as it was: .*config\.yaml: No such file")
+        assert (await speak(process, "a")).seconds > 1
 
 
 async def test_the_log_level_changes_in_the_daemon_and_its_workers(file):

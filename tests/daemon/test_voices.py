@@ -104,6 +104,33 @@ def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
     assert (after.default, after.awaited, after.resolve("boss").voice) == (default, [], "anna")
 
 
+@pytest.mark.parametrize(
+    ("asked", "voice"),
+    [
+        ({}, "amy"),
+        ({"name": "ryan"}, "amy"),
+        ({"name": "ryan@de-DE", "speaker": "whisper"}, "anna"),
+        ({"name": "ryan", "language": "de"}, "anna"),
+        ({"name": "kitchen"}, "anna"),
+        ({"name": "anna", "speaker": "whisper"}, "anna"),
+        ({"name": "anna+soft"}, "anna"),
+    ],
+)
+def test_voices_that_stand_in_speak_for_every_name(asked, voice):
+    config = Voices(default="ryan", aliases={"kitchen": "ryan+whisper@de-DE"})
+    embedded = Catalogue([ANNA, Voice("amy", "Amy", ("en-GB",))], config, stands_in=True)
+    assert embedded.default == "amy"
+    assert len(embedded.awaited) == 2
+    request = embedded.resolve(**asked)
+    assert (request.voice, request.style) == (voice, "soft" if "anna+soft" in asked.values() else None)
+    assert embedded.instructed(request, "Slowly.") == request
+
+
+def test_a_language_that_nobody_speaks_is_refused_by_those_who_stand_in_too():
+    with pytest.raises(SpeechError, match="no voice speaks 'fr'"):
+        Catalogue([ANNA], Voices(), stands_in=True).resolve(language="fr")
+
+
 def test_a_language_that_the_default_does_not_speak_is_not_waited_for():
     with pytest.raises(ConfigError, match=r"voices\.default: "):
         Catalogue([RYAN], Voices(default="ryan@fr"), more_may_come=True)

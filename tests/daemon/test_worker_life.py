@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 from wyoming.info import Describe
-from wyoming.tts import Synthesize
+from wyoming.tts import Synthesize, SynthesizeVoice
 
 from tests.fakes import RATE
 from tests.harness import PATIENCE_S, connected, daemon, hear, speak, started
@@ -67,6 +67,27 @@ async def test_the_embedded_voice_covers_for_a_model_that_cannot_be_loaded():
     with daemon(fake="Unloadable", ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: no such model")
         assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+
+
+async def test_the_embedded_voice_covers_for_a_model_that_this_machine_cannot_run():
+    settings = [
+        "engine.backend=auto",
+        "engine.model=/nowhere",
+        "voices.default=ryan",
+        "voices.aliases={kitchen: ryan@de}",
+    ]
+    with daemon(*settings) as process:
+        process.wait_for("WARNING .*voices.default: no voice 'ryan'.*it may still come")
+        assert (await speak(process, "I am only the stand-in.", SynthesizeVoice("ryan", speaker="whisper"))).pcm
+        assert (await speak(process, "Ich auch.", SynthesizeVoice("kitchen"))).pcm
+        process.wait_for(r"done: .*voice espeak-de\b")
+
+
+async def test_without_the_embedded_voice_names_that_this_machine_cannot_speak_stop_the_start():
+    with started(
+        "engine.backend=auto", "engine.fallback=false", "engine.model=/nowhere", "voices.default=ryan"
+    ) as process:
+        assert process.wait() == os.EX_CONFIG
 
 
 async def test_a_fault_while_loading_is_told_and_covered_for():
