@@ -108,11 +108,13 @@ def spread(name: str, value: Any, count: int) -> list[Any]:
 
 
 def pieces_of(text: str | Iterable[str]) -> str | Iterator[str]:
-    """One text, whole or as it is written. Raises TypeError for a batch."""
+    """One text, whole or as it is written. Raises TypeError for a batch and for what is no text."""
     if isinstance(text, str):
         return text
     if isinstance(text, list) and len(text) != 1:
         raise TypeError("a stream speaks one text: open one stream for each, or pass iter([...]) for pieces of one")
+    if not isinstance(text, Iterable):
+        raise TypeError(f"text must be a str or an iterator of its pieces, not {type(text).__name__}")
     return iter(text)
 
 

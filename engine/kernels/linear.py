@@ -156,7 +156,7 @@ class Linear:
 
     def _multiply_wide(self, x: Tensor, out: Tensor, residual: Tensor | None) -> None:
         rows, outputs = out.shape
-        block_rows = min(32, max(8, next_power_of_2(rows)))  # 64 would want more shared memory than an RTX 30 has
+        block_rows = min(32, max(16, next_power_of_2(rows)))  # 64 would want more shared memory than an RTX 30 has
         block_n, block_k, warps = (32, 128, 4) if self.gated else (16, 256, 2)
         grid = (triton.cdiv(outputs, block_n), triton.cdiv(rows, block_rows))
         enqueue(

@@ -285,6 +285,7 @@ def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
         ("base", "create_voice_clone_prompt", ((sound(1), 24_000),), ValueError, "ref_text is required"),
         ("base", "create_voice_clone_prompt", ("https://example.org/a.wav", "hi"), ValueError, "not allowed"),
         ("custom_voice", "stream_generate_custom_voice", (["a", "b"], "ryan"), TypeError, "one text"),
+        ("custom_voice", "stream_generate_custom_voice", (None, "ryan"), TypeError, "must be a str .* not NoneType"),
     ],
 )
 def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: Any, words: str) -> None:

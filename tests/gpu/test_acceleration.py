@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from engine.acceleration import Pace, Wanted, accelerate
-from engine.checkpoint import LoadOptions
 from engine.core import Engine, Utterance
 from engine.emission import EmissionPlan
-from engine.loaded import Loaded, load_checkpoint
+from engine.loaded import Loaded
 from engine.runner import Runner
 from engine.sampling_params import resolve_sampling
-from tests.engine.tiny_checkpoint import build_full
 from tests.gpu.time_start import starts
 
 pytestmark = [
@@ -29,18 +27,6 @@ TEXT = "the washing machine has finished, and it will rain at six o'clock"
 FRAMES = 24
 SLOTS = 8
 PLAN = EmissionPlan((1, 1, 2, 4, 8))
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    directory = build_full(tmp_path_factory.mktemp("0b6"), "0b6", "custom_voice")
-    return load_checkpoint(directory, LoadOptions(fold_text=True))
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    directory = build_full(tmp_path_factory.mktemp("exact"), "0b6", "custom_voice")
-    return load_checkpoint(directory, LoadOptions(dtype=torch.float32, fold_text=True))
 
 
 def opened(loaded: Loaded, kernels: str, graphs: bool) -> tuple[Engine, Pace]:
@@ -113,8 +99,8 @@ def test_a_voice_sounds_the_same_in_any_company(loaded: Loaded) -> None:
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(four, eight, strict=False))  # tensor cores, both
 
 
-def test_nothing_is_compiled_after_the_pass_that_compiles_ahead(tmp_path: Path) -> None:
-    first, second = starts(build_full(tmp_path, "0b6", "custom_voice"), SLOTS)
+def test_nothing_is_compiled_after_the_pass_that_compiles_ahead(custom_voice: Path) -> None:
+    first, second = starts(custom_voice, SLOTS)
     print(first, second)
     assert first["compiled"] == first["kernels"] == second["kernels"] > 100
     assert first["compiled_later"] == first["libraries_later"] == 0

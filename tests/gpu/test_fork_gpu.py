@@ -15,7 +15,6 @@ import torch
 import engine
 from engine.frame import PlainFrame
 from engine.predictor_graph import DrawGraphs
-from tests.engine.tiny_checkpoint import build_full
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,14 +27,9 @@ STREAM: dict[str, Any] = {"max_frames": FRAMES, "min_new_tokens": FRAMES + 1, "s
 NARROW = {"windowed_decode": True, "decode_window_frames": 20}
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_full(tmp_path_factory.mktemp("0b6"), "0b6", "custom_voice")
-
-
 @pytest.fixture
-def model(directory: Path) -> Any:
-    return engine.Qwen3TTSModel.from_pretrained(str(directory), slots=4, max_positions=512)
+def model(custom_voice: Path) -> Any:
+    return engine.Qwen3TTSModel.from_pretrained(str(custom_voice), slots=4, max_positions=512)
 
 
 def speak(model: Any, **how: Any) -> np.ndarray:
@@ -76,11 +70,11 @@ def test_defaults_speak_and_windows_are_captured(model: Any) -> None:
     assert likeness_db(windowed, operation_by_operation) > 30
 
 
-def test_decoded_beside_on_the_same_gpu_and_on_another(model: Any, directory: Path) -> None:
+def test_decoded_beside_on_the_same_gpu_and_on_another(model: Any, custom_voice: Path) -> None:
     plain = speak(model)
     assert likeness_db(speak(model, async_decode=True), plain) > 60
     if torch.cuda.device_count() > 1:
-        other = engine.Qwen3TTSModel.from_pretrained(str(directory), slots=4, codec_device="cuda:1")
+        other = engine.Qwen3TTSModel.from_pretrained(str(custom_voice), slots=4, codec_device="cuda:1")
         assert likeness_db(speak(other, async_decode=True), plain) > 60
 
 

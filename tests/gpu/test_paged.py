@@ -17,17 +17,15 @@ import pytest
 import torch
 
 from engine.acceleration import LEAST_COSINE, _frame_cosine, _frame_step, _text
-from engine.checkpoint import LoadOptions
 from engine.flash import FlashAttention, FlashTalker, use_flash
 from engine.graphs import FrameGraphs
-from engine.loaded import Loaded, load_checkpoint
+from engine.loaded import Loaded
 from engine.model.talker import Rows
 from engine.paged import PagedOptions, paged_runner
 from engine.paged_cache import PoolSize
 from engine.paged_runner import PagedRunner, Piece
 from engine.runner import Entry, Runner, VoiceVectors
 from engine.sampling_params import SamplingParams
-from tests.engine.tiny_checkpoint import build_full
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,18 +38,6 @@ LENGTH = 512  # what graphs of plain frames read
 SMALL, LARGE = PoolSize(SLOTS * ROOM // 16, 16), PoolSize(SLOTS * ROOM // 256, 256)
 HAS_FLASH = importlib.util.find_spec("flash_attn") is not None
 NEEDS_FLASH = pytest.mark.skipif(not HAS_FLASH, reason="flash-attn is not installed")
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    directory = build_full(tmp_path_factory.mktemp("0b6"), "0b6", "custom_voice")
-    return load_checkpoint(directory, LoadOptions(fold_text=True))
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    directory = build_full(tmp_path_factory.mktemp("exact"), "0b6", "custom_voice")
-    return load_checkpoint(directory, LoadOptions(dtype=torch.float32, fold_text=True))
 
 
 @dataclass(frozen=True)
