@@ -301,6 +301,23 @@ async def test_the_engine_is_shown(tmp_path):
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
 
 
+async def test_an_engine_that_loses_its_last_voice_ends_nothing_and_finds_the_next(tmp_path):
+    (tmp_path / "voices" / "anna").mkdir(parents=True)
+    alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            with daemon(*mosquitto.settings, *alone, fake="OnlyFolder", XDG_DATA_HOME=str(tmp_path)) as speaking:
+                assert (await speak(speaking, "Here I am.")).seconds
+                (tmp_path / "voices" / "anna").rmdir()
+                assert (await speak(speaking, "I am gone.")).code == "voice-not-found"
+                await heard.send("volume/set", "30")  # needs the catalogue, as the panel does
+                await heard.shown("settings", volume=30)
+                (tmp_path / "voices" / "bert").mkdir()
+                topic = "homeassistant/device/qwentts_test/config"
+                await heard.until(lambda: any(b'"bert"' in shown for shown in heard.on(topic)))
+                assert (await speak(speaking, "And I have come.")).seconds
+
+
 def figures(heard):
     """The first state that has them."""
     states = map(json.loads, heard.on("qwentts/test/state"))
