@@ -32,6 +32,8 @@ class EngineFacts(Protocol):
     @property
     def model_loaded(self) -> bool: ...
     @property
+    def rests(self) -> bool: ...
+    @property
     def failure(self) -> str | None: ...
     @property
     def gpu_memory_bytes(self) -> int | None: ...
@@ -162,4 +164,4 @@ class Panel:
             return "speaking"
         if self._sources.engine.failure:
             return "failed"
-        return "idle" if self._sources.engine.model_loaded else "loading"
+        return "idle" if self._sources.engine.model_loaded or self._sources.engine.rests else "loading"

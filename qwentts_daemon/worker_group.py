@@ -49,7 +49,7 @@ class WorkerGroup:
             return f"{name} cannot be loaded: {self.failure}"
         if self.loaded:
             return f"{name} does not react"
-        return f"loading {name}" if self._presence.is_wanted else f"{name} rests"
+        return f"{name} rests" if self.rests else f"loading {name}"
 
     def trouble(self, silence_s: float) -> str | None:
         """What is wrong with one of its workers (see `WorkerClient.trouble`)."""
@@ -64,6 +64,11 @@ class WorkerGroup:
     def loaded(self) -> bool:
         """Whether the engine holds its GPU."""
         return any(worker.loaded for worker in self.workers)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it has given its GPU back, or is about to, until somebody speaks."""
+        return not self._presence.is_wanted
 
     def unload(self) -> None:
         """Give the GPU back now, or after the last job; the next one loads the engine again."""

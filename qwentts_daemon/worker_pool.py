@@ -50,8 +50,8 @@ class WorkerPool:
 
     @property
     def ready(self) -> bool:
-        """Whether it could speak now."""
-        return any(group.ready for group in (self._primary, self._embedded) if group)
+        """Whether it could speak now, or as soon as somebody asks."""
+        return any(group.ready or group.rests for group in self._groups)
 
     @property
     def takes_new_voices(self) -> bool:
@@ -68,6 +68,11 @@ class WorkerPool:
     def model_loaded(self) -> bool:
         """Whether the chosen engine can speak, not only the one that covers for it."""
         return self._primary.ready
+
+    @property
+    def rests(self) -> bool:
+        """Whether the chosen engine has given its GPU back until it is asked for."""
+        return self._primary.rests
 
     @property
     def failure(self) -> str | None:

@@ -301,6 +301,21 @@ async def test_the_engine_is_shown(tmp_path):
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
 
 
+async def test_an_engine_that_rests_is_idle_and_not_loading(tmp_path):
+    resting = ["engine.fallback=false", "engine.keep_alive=0.05", "http.enabled=true", "http.port=0"]
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            parts = [*mosquitto.settings, *resting, f"http.cache_dir={tmp_path}"]
+            with daemon(*parts, fake="ToneBackend", XDG_DATA_HOME=str(tmp_path)) as speaking:
+                assert (await speak(speaking, "Good night.")).seconds
+                speaking.wait_for("has given its GPU back")
+                await heard.shown("state", model_loaded=False, state="idle")
+                port = speaking.wait_for(r"listening on http://[^ ]+:(\d+),")[1]
+                address = f"http://127.0.0.1:{port}/readyz"
+                with await asyncio.to_thread(urllib.request.urlopen, address) as answer:
+                    assert answer.status == 200
+
+
 async def test_an_engine_that_loses_its_last_voice_ends_nothing_and_finds_the_next(tmp_path):
     (tmp_path / "voices" / "anna").mkdir(parents=True)
     alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
