@@ -157,7 +157,10 @@ class Workers:
 
 
 class Catalogues:
-    """The catalogue of the pool's voices, made again only when they or the names for them change."""
+    """The catalogue of the pool's voices, made again only when they or the names for them change.
+
+    An engine that loses its last voice stays listed with those that it had: Home Assistant drops what has none.
+    """
 
     def __init__(self, live: LiveConfig, pool: WorkerPool) -> None:
         self._live = live
@@ -167,14 +170,15 @@ class Catalogues:
 
     def current(self) -> Catalogue:
         """The catalogue as of now."""
-        if self._made_of != (self._pool.voices, self._live.now.voices):
-            self._made_of = (self._pool.voices, self._live.now.voices)
+        voices = self._pool.voices or self._made_of[0]
+        if self._made_of != (voices, self._live.now.voices):
+            self._made_of = (voices, self._live.now.voices)
             self._catalogue = self._renewed()
         return self._catalogue
 
     def check(self, config: Config) -> None:
         """Raises ConfigError when names of `config` do not fit the voices that there are."""
-        self._of(self._pool.voices, config.voices)
+        self._of(self._pool.voices or self._made_of[0], config.voices)
 
     def _made(self) -> Catalogue:
         catalogue = self._of(*self._made_of)
@@ -187,7 +191,7 @@ class Catalogues:
             return self._made()
         except ConfigError as error:
             log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
-            return self._of(self._pool.voices, Voices())
+            return self._of(self._made_of[0], Voices())
 
     def _of(self, voices: Sequence[EngineVoice], config: Voices) -> Catalogue:
         return Catalogue(voices, config, self._pool.takes_new_voices, self._pool.stands_in)

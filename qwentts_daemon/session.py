@@ -78,18 +78,18 @@ class Reply:
         self._playback = Playback()
 
     def feed(self, text: str) -> None:
-        """More text, split anywhere. Raises SpeechError when the whole is too long, or comes for too long."""
+        """More text, split anywhere. Raises SpeechError when the whole is too long."""
         self._length += len(text)
-        limits = self._config.text
-        if self._length > limits.max_length:
-            raise SpeechError(
-                Code.TEXT_TOO_LONG, f"the text is longer than {limits.max_length} characters (text.max_length)"
-            )
-        if time.monotonic() - self._began_s > limits.timeout:
-            raise SpeechError(
-                Code.DEADLINE_EXCEEDED, f"the text has not ended after {limits.timeout:g} s (text.timeout)"
-            )
+        limit = self._config.text.max_length
+        if self._length > limit:
+            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
         self._pass_on(self._segmenter.feed(text))
+
+    def require_time(self) -> None:
+        """Raises SpeechError when the text has been coming for too long."""
+        limit_s = self._config.text.timeout
+        if time.monotonic() - self._began_s > limit_s:
+            raise SpeechError(Code.DEADLINE_EXCEEDED, f"the text has not ended after {limit_s:g} s (text.timeout)")
 
     def end_text(self) -> None:
         """The text is complete."""

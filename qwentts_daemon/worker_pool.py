@@ -50,8 +50,8 @@ class WorkerPool:
 
     @property
     def ready(self) -> bool:
-        """Whether it could speak now."""
-        return any(group.ready for group in (self._primary, self._embedded) if group)
+        """Whether it could speak now, or as soon as somebody asks."""
+        return any(group.ready or group.rests for group in self._groups)
 
     @property
     def takes_new_voices(self) -> bool:

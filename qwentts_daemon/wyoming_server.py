@@ -204,6 +204,8 @@ class Connection:
             self._restart_idle_clock()
             while event := await read_event(self._reader):
                 await self._handle(event, tasks)
+                if self._stream:
+                    self._stream.require_time()  # also of a client that only sends pings meanwhile
                 self._restart_idle_clock()
                 await asyncio.sleep(0)  # reading what is buffered already never waits: let the others have a turn
             if self.speech and not self._half_close:

@@ -75,6 +75,15 @@ check "and the first client starts it" speaks "Wake up."
 check "it begins a restart" systemctl restart --no-block qwentts
 check "who connects meanwhile waits" speaks "I can wait."
 
+echo 'text: {max_lngth: 12}' >/etc/qwentts/config.yaml
+connects='import socket, time; waiting = socket.create_connection(("127.0.0.1", 10200)); time.sleep(60)'
+check "it stops" systemctl stop qwentts
+python3 -c "$connects" 2>/dev/null &
+check "who waits for a wrong configuration starts it not for ever" within 60 systemctl is-failed -q qwentts.socket
+rm /etc/qwentts/config.yaml
+check "with a right one the port is opened again" sh -c 'sleep 30 && systemctl restart qwentts.socket'
+check "and it speaks" speaks "Here I am again."
+
 check "it is uninstalled" $program uninstall-service
 check "and gone" fails systemctl cat qwentts
 check "but for what is the owner's" test -d /var/lib/qwentts -a -d /etc/qwentts

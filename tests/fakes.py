@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.backends import BackendError, JobError
-from engine.messages import Chunk, Done, Event, Memory, Started, Synthesize, Voice
+from engine.messages import Chunk, Done, Event, Memory, Started, Synthesize, Voice, Voices
 from engine.settings import Settings
 
 RATE = 24_000
@@ -159,6 +159,26 @@ class Folder(ToneBackend):
 
     def load(self) -> None:
         self._found = [entry.name for entry in self._folder.iterdir()]
+
+
+class OnlyFolder(Folder):
+    """Has no other voices than those of the folder, which it reads before each step."""
+
+    _told: tuple[Voice, ...] = ()
+
+    def voices(self) -> tuple[Voice, ...]:
+        return tuple(Voice(entry.name, entry.name, ("en",)) for entry in self._folder.iterdir())
+
+    def add(self, request: Synthesize) -> None:
+        if request.voice not in {voice.id for voice in self.voices()}:
+            raise JobError("voice-not-found", f"no voice {request.voice}")
+        super().add(request)
+
+    def step(self, send: Callable[[Event], None]) -> bool:
+        if self._told != self.voices():
+            self._told = self.voices()
+            send(Voices(self._told))
+        return super().step(send)
 
 
 class Unloadable(ToneBackend):

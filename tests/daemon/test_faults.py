@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
 from engine.model.config import SAMPLE_RATE
@@ -147,21 +148,23 @@ def test_as_many_descriptors_are_allowed_as_connections():
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-async def test_a_text_that_never_ends_keeps_no_place_in_the_engine():
+@pytest.mark.parametrize("event", [SynthesizeChunk("and on. "), Ping()], ids=["words", "pings"])
+async def test_a_text_that_never_ends_keeps_no_place_in_the_engine(event):
     with daemon("text.timeout=0.3", "engine.fallback=false", fake="EndlessSingle") as process:
         async with connected(process) as client:
             await client.write_event(SynthesizeStart().event())
-            heard, sender = await asyncio.gather(hear(client, "never"), trickle(client))
+            await client.write_event(SynthesizeChunk("On and on ").event())
+            heard, sender = await asyncio.gather(hear(client, "never"), trickle(client, event.event()))
             assert heard.code == "deadline-exceeded"
             assert sender is None
         assert (await first_chunk(process)) == ["audio-start", "audio-chunk"]
 
 
-async def trickle(client):
-    """A word now and then, as slowly as one likes."""
+async def trickle(client, event):
+    """The same now and then, as slowly as one likes."""
     with contextlib.suppress(ConnectionError):
         for _ in range(100):
-            await client.write_event(SynthesizeChunk("and on. ").event())
+            await client.write_event(event)
             await asyncio.sleep(0.02)
 
 

@@ -319,6 +319,38 @@ async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
                 await heard.shown("state", model_loaded=False, state="idle")
 
 
+async def test_an_engine_that_rests_is_idle_and_not_loading(tmp_path):
+    resting = ["engine.fallback=false", "engine.keep_alive=0.05", "http.enabled=true", "http.port=0"]
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            parts = [*mosquitto.settings, *resting, f"http.cache_dir={tmp_path}"]
+            with daemon(*parts, fake="ToneBackend", XDG_DATA_HOME=str(tmp_path)) as speaking:
+                assert (await speak(speaking, "Good night.")).seconds
+                speaking.wait_for("has given its GPU back")
+                await heard.shown("state", model_loaded=False, state="idle")
+                port = speaking.wait_for(r"listening on http://[^ ]+:(\d+),")[1]
+                address = f"http://127.0.0.1:{port}/readyz"
+                with await asyncio.to_thread(urllib.request.urlopen, address) as answer:
+                    assert answer.status == 200
+
+
+async def test_an_engine_that_loses_its_last_voice_ends_nothing_and_finds_the_next(tmp_path):
+    (tmp_path / "voices" / "anna").mkdir(parents=True)
+    alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            with daemon(*mosquitto.settings, *alone, fake="OnlyFolder", XDG_DATA_HOME=str(tmp_path)) as speaking:
+                assert (await speak(speaking, "Here I am.")).seconds
+                (tmp_path / "voices" / "anna").rmdir()
+                assert (await speak(speaking, "I am gone.")).code == "voice-not-found"
+                await heard.send("volume/set", "30")  # needs the catalogue, as the panel does
+                await heard.shown("settings", volume=30)
+                (tmp_path / "voices" / "bert").mkdir()
+                topic = "homeassistant/device/qwentts_test/config"
+                await heard.until(lambda: any(b'"bert"' in shown for shown in heard.on(topic)))
+                assert (await speak(speaking, "And I have come.")).seconds
+
+
 def figures(heard):
     """The first state that has them."""
     states = map(json.loads, heard.on("qwentts/test/state"))
