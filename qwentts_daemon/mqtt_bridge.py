@@ -39,12 +39,12 @@ class Bridge:
         self._complaints: set[str] = set()
         self._is_news = True  # that there is a connection
 
-    async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes) -> None:
         """One message now or never. Raises SinkError when there is no broker."""
         if self._connection is None:
             raise SinkError(f"{self._broker} is not connected")
         try:
-            await self._connection.publish(topic, payload, qos=0, retain=retain)
+            await self._connection.publish(topic, payload, qos=0)
         except aiomqtt.MqttError as error:
             raise SinkError(f"{self._broker}: {error}") from error
         _end_if_cancelled()

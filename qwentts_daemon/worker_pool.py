@@ -89,11 +89,6 @@ class WorkerPool:
         """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
         return self._primary.voices or (self._embedded.voices if self._embedded else ())
 
-    @property
-    def loaded(self) -> bool:
-        """Whether the chosen engine holds its GPU."""
-        return self._primary.loaded
-
     def unload(self) -> None:
         """Let the chosen engine give its GPU back, after the jobs that run; the next request loads it again."""
         self._primary.unload()

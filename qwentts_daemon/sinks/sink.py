@@ -32,7 +32,7 @@ class Sink(Protocol):
 class Publish(Protocol):
     """Sends one MQTT message. Raises SinkError when there is no broker."""
 
-    async def __call__(self, topic: str, payload: bytes, retain: bool = False) -> None: ...
+    async def __call__(self, topic: str, payload: bytes) -> None: ...
 
 
 class Player(Protocol):

@@ -19,8 +19,7 @@ class Broker:
         self.messages = asyncio.Queue()
         self.failing = failing
 
-    async def publish(self, topic, payload, retain=False):
-        assert not retain
+    async def publish(self, topic, payload):
         if self.failing and topic.endswith(self.failing):
             raise SinkError("there is no broker")
         self.messages.put_nowait((topic, payload))
