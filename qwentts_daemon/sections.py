@@ -257,7 +257,7 @@ class Http(Section):
 class Daemon(Section):
     """The process itself."""
 
-    shutdown_timeout: Annotated[float, Field(ge=0)] = 10
+    shutdown_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10
 
 
 class Log(Section):

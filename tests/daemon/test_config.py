@@ -85,6 +85,7 @@ def test_targets_of_every_kind_are_read(tmp_path):
         ("wyoming: {max_connections: 0}", r"wyoming\.max_connections: .*greater than or equal to 1"),
         ("wyoming: {max_connections: true}", r"wyoming\.max_connections: "),
         ("wyoming: {idle_timeout: .inf}", r"wyoming\.idle_timeout: "),
+        ("daemon: {shutdown_timeout: .inf}", r"daemon\.shutdown_timeout: .*finite"),
         ("wyoming: {uri: http://x}", r"wyoming\.uri: it must begin with tcp://"),
         ("wyoming: {uri: tcp://host}", r"wyoming\.uri: write it as tcp://HOST:PORT"),
         ("wyoming: {uri: 'tcp://host:99999'}", r"wyoming\.uri: "),
