@@ -54,8 +54,9 @@ class FromPretrained:
 
     def load_options(self) -> LoadOptions:
         """Device and types. Raises ValueError."""
-        if self.slots < 1 or (self.max_positions is not None and self.max_positions < 1):
-            raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
+        for name, value in (("slots", self.slots), ("max_positions", self.max_positions)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         device = _device(self.device if self.device_map is None else self.device_map)
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))
 

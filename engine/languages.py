@@ -35,6 +35,7 @@ def resolve_language(wanted: str | None, known: Mapping[str, int]) -> str | None
 
     A tag's region and script are ignored (`en-US`, `zh_CN`). Dialects are not languages: a speaker brings its own.
     """
+    require_words("language", wanted)
     if wanted is None or wanted.strip().lower() in ("", "auto"):
         return None
     name = wanted.strip().lower()
@@ -50,11 +51,18 @@ def resolve_language(wanted: str | None, known: Mapping[str, int]) -> str | None
 
 def resolve_speaker(wanted: str | None, known: Collection[str]) -> str:
     """The checkpoint's spelling of a speaker's name. Blanks and hyphens may stand for `_`. Raises PromptError."""
+    require_words("speaker", wanted)
     name = (wanted or "").strip().lower()
     for candidate in (name, name.replace(" ", "_").replace("-", "_")):
         if candidate in known:
             return candidate
     raise PromptError(f"unknown speaker {wanted!r}{suggest(name, known)}")
+
+
+def require_words(name: str, given: object) -> None:
+    """Raises PromptError for what is neither a str nor None, such as a list where one text is spoken."""
+    if not isinstance(given, str | None):
+        raise PromptError(f"{name} must be a str, not {given!r}")
 
 
 def suggest(name: str, known: Collection[str]) -> str:

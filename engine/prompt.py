@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .languages import PromptError, resolve_language, resolve_speaker
+from .languages import PromptError, require_words, resolve_language, resolve_speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +258,7 @@ class PromptPlanner:
         return tuple(self._encode(text))
 
     def _instruct_ids(self, instruct: str | None) -> list[int]:
+        require_words("instruct", instruct)
         words = (instruct or "").lstrip()
         if not words:
             return []

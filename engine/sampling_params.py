@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -125,5 +124,5 @@ def _check(name: str, value: object, low: float, high: float = 2**31 - 1, whole:
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise SamplingError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # false of NaN too
         raise SamplingError(f"{name} must lie between {low} and {high}, not {value}")

@@ -123,7 +123,7 @@ class SharedEngine:
             raise TypeError(f"text comes in pieces of str, not {type(piece).__name__}")
         with self._changed:
             self._hungry -= {job}
-        self._post(partial(self._take_text, job, piece))
+            self._post(partial(self._take_text, job, piece))
 
     def _take_text(self, job: int, piece: str | None) -> None:
         if job not in self._engine.jobs:
@@ -202,7 +202,9 @@ class SharedEngine:
             inbox = self._inboxes.get(progress.job)
             if inbox is not None:
                 inbox.append(progress)
-        self._hungry = frozenset(job for job in self._engine.jobs if self._engine.wants_text(job))
+        with self._changed:
+            if not self._commands:  # which may be the text that a job still seems to want
+                self._hungry = frozenset(job for job in self._engine.jobs if self._engine.wants_text(job))
         self._busy = self._engine.busy
 
     def _abandon(self, error: BaseException) -> None:

@@ -122,9 +122,10 @@ def sounded(rounds: Iterator[Round], sounds: Sequence[Sound] | None = None) -> W
 def sounded_beside(rounds: Iterator[Round], sounds: Sequence[Sound], prepare: Callable[[], None]) -> Waves:
     """The same in a thread of its own, while the next round's frames are made; each round comes one round later.
 
-    `prepare` is called in that thread before anything else.
+    `prepare` is called in that thread before anything else. Leaving waits for no sound that is being made.
     """
-    with ThreadPoolExecutor(1, "codec", prepare) as thread:
+    thread = ThreadPoolExecutor(1, "codec", prepare)
+    try:
         waiting: Future[list[Tensor]] | None = None
         for each in rounds:
             following = thread.submit(_made, each, sounds)
@@ -133,6 +134,9 @@ def sounded_beside(rounds: Iterator[Round], sounds: Sequence[Sound], prepare: Ca
             waiting = following
         if waiting:
             yield waiting.result()
+    finally:
+        # The collector may end this in a thread that holds a lock the sound waits for, or in that thread itself.
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _made(parts: Round, sounds: Sequence[Sound] | None) -> list[Tensor]:

@@ -7,7 +7,7 @@ as the seed does, is there for whoever wants it: `windowed_decode=True`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .api_inputs import checked_sampling
@@ -26,7 +26,11 @@ _LEAST = {
     "first_chunk_decode_window": 1,
     "first_chunk_frames": 1,
 }
-_MOST = {"decode_window_frames": LONGEST_WINDOW, "first_chunk_decode_window": LONGEST_WINDOW}
+_MOST = {
+    "decode_window_frames": LONGEST_WINDOW,
+    "first_chunk_decode_window": LONGEST_WINDOW,
+    "max_frames": 2**31 - 2,  # which take one sample more
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +127,13 @@ class StreamOptions:
 
     def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
         """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
-        samples = min(self.max_frames + 1, explicit.get("max_new_tokens") or self.max_frames + 1)
-        ours = {
+        penalty = {
             "repetition_penalty": self.repetition_penalty,
             "repetition_penalty_window": self.repetition_penalty_window,
-            "max_new_tokens": samples,
         }
-        return checked_sampling({**explicit, **ours}, file, codec_vocab)
+        most = self.max_frames + 1
+        checked = checked_sampling({**explicit, **penalty}, {**file, "max_new_tokens": most}, codec_vocab)
+        return replace(checked, max_new_tokens=min(checked.max_new_tokens, most))
 
     def _check_windows(self) -> None:
         phases = [("emit_every_frames", "decode_window_frames")]

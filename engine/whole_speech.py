@@ -171,9 +171,13 @@ class WholeSpeech:
         return [(self._planner.voice_design(*each, flowing=flowing), None) for each in zip(*choices, strict=True)]
 
     def _clone(self, voice: VoicePrompt, language: str | None, flowing: bool) -> Planned:
-        width = self._model.talker.head.weight.shape[1]
-        if len(voice.speaker) != width:  # found in a step, it would end everybody's speech
-            raise ValueError(f"ref_spk_embedding has {len(voice.speaker)} numbers, not {width}: made by another model?")
+        weight = self._model.talker.head.weight
+        if len(voice.speaker) != weight.shape[1]:  # found in a step, it would end everybody's speech
+            raise ValueError(
+                f"ref_spk_embedding has {len(voice.speaker)} numbers, not {weight.shape[1]}: made by another model?"
+            )
+        if not voice.speaker.to(weight.dtype).isfinite().all():  # its slot would spoil whatever is spoken there later
+            raise ValueError(f"ref_spk_embedding holds what is no number, or none that fits into {weight.dtype}")
         return self._planner.clone(voice.clone, language, flowing=flowing), voice
 
     def _speak(self, texts: list[str], planned: Sequence[Planned], sampling: dict[str, Any]) -> Waves:

@@ -84,7 +84,8 @@ def run(
     shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
     words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
-    live = LiveConfig(lambda: _load(config, words))
+    file = config or default_path(os.environ)  # once found, a reload does not do without it
+    live = LiveConfig(lambda: _load(file, words))
     logs.set_up(live.now.log, os.environ)
     os.umask(0o077)  # what the daemon and its workers write is theirs alone
     asyncio.run(serve(live))

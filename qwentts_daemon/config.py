@@ -21,6 +21,12 @@ from .sections import Config
 
 ENV_PREFIX = "QWENTTS_"
 ENV_CONFIG = "QWENTTS_CONFIG"
+IN_YAML = {
+    "tuple_type": "write a list, such as [one, another]",
+    "dict_type": "write names and values, such as {name: value}",
+    "model_type": "write keys and values, such as {key: value}",
+}
+"""What pydantic calls a tuple, a dictionary or a model."""
 
 
 def default_paths(environment: Mapping[str, str]) -> list[Path]:
@@ -187,7 +193,7 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
         return f"{where}.type: must be one of {known} (found {found!r:.60})"
     if problem["type"] == "union_tag_not_found":
         return f"{where}: needs a type (found {problem['input']!r:.60})"
-    reason = str(problem["msg"]).removeprefix("Value error, ")
+    reason = IN_YAML.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
     hidden = isinstance(problem["input"], dict) or _is_secret(tuple(path[:2]))
     return f"{where}: {reason[:1].lower()}{reason[1:]}" + ("" if hidden else f" (found {problem['input']!r:.60})")
 

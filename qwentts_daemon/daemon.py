@@ -83,6 +83,8 @@ async def _announcing(
 ) -> AsyncIterator[Announcer | None]:
     """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
     if not config.mqtt.host:
+        if config.announce.targets:
+            log.warning("announce.targets: without a broker (mqtt.host) nobody can announce anything")
         yield None
         return
     from .announcing import Surroundings, announcing

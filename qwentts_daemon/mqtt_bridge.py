@@ -37,6 +37,7 @@ class Bridge:
         self._connection: Connection | None = None
         self._connected_s: float | None = None
         self._complaints: set[str] = set()
+        self._is_news = True  # that there is a connection
 
     async def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
         """One message now or never. Raises SinkError when there is no broker."""
@@ -89,11 +90,12 @@ class Bridge:
 
     async def _serve(self, connection: Connection, topics: Sequence[str]) -> None:
         await self._subscribe(connection, topics)
-        log.info("MQTT: connected to %s as %s", self._broker, self._broker.client_id)
+        level = logging.INFO if self._is_news else logging.DEBUG
+        log.log(level, "MQTT: connected to %s as %s", self._broker, self._broker.client_id)
         self._connection, self._connected_s = connection, time.monotonic()
         self._outbox.show_again()
         self._outbox.show(self._status_topic, ONLINE)
-        await self._outbox.send(lambda letter: _publish(connection, letter), _end_if_cancelled)
+        await self._outbox.send(lambda letter: self._post(connection, letter), _end_if_cancelled)
 
     async def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
         answers = await connection.subscribe([(topic, 1) for topic in topics])
@@ -101,17 +103,32 @@ class Bridge:
             if isinstance(answer, ReasonCode) and answer.is_failure:
                 log.error("MQTT: %s does not let us listen to %s; look at its ACL", self._broker, topic)
 
+    async def _post(self, connection: Connection, letter: Letter) -> None:
+        properties = None
+        if letter.correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = letter.correlation
+        await connection.publish(
+            letter.topic, letter.payload, qos=1 if letter.retain else 0, retain=letter.retain, properties=properties
+        )
+        if letter.retain and connection.refusal:
+            self._complain(
+                f"{self._broker} does not let us show {letter.topic} ({connection.refusal}); look at its ACL"
+            )
+
     async def _say_goodbye(self, connection: Connection) -> None:
         """The last events, and that we are gone: the broker tells that only of an end without order."""
         with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await self._outbox.flush(lambda letter: _publish(connection, letter))
-                await _publish(connection, Letter(self._status_topic, OFFLINE, retain=True))
+                await self._outbox.flush(lambda letter: self._post(connection, letter))
+                await self._post(connection, Letter(self._status_topic, OFFLINE, retain=True))
 
     def _complain(self, reason: str) -> None:
         """Each reason once, until a connection has lasted: two clients of one name put each other out for ever."""
-        level = logging.DEBUG if reason in self._complaints else logging.WARNING
-        log.log(level, "MQTT: %s; it is tried again until it works", reason)
+        self._is_news = reason not in self._complaints
+        log.log(
+            logging.WARNING if self._is_news else logging.DEBUG, "MQTT: %s; it is tried again until it works", reason
+        )
         self._complaints.add(reason)
 
 
@@ -120,13 +137,3 @@ def _end_if_cancelled() -> None:
     task = asyncio.current_task()
     if task and task.cancelling():
         raise asyncio.CancelledError
-
-
-async def _publish(connection: Connection, letter: Letter) -> None:
-    properties = None
-    if letter.correlation is not None:
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.CorrelationData = letter.correlation
-    await connection.publish(
-        letter.topic, letter.payload, qos=1 if letter.retain else 0, retain=letter.retain, properties=properties
-    )

@@ -151,6 +151,7 @@ class Connection(aiomqtt.Client):
     def __init__(self, broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None, lasting: bool):
         """`lasting`: the broker keeps commands for us while we are away."""
         self._take = take
+        self.refusal: ReasonCode | None = None  # of the last message that the broker has answered (MQTT 5)
         self.last_words = _LastWords()
         complaints = logging.Logger("paho", logging.WARNING)
         complaints.addHandler(self.last_words)
@@ -186,6 +187,12 @@ class Connection(aiomqtt.Client):
         if self._disconnected.done() and not self._disconnected.cancelled():
             self._disconnected.exception()  # else asyncio complains that nobody has asked for it
 
+    def _on_publish(
+        self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        self.refusal = reason_code if reason_code.is_failure else None
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self._take(_incoming(message))
 
@@ -216,15 +223,16 @@ async def connected(
     broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None = None, lasting: bool = False
 ) -> AsyncIterator[Connection]:
     """A connection for the length of the context. Raises BrokerError, also when it is lost, and ConfigError."""
-    connection = Connection(broker, take, will, lasting)
+    connection, met = Connection(broker, take, will, lasting), False
     try:
         await _enter(connection)
+        met = True
         try:
             yield connection
         finally:
             await connection.leave()
     except (aiomqtt.MqttError, OSError, ValueError) as error:
-        raise BrokerError(explain(error, broker, connection.last_words.text)) from error
+        raise BrokerError(explain(error, broker, connection.last_words.text, met)) from error
 
 
 async def _enter(connection: Connection) -> None:
@@ -242,8 +250,8 @@ async def _enter(connection: Connection) -> None:
 # --- why not --------------------------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
-    """What a person can do something about."""
+def explain(error: BaseException, broker: Broker, last_words: str, met: bool) -> str:
+    """What a person can do something about; `met`: the broker has let us in before."""
     cause = error.__cause__ or error.__context__ or error  # aiomqtt keeps only the text of an OSError
     code = _reason_code(error) or _reason_code(cause)
     if code and code.packetType == PacketTypes.CONNACK:
@@ -263,10 +271,13 @@ def explain(error: BaseException, broker: Broker, last_words: str = "") -> str:
         return f"{broker} refuses this client's certificate (mqtt.cert_file): {alert}"
     if code and str(code) == "Session taken over":
         return f"{broker}: another client has come with the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
+    if code and str(code) == "Unspecified error":  # paho's name for a connection that ends without a word
+        namesake = f"another client may have the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
+        return f"{broker} hangs up without a reason; if that goes on, {namesake}"
     if code:
         return f"{broker}: {str(code).lower()}"
     if "timed out" in str(error):
-        hint = "" if broker.config.tls else "; does it want TLS (mqtt.tls)?"
+        hint = "" if met or broker.config.tls else "; does it want TLS (mqtt.tls)?"
         return f"{broker} gives no answer{hint}"
     return f"{broker}: {str(cause) or type(cause).__name__}"
 

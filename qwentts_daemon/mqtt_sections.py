@@ -14,7 +14,7 @@ def _check_host(host: str) -> str:
     if host.startswith("unix://"):
         if not host.startswith("unix:///"):
             raise ValueError("write it as unix:///PATH, with three strokes")
-    elif not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+    elif not re.fullmatch(r"[A-Za-z0-9._:-]+", host) or host.count(":") == 1:
         raise ValueError("write a host's name or address, or unix:///PATH; the port stands in mqtt.port")
     return host
 

@@ -32,9 +32,9 @@ class EngineFacts(Protocol):
     @property
     def model_loaded(self) -> bool: ...
     @property
-    def rests(self) -> bool: ...
-    @property
     def failure(self) -> str | None: ...
+    @property
+    def rests(self) -> bool: ...
     @property
     def gpu_memory_bytes(self) -> int | None: ...
 
@@ -160,8 +160,9 @@ class Panel:
         }
 
     def _state_word(self) -> str:
+        engine = self._sources.engine
         if self._sources.activity.speaking:
             return "speaking"
-        if self._sources.engine.failure:
+        if engine.failure:
             return "failed"
-        return "idle" if self._sources.engine.model_loaded or self._sources.engine.rests else "loading"
+        return "idle" if engine.model_loaded or engine.rests else "loading"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -56,7 +57,7 @@ class Shelf:
     def begin(self) -> Recording:
         """A new recording, which can be found and listened to at once. Raises ShelfError."""
         if len(self._recordings) >= MAX_RECORDINGS:
-            self._drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
+            self.drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
         identity = secrets.token_urlsafe(ID_BYTES)
         recording = Recording(self, identity, self._url_of(identity))
         self._recordings[identity] = recording
@@ -69,7 +70,7 @@ class Shelf:
     def take(self, size: int) -> None:
         """Account for `size` bytes more, for which older recordings may go. Raises ShelfError."""
         while self.used_bytes + size > self.space.max_bytes:
-            self._drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
+            self.drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
         self.used_bytes += size
 
     def remove(self, recording: Recording) -> None:
@@ -82,7 +83,8 @@ class Shelf:
         for recording in list(self._recordings.values()):
             recording.withdraw()
 
-    def _drop_oldest(self, problem: str) -> None:
+    def drop_oldest(self, problem: str) -> None:
+        """Make room. Raises ShelfError, for this problem, when there is nothing that could go."""
         idle = (each for each in self._recordings.values() if each.is_complete and not each.listeners)
         oldest = next(idle, None)
         if oldest is None:
@@ -172,13 +174,22 @@ class Recording:
     def _append(self, data: bytes) -> None:
         self._shelf.take(len(data))
         try:
-            written = self._file.write(data)
-            if written < len(data):  # the disk is full: only the next attempt says so
-                self._file.write(data[written:])
-        except OSError as error:
+            self._write(memoryview(data))
+        except ShelfError:
             self._shelf.used_bytes -= len(data)
-            raise ShelfError(f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)") from error
+            raise
         self.size += len(data)
+
+    def _write(self, data: memoryview) -> None:
+        """All of it, or a ShelfError; a disk that is full before our space is gets room as the space does."""
+        while data:
+            try:
+                data = data[self._file.write(data) :]
+            except OSError as error:
+                problem = f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)"
+                if error.errno != errno.ENOSPC:
+                    raise ShelfError(problem) from error
+                self._shelf.drop_oldest(problem)
 
     def _tell(self) -> None:
         self._news.set()

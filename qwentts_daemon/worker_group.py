@@ -67,7 +67,7 @@ class WorkerGroup:
 
     @property
     def rests(self) -> bool:
-        """Whether it has given its GPU back, or is about to, until somebody speaks."""
+        """Whether it has given its GPU back, or does so now."""
         return not self._presence.is_wanted
 
     def unload(self) -> None:

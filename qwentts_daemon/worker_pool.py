@@ -71,7 +71,7 @@ class WorkerPool:
 
     @property
     def rests(self) -> bool:
-        """Whether the chosen engine has given its GPU back until it is asked for."""
+        """Whether the chosen engine has given its GPU back and waits to be wanted."""
         return self._primary.rests
 
     @property

@@ -1,9 +1,10 @@
-"""What one daemon carries in front of several GPUs: audio a second with one and with two workers that pace like one.
+"""What one daemon carries in front of several GPUs: audio a second with one and with two of them.
 
-    python -m tests.bench_workers [--rate 280] [--seconds 6]
+    python -m tests.bench_workers [--model DIR] [--rate 280] [--seconds 6]
 
-A worker here makes a frame of up to 32 replies in the time that an H100 needs, and nothing else; more requests come
-than both can speak. Beside it the CPU time that the daemon itself takes for a second of audio.
+With a model, real or random, on real GPUs. Without one a worker makes a frame of up to 32 replies in the time that an
+H100 needs, and does nothing else. More requests come than both can speak. Beside it the CPU time that the daemon itself
+takes for a reply.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .harness import started
 STEP_S = 0.0055
 FRAMES = 50
 CLIENTS = 2
+LOADED_WITHIN_S = 300.0
 CHUNKS = (1, 2, 4, 8)  # frames; the last stands for all later ones
 PCM = bytes(2 * 1920)
 LIMITS = ("max_connections=1000", "max_connections_per_address=1000", "max_requests_per_minute=1000000")
@@ -77,14 +79,15 @@ def listen(uri: str, rate: float, seconds: float, seed: int) -> dict[str, Figure
     return asyncio.run(listen_all(uri, None, poisson(rate, seconds, seed)))
 
 
-def carried(workers: int, rate: float, seconds: float) -> dict[str, float]:
+def carried(workers: int, model: str | None, rate: float, seconds: float) -> dict[str, float]:
     """What all clients heard, and what the daemon's own process took."""
     devices = f"engine.devices={[f'cuda:{number}' for number in range(workers)]}"
     limits = [f"wyoming.{limit}" for limit in LIMITS]
-    settings = (devices, "engine.max_jobs=32", "engine.fallback=false", "wyoming.zeroconf=false", *limits)
-    with started(*settings, fake="bench_workers:Paced", debug=False) as process:
-        for number in range(workers):
-            process.wait_for(r"is ready", number + 1)
+    settings = [devices, "engine.max_jobs=32", "engine.fallback=false", "wyoming.zeroconf=false", *limits]
+    if model:
+        settings += ["engine.backend=qwen3", f"engine.model={model}", f"sampling.max_new_tokens={FRAMES}"]
+    with started(*settings, fake=None if model else "bench_workers:Paced", debug=False) as process:
+        process.wait_for(r"is ready", workers, LOADED_WITHIN_S)
         uri = f"tcp://127.0.0.1:{process.port}"
         asyncio.run(warm_up(uri, None, "Tea."))
         daemon = psutil.Process(process.process.pid)
@@ -99,10 +102,11 @@ def carried(workers: int, rate: float, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint, for real GPUs")
     parser.add_argument("--rate", type=float, default=280, help="requests a second, for two; one gets half of them")
     parser.add_argument("--seconds", type=float, default=6)
     options = parser.parse_args()
-    one, two = (carried(workers, options.rate * workers / 2, options.seconds) for workers in (1, 2))
+    one, two = (carried(n, options.model, options.rate * n / 2, options.seconds) for n in (1, 2))
     for workers, found in ((1, one), (2, two)):
         print(f"{workers}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
     print(f"two carry {two['audio_s_per_s'] / one['audio_s_per_s']:.2f} times as much as one")

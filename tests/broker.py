@@ -70,6 +70,11 @@ class Broker:
             self._process.wait(PATIENCE_S)
             self._process = None
 
+    def pause(self) -> None:
+        """It says nothing any more, until it is stopped."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
     @property
     def settings(self) -> list[str]:
         """What a daemon needs to find it."""

@@ -76,7 +76,7 @@ class DaemonProcess:
             self.lines.append("(end of log)")
             self._news.notify_all()
 
-    def wait_for(self, pattern: str, count: int = 1) -> re.Match[str]:
+    def wait_for(self, pattern: str, count: int = 1, patience_s: float = PATIENCE_S) -> re.Match[str]:
         """The count-th log line that matches."""
 
         def found() -> list[re.Match[str]]:
@@ -84,7 +84,7 @@ class DaemonProcess:
 
         with self._news:
             if not self._news.wait_for(
-                lambda: len(found()) >= count or self.lines[-1:] == ["(end of log)"], PATIENCE_S
+                lambda: len(found()) >= count or self.lines[-1:] == ["(end of log)"], patience_s
             ):
                 raise AssertionError(f"no {pattern!r} in time:\n" + "\n".join(self.lines))
             if len(found()) < count:

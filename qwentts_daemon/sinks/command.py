@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -34,11 +34,25 @@ class CommandSink:
         await play_through(pcm, partial(started, self._words, self._timeout_s))
 
 
+class Exit(SubprocessStreamProtocol):
+    """Tells when a program has ended; `Process.wait` may wait for what that has started and left behind, too."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=STDERR_BYTES, loop=asyncio.get_running_loop())
+        self.event = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.event.set()
+
+
 class Program:
     """A running program; it is heard when it ends and for what it complains of."""
 
-    def __init__(self, name: str, process: Process, timeout_s: float) -> None:
-        self.process = process
+    def __init__(self, name: str, transport: asyncio.SubprocessTransport, ending: Exit, timeout_s: float) -> None:
+        self.process = Process(transport, ending, asyncio.get_running_loop())
+        self._transport = transport
+        self._exit = ending.event
         self._name = name
         self._timeout_s = timeout_s
         self._stderr = b""
@@ -64,24 +78,24 @@ class Program:
         self.process.stdin.close()
         try:
             async with asyncio.timeout(self._playback.left_s() + self._timeout_s):
-                status = await self.process.wait()
+                await self._exit.wait()
         except TimeoutError:
             late = f"{self._name} still ran {self._timeout_s:g} s after the end of the sound"
             raise SinkError(late + await self._complaint()) from None
-        if status:
+        if self.process.returncode:
             raise SinkError(f"{self._name} failed{await self._ending()}")
 
     async def end(self) -> None:
         """End it and whatever it has started, now; one that even the kernel cannot end is left to it."""
         self._listening.cancel()
-        if self.process.returncode is not None:
-            return
-        try:
-            self._signal(signal.SIGTERM)
-            await self._ended(GRACE_S)
-        finally:
-            self._signal(signal.SIGKILL)
-        await self._ended(REAP_S)
+        if self.process.returncode is None:
+            try:
+                self._signal(signal.SIGTERM)
+                await self._ended(GRACE_S)
+            finally:
+                self._signal(signal.SIGKILL)
+            await self._ended(REAP_S)
+        self._transport.close()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone, or another user's
@@ -90,7 +104,7 @@ class Program:
     async def _ended(self, within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await self.process.wait()
+                await self._exit.wait()
 
     async def _listen(self) -> None:
         """Keep the end of what it complains of; a pipe that nobody reads would stop it."""
@@ -117,32 +131,32 @@ async def started(template: Sequence[str], timeout_s: float, rate: int) -> Async
     words = [word.replace("{rate}", str(rate)) for word in template]
     starting = asyncio.create_task(_process(words), name=f"start of {words[0]}")
     try:
-        process = await asyncio.shield(starting)
+        transport, ending = await asyncio.shield(starting)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SinkError(f"{words[0]} cannot be started: {reason}") from error
     except asyncio.CancelledError:
         await _ended_when_started(words[0], starting)
         raise
-    program = Program(words[0], process, timeout_s)
+    program = Program(words[0], transport, ending, timeout_s)
     try:
         yield program
     finally:
         await program.end()
 
 
-async def _process(words: Sequence[str]) -> Process:
+async def _process(words: Sequence[str]) -> tuple[asyncio.SubprocessTransport, Exit]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    process = await asyncio.create_subprocess_exec(
-        *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
+    transport, ending = await asyncio.get_running_loop().subprocess_exec(
+        Exit, *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
     )
-    assert process.stdin
-    process.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
-    return process
+    assert ending.stdin
+    ending.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
+    return transport, ending
 
 
-async def _ended_when_started(name: str, starting: asyncio.Task[Process]) -> None:
+async def _ended_when_started(name: str, starting: asyncio.Task[tuple[asyncio.SubprocessTransport, Exit]]) -> None:
     """Cancelled itself, asyncio would end the program but not what that has started, and would wait for those."""
     await asyncio.wait([starting])
     if not starting.exception():
-        await Program(name, starting.result(), 0.0).end()
+        await Program(name, *starting.result(), 0.0).end()

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -37,7 +37,8 @@ class WavSink:
         await play_through(pcm, partial(opened, path, report))
 
     def _file_name(self, announcement: str) -> str:
-        words = {"{target}": self._name, "{id}": plain(announcement), "{time}": time.strftime("%Y%m%dT%H%M%S")}
+        now = f"{datetime.now():%Y%m%dT%H%M%S-%f}"  # several may be written within a second
+        words = {"{target}": self._name, "{id}": plain(announcement), "{time}": now}
         name = self._template
         for field, word in words.items():
             name = name.replace(field, word)

@@ -41,7 +41,7 @@ VOICES = (
 class ToneEngine:
     """Stands where the pool of workers stands: each character is a tone, all there at once, when it is let."""
 
-    model_loaded, rests, failure, gpu_memory_bytes = True, False, None, None
+    model_loaded, failure, rests, gpu_memory_bytes = True, None, False, None
 
     def __init__(self) -> None:
         self.may_speak = asyncio.Event()

@@ -217,6 +217,15 @@ def held_open(path):
         os.close(end)
 
 
+def test_two_daemons_of_one_name_that_put_each_other_out_do_not_fill_the_log(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        first, second = [started(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) for _ in range(2)]
+        with first as speaking, second:
+            speaking.wait_for("another client (has come with|may have) the name qwentts-test", count=4)
+            speaking.wait_for("MQTT: connected", count=4)
+            assert len([line for line in speaking.lines if " INFO " in line and "MQTT: connected" in line]) <= 2
+
+
 async def test_commands_for_a_daemon_that_is_away_are_spoken_once_when_it_is_back(tmp_path):
     with broker(tmp_path) as mosquitto:
         parts = settings(mosquitto, tmp_path)
@@ -299,6 +308,15 @@ async def test_the_engine_is_shown(tmp_path):
                 speaking.workers()[0].kill()
                 speaking.wait_for("ended; a new one")
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
+
+
+async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
+    with broker(tmp_path) as mosquitto:
+        async with ear(mosquitto.port) as heard:
+            with daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path), fake="ToneBackend"):
+                await heard.shown("state", model_loaded=True, state="idle")
+                await heard.send("unload")
+                await heard.shown("state", model_loaded=False, state="idle")
 
 
 async def test_an_engine_that_rests_is_idle_and_not_loading(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from qwentts_daemon import mqtt_connection
 from qwentts_daemon.config import load
 from qwentts_daemon.doctor.broker import check_broker
 from qwentts_daemon.doctor.findings import Level
@@ -137,6 +138,21 @@ async def test_nobody_there(tmp_path):
     assert "no such host" in await why_not(["mqtt.host=no-such-host.invalid"])
 
 
+@needs_mosquitto
+async def test_a_broker_that_falls_silent_is_not_taken_for_one_that_wants_tls(tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt_connection, "ANSWER_TIMEOUT_S", 0.5)
+    with broker(tmp_path) as mosquitto:
+        way = Broker(load(None, {}, mosquitto.settings).mqtt, "test", {})
+
+        async def fall_silent():
+            async with connected(way, print) as connection:
+                mosquitto.pause()
+                await connection.subscribe([("a", 1)])
+
+        with pytest.raises(BrokerError, match=r"gives no answer$"):
+            await fall_silent()
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -194,6 +210,17 @@ async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
                 await heard.until(lambda: heard.on("homeassistant/device/qwentts_test/config"))
                 await heard.say("Allowed.", id="allowed")
                 await heard.event("finished", "allowed")
+
+
+@needs_mosquitto
+async def test_rights_that_are_missing_are_told(tmp_path):
+    (tmp_path / "acl").write_text("topic read #\ntopic write qwentts/#\n")
+    with (
+        broker(tmp_path, f"acl_file {tmp_path}/acl") as mosquitto,
+        daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) as speaking,
+    ):
+        speaking.wait_for("WARNING .*does not let us show homeassistant/device/qwentts_test/config .*look at its ACL")
+        assert not [line for line in speaking.lines if "does not let us show qwentts" in line]
 
 
 @needs_mosquitto

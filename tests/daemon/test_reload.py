@@ -127,6 +127,17 @@ async def test_a_broken_file_is_one_clear_line_and_changes_nothing(file, text, r
         assert (await speak(process, "a")).pcm == tone("a")
 
 
+async def test_a_file_that_nobody_named_and_that_is_gone_changes_nothing(tmp_path):
+    path = tmp_path / "qwentts" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text("audio: {lead_silence: 1}")
+    with daemon(fake="ToneBackend", XDG_CONFIG_HOME=str(tmp_path)) as process:
+        path.unlink()
+        process.process.send_signal(signal.SIGHUP)
+        process.wait_for(r"ERROR .*the configuration stays as it was: .*config\.yaml: No such file")
+        assert (await speak(process, "a")).seconds > 1
+
+
 async def test_the_log_level_changes_in_the_daemon_and_its_workers(file):
     with daemon("engine.fallback=false", fake="Endless", debug=False, QWENTTS_CONFIG=str(file.path)) as process:
         for count, text in enumerate(("log: {level: DEBUG}", "log: {level: INFO}", "log: {level: DEBUG}")):

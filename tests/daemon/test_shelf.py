@@ -1,6 +1,7 @@
 """Recordings: who may find them, how long, and how much room they take."""
 
 import asyncio
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,6 +44,26 @@ async def test_the_oldest_that_nobody_hears_makes_room(tmp_path):
         newest = complete(one, 400_000)
     assert [one.find(each.identity) for each in (heard, oldest, newer, newest)] == [heard, None, newer, newest]
     assert one.used_bytes == 880_000 + 3 * HEADER_BYTES
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for half a megabyte."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", tmp_path], capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not everywhere")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+async def test_on_a_disk_that_is_smaller_than_its_space_the_oldest_makes_room_too(small_disk):
+    one = shelf(small_disk)
+    oldest, newer, newest = (complete(one, 200_000) for _ in range(3))
+    assert [one.find(each.identity) for each in (oldest, newer, newest)] == [None, newer, newest]
+    assert newest.read(HEADER_BYTES, 300_000) == bytes(200_000)
+    with newer.listening(), newest.listening(), pytest.raises(ShelfError, match="No space left on device"):
+        one.begin().append(Pcm(RATE, bytes(200_000)))
+    assert one.used_bytes == 2 * (200_000 + HEADER_BYTES) + HEADER_BYTES
+    one.close()
 
 
 async def test_what_is_being_made_or_heard_never_makes_room(tmp_path):

@@ -99,6 +99,15 @@ async def test_a_player_that_does_not_end_is_ended(tmp_path):
         await play(sink("sh", "-c", "cat >/dev/null; exec sleep 1000", timeout=0.2), tone(10))
 
 
+async def test_what_a_player_leaves_behind_is_not_waited_for(tmp_path):
+    script = f"cat >/dev/null; sleep 1000 & echo $! > {tmp_path / 'pid'}"
+    before = psutil.Process().num_fds()
+    await play(sink("sh", "-c", script, timeout=1), tone(10))
+    await asyncio.sleep(0)  # a transport that is closed lets go in the next turn of the loop
+    assert psutil.Process().num_fds() <= before
+    psutil.Process(int((tmp_path / "pid").read_text())).kill()
+
+
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
 async def test_cancelled_nothing_of_it_goes_on(tmp_path, trap):
     tap = Tap()

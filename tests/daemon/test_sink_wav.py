@@ -35,6 +35,12 @@ async def test_the_file_appears_when_it_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+async def test_files_of_the_same_second_have_names_of_their_own(tmp_path):
+    for _ in range(3):
+        await sink(tmp_path, name="{time}.wav").play("a1", pcm(tone(10)), Facts())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize(("directory_mode", "mode"), [(0o700, 0o600), (0o755, 0o644), (0o750, 0o640), (0o711, 0o600)])
 async def test_who_may_read_the_directory_may_read_the_file(tmp_path, directory_mode, mode):
     tmp_path.chmod(directory_mode)
@@ -48,7 +54,7 @@ async def test_no_id_leads_out_of_the_directory(tmp_path, announcement):
     await sink(tmp_path, name="{time}-{target}-{id}.wav").play(announcement, pcm(tone(10)), facts)
     (path,) = tmp_path.iterdir()
     assert str(path) == facts["file"]
-    assert re.fullmatch(r"\d{8}T\d{6}-archive-[A-Za-z0-9_-]{1,64}\.wav", path.name)
+    assert re.fullmatch(r"\d{8}T\d{6}-\d{6}-archive-[A-Za-z0-9_-]{1,64}\.wav", path.name)
 
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("no more")])

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import engine
 from engine.api_inputs import FromPretrained
+from engine.core import Engine, Utterance
 from engine.prompt import PromptError
 from engine.sampling_params import SamplingError
 from engine.shared_engine import EngineFailure
@@ -154,7 +155,8 @@ def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
         ({"torch_dtyp": "float32"}, TypeError, "did you mean 'torch_dtype'"),
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
-        ({"slots": 0}, ValueError, "slots"),
+        ({"slots": 0}, ValueError, "slots must be a whole number of at least 1, not 0"),
+        ({"max_positions": 10.5}, ValueError, "max_positions must be a whole number"),
         ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
     ],
 )
@@ -285,6 +287,9 @@ def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
         ("base", "create_voice_clone_prompt", ((sound(1), 24_000),), ValueError, "ref_text is required"),
         ("base", "create_voice_clone_prompt", ("https://example.org/a.wav", "hi"), ValueError, "not allowed"),
         ("custom_voice", "stream_generate_custom_voice", (["a", "b"], "ryan"), TypeError, "one text"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", ["ryan"]), PromptError, "speaker must be a str"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", "ryan", ["en"]), PromptError, "language must be a str"),
+        ("custom_voice", "stream_generate_custom_voice", ("a", "ryan", "en", 5), PromptError, "instruct must be a str"),
         ("custom_voice", "stream_generate_custom_voice", (None, "ryan"), TypeError, "must be a str .* not NoneType"),
     ],
 )
@@ -299,6 +304,9 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"temprature": 1.0}, SamplingError, "did you mean 'temperature'"),
         ({"temperature": 0}, SamplingError, "do_sample=False"),
         ({"repetition_penalty_window": 5000}, SamplingError, "at most 512"),
+        ({"max_new_tokens": 0}, SamplingError, "max_new_tokens must lie between 1"),
+        ({"max_new_tokens": "5"}, SamplingError, "max_new_tokens must be a whole number"),
+        ({"max_new_tokens": float("nan")}, SamplingError, "max_new_tokens must be a whole number"),
         ({"use_paged_engine": 1}, ValueError, "use_paged_engine"),
         ({"emit_every_frames": 0}, ValueError, "emit_every_frames"),
     ],
@@ -377,6 +385,31 @@ def test_a_piece_is_asked_for_only_when_nothing_can_be_said_without_it() -> None
     stream.close()
 
 
+def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While another thread drives. Who asks again at once waits for the author, and not for the speech that is made."""
+    speaker = model()
+    shared, step = speaker.engine, Engine.step
+    job = shared._begin(Utterance(speaker._planner.custom_voice("ryan")))
+    shared._feed(job, "hello world, ")
+    for _ in range(40):
+        shared.exclusively(lambda: None)  # a turn
+    assert job in shared._hungry
+
+    def fed_meanwhile(self: Engine) -> list[Any]:
+        made = step(self)
+        shared._feed(job, "and once more ")
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "step", fed_meanwhile)
+        patched.setattr(Engine, "busy", True)
+        shared.exclusively(lambda: None)
+    assert job not in shared._hungry
+    shared._cancel(job)
+
+
 def test_an_error_of_the_text_s_author_ends_the_stream() -> None:
     def broken() -> Iterator[str]:
         yield "hello world, "
@@ -414,6 +447,8 @@ def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
     ("change", "words"),
     [
         ({"ref_spk_embedding": np.zeros(3, np.float32)}, "has 3 numbers"),
+        ({"ref_spk_embedding": np.full(64, np.nan, np.float32)}, "no number"),
+        ({"ref_spk_embedding": np.full(64, -np.inf, np.float32)}, "no number"),
         ({"ref_code": np.full((5, 16), 9999)}, "between 0 and 2047"),
         ({"ref_code": np.full((5, 16), -1)}, "between 0 and 2047"),
     ],

@@ -52,6 +52,8 @@ def test_explicit_over_file_over_default() -> None:
         ({"repetition_penalty": 0.0}, "repetition_penalty must lie"),
         ({"repetition_penalty_window": -5}, "repetition_penalty_window must lie"),
         ({"max_new_tokens": 0}, "max_new_tokens must lie between 1"),
+        ({"max_new_tokens": 10**400}, "max_new_tokens must lie between 1"),
+        ({"top_p": float("inf")}, "top_p must lie"),
         ({"min_new_tokens": -1}, "min_new_tokens must lie"),
         ({"seed": 2**63}, "seed must lie"),
         ({"seed": -1}, "seed must lie"),

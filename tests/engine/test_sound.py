@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -172,3 +173,27 @@ def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
     assert [next(heard)[1].item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ArithmeticError, match="decoder"):
         next(heard)
+
+
+def test_leaving_waits_for_no_decoding() -> None:
+    """The collector may drop a stream in a thread that holds what the decoding waits for, or in the decoding's own."""
+    decoding, allowed = threading.Event(), threading.Event()
+
+    class Slow:
+        def take(self, part: Progress) -> Tensor:
+            if part.job:
+                decoding.set()
+                allowed.wait(30)
+            return torch.empty(0)
+
+    rounds = ([Progress(job, counted(0, 1), torch.empty(0))] for job in range(3))
+    heard = sounded_beside(rounds, [Slow()], lambda: None)
+    next(heard)
+    assert decoding.wait(30)
+    leaving = threading.Thread(target=heard.close)
+    leaving.start()
+    leaving.join(5)
+    left = not leaving.is_alive()
+    allowed.set()
+    leaving.join(30)
+    assert left
