@@ -96,7 +96,10 @@ def test_targets_of_every_kind_are_read(tmp_path):
         ),
         ("announce: {targets: [a]}", r"announce\.targets: write names and values, such as \{name: value\}"),
         ("mqtt: {host: '192.168.1.2:1883'}", r"mqtt\.host: .*the port stands in mqtt\.port"),
-        ("daemon: {shutdown_timeout: .inf}", r"daemon\.shutdown_timeout: .*finite"),
+        (
+            "announce: {targets: {a: {type: mqtt}}, default_targets: [a, a]}",
+            r"announce: default_targets: the target 'a' stands there twice",
+        ),
         ("[1, 2]", r"expected sections"),
         ("a: 'b", r"no valid YAML"),
         ("voices: {default: 2020-99-99}", r"no valid YAML"),
