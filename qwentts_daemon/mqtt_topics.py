@@ -135,7 +135,7 @@ def parse(topics: Topics, topic: str, payload: bytes) -> Command:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise CommandError(f"the payload has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
     try:
-        text = payload.decode("utf-8").strip()
+        text = payload.decode("utf-8-sig").strip()  # some senders begin with a byte order mark
     except UnicodeDecodeError as error:
         raise CommandError(f"the payload is no UTF-8 (byte {error.start})") from None
     name = topic.removeprefix(f"{topics.base}/")

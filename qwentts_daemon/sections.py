@@ -238,6 +238,8 @@ class Announce(Section):
         for name in self.default_targets:
             if name not in self.targets:
                 raise ValueError(f"default_targets: there is no target {name!r}")
+            if self.default_targets.count(name) > 1:
+                raise ValueError(f"default_targets: the target {name!r} stands there twice")
         return self
 
 

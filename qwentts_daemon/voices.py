@@ -93,10 +93,14 @@ class Catalogue:
             return None
 
     def _entries(self) -> list[Entry]:
-        """The default voice first, then all others with their pinned languages and styles, then the aliases."""
+        """The default voice first, then all others with their pinned languages and styles, then the aliases.
+
+        An alias may have a voice's name, and stands in its place.
+        """
         plain = [entry for voice in self._voices.values() for entry in self._entries_of(voice)]
         aliases = [entry for item in self._config.aliases.items() for entry in self._alias_entries(*item)]
-        return sorted(plain + aliases, key=lambda entry: entry.id != self.default)
+        named = {entry.id: entry for entry in plain + aliases}
+        return sorted(named.values(), key=lambda entry: entry.id != self.default)
 
     def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
         """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""

@@ -246,7 +246,7 @@ class Connection:
         voice = event.data.get("voice") or {}
         if not isinstance(voice, dict):
             raise SpeechError(Code.INVALID_REQUEST, "voice must be an object")
-        name, language, speaker = (_word(voice, key) for key in ("name", "language", "speaker"))
+        name, language, speaker = (_word(voice, key) or None for key in ("name", "language", "speaker"))
         request = self._service.catalogue().resolve(name, language, speaker)
         await self._interrupt()
         reply = self._service.speaker.reply(request, self.peer)

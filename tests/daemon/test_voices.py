@@ -60,6 +60,16 @@ def test_what_is_not_there_is_refused_with_the_nearest(asked, code, hint):
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    "config", [Voices(pin_languages=("de-DE", "de-DE")), Voices(aliases={"ryan": "ryan@de-DE", "anna": "ryan"})]
+)
+def test_no_name_is_listed_twice_and_each_is_what_it_speaks(config):
+    made = Catalogue([ANNA, RYAN], config)
+    listed = {entry.id: entry for entry in made.entries}
+    assert len(listed) == len(made.entries)
+    assert all(made.resolve(name).language in (None, *entry.languages) for name, entry in listed.items())
+
+
 def test_the_list_has_the_default_first_pinned_languages_styles_and_aliases():
     assert [entry.id for entry in catalogue.entries] == [
         "ryan", "anna", "ryan@de-DE", "ryan+whisper", "kitchen", "boss",

@@ -134,6 +134,13 @@ async def test_unknown_events_are_ignored(tone_daemon):
         assert (await hear(client, "audio-stop")).pcm == tones("Still here.")
 
 
+@pytest.mark.parametrize("voice", [{"language": ""}, {"name": "", "language": "", "speaker": ""}])
+async def test_an_empty_word_is_no_wish(tone_daemon, voice):
+    async with connected(tone_daemon) as client:
+        await client.write_event(Event("synthesize", {"text": "Hi.", "voice": voice}))
+        assert (await hear(client, "audio-stop")).seconds
+
+
 async def test_language_beside_a_name_is_honoured(tone_daemon):
     async with connected(tone_daemon) as client:
         await client.write_event(Event("synthesize", {"text": "Hallo.", "voice": {"name": "ryan", "language": "fr"}}))
