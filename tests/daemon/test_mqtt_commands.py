@@ -69,6 +69,9 @@ def test_plain_text_is_what_does_not_begin_with_a_brace(text):
 
 def test_one_target_needs_no_list():
     assert parse(TOPICS, TOPICS.say, b'{"text": "a", "targets": "hall"}').targets == ["hall"]
+
+
+def test_a_byte_order_mark_is_not_read_aloud():
     assert parse(TOPICS, TOPICS.say, b'\xef\xbb\xbf{"text": "a"}') == Say(text="a")
 
 
