@@ -47,7 +47,7 @@ class SharedEngine:
         self._gpu = device if device and device.type == "cuda" else None
         # Reentrant: the garbage collector may close a stream, which cancels its job, at any moment.
         self._changed = threading.Condition(threading.RLock())
-        self._driven = False
+        self._driver: int | None = None  # the thread whose turn it is
         self._busy = False
         self._commands: deque[Callable[[], None]] = deque()
         self._inboxes: dict[int, deque[Progress | BaseException]] = {}
@@ -57,8 +57,9 @@ class SharedEngine:
     def speak(self, utterances: Sequence[tuple[Utterance, str]]) -> list[Speech]:
         """Several texts together. Raises PromptError or MemoryError for one whose prompt does not fit, and
         EngineFailure."""
-        jobs = [self._begin(utterance, text) for utterance, text in utterances]
+        jobs = [next(self._numbers) for _ in utterances]
         try:
+            self._begin_together(jobs, utterances)
             return [_joined(list(self._follow(job, iter(())))) for job in jobs]
         finally:
             for job in jobs:
@@ -69,9 +70,10 @@ class SharedEngine:
 
         Begins with the first `next`; closing or dropping the iterator cancels. Raises as `speak` does.
         """
-        # The end of a whole text is known: no other job shall wait until this listener asks for more.
-        job = self._begin(utterance, text if isinstance(text, str) else None)
+        job = next(self._numbers)
         try:
+            # The end of a whole text is known: no other job shall wait until this listener asks for more.
+            self._begin(job, utterance, text if isinstance(text, str) else None)
             yield from self._follow(job, iter(()) if isinstance(text, str) else text)
         finally:
             self._cancel(job)
@@ -83,8 +85,9 @@ class SharedEngine:
 
         Begins with the first `next`; closing or dropping the iterator cancels them all. Raises as `speak` does.
         """
-        jobs = [self._begin(utterance, text) for utterance, text in utterances]
+        jobs = [next(self._numbers) for _ in utterances]
         try:
+            self._begin_together(jobs, utterances)
             yield from self._rounds(jobs)
         finally:
             for job in jobs:
@@ -109,14 +112,17 @@ class SharedEngine:
         self._drive_until(future.done)
         return future.result()
 
-    def _begin(self, utterance: Utterance, text: str | None = None) -> int:
-        job = next(self._numbers)
+    def _begin_together(self, jobs: Sequence[int], utterances: Sequence[tuple[Utterance, str]]) -> None:
+        for job, (utterance, text) in zip(jobs, utterances, strict=True):
+            self._begin(job, utterance, text)
+
+    def _begin(self, job: int, utterance: Utterance, text: str | None = None) -> None:
+        """Whatever interrupts this, `_cancel` ends the job."""
         self._inboxes[job] = deque()
         self._post(partial(self._engine.add, job, utterance))
         if text is not None:
             self._feed(job, text)
             self._feed(job, None)
-        return job
 
     def _feed(self, job: int, piece: str | None) -> None:
         if piece is not None and not isinstance(piece, str):
@@ -172,28 +178,35 @@ class SharedEngine:
         return progress
 
     def _drive_until(self, done: Callable[[], bool]) -> None:
-        while self._take_turn(done):
-            try:
-                with torch.cuda.device(self._gpu) if self._gpu else nullcontext():
-                    self._turn()
-            except BaseException as error:
-                self._abandon(error)
-                raise
-            finally:
-                with self._changed:
-                    self._driven = False
-                    self._changed.notify_all()
+        try:
+            while self._take_turn(done):
+                try:
+                    with torch.cuda.device(self._gpu) if self._gpu else nullcontext():
+                        self._turn()
+                except BaseException as error:
+                    self._abandon(error)
+                    raise
+        finally:
+            self._pass_turn()
 
     def _take_turn(self, done: Callable[[], bool]) -> bool:
         """Wait until this thread must drive (True), or until its wish has come true (False)."""
         with self._changed:
+            self._pass_turn()
             while not done():
-                if not self._driven and (self._commands or self._busy):
-                    self._driven = True
+                if self._driver is None and (self._commands or self._busy):
+                    self._driver = threading.get_ident()
                     return True
-                if not self._changed.wait(STALLED_S) and not self._driven:
+                if not self._changed.wait(STALLED_S) and self._driver is None:
                     raise EngineFailure("every slot is taken by a stream whose text does not go on")
             return False
+
+    def _pass_turn(self) -> None:
+        """Let others drive, if this thread does, wherever it has been interrupted."""
+        with self._changed:
+            if self._driver == threading.get_ident():
+                self._driver = None
+                self._changed.notify_all()
 
     def _turn(self) -> None:
         while self._commands:

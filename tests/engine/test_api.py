@@ -24,7 +24,7 @@ from engine.api_inputs import FromPretrained
 from engine.core import Engine, Utterance
 from engine.prompt import PromptError
 from engine.sampling_params import SamplingError
-from engine.shared_engine import EngineFailure
+from engine.shared_engine import EngineFailure, SharedEngine
 from engine.stream_options import StreamOptions
 from tests.engine.api_trace import codes_of
 from tests.engine.signals import codes, sound
@@ -391,7 +391,8 @@ def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
     """While another thread drives. Who asks again at once waits for the author, and not for the speech that is made."""
     speaker = model()
     shared, step = speaker.engine, Engine.step
-    job = shared._begin(Utterance(speaker._planner.custom_voice("ryan")))
+    job = next(shared._numbers)
+    shared._begin(job, Utterance(speaker._planner.custom_voice("ryan")))
     shared._feed(job, "hello world, ")
     for _ in range(40):
         shared.exclusively(lambda: None)  # a turn
@@ -509,6 +510,31 @@ def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytes
         list(two)
     assert isinstance(failure.value.__cause__, KeyboardInterrupt)
     assert len(model().generate_custom_voice(TEXTS[1], "ryan", **GREEDY)[0][0]) == 7 * 1920
+
+
+@pytest.mark.parametrize("moment", ["_take_turn", "_begin"])
+def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = model(slots=1)
+    real = getattr(SharedEngine, moment)
+
+    def interrupted(*given: Any) -> Any:
+        real(*given)
+        raise KeyboardInterrupt
+
+    def speaks(found: list[int]) -> None:
+        found.append(len(only.generate_custom_voice(TEXTS[1], "ryan", **GREEDY)[0][0]))
+
+    for speak in (only.generate_custom_voice, lambda *given, **how: list(only.stream_generate_custom_voice(*given))):
+        with monkeypatch.context() as patched:
+            patched.setattr(SharedEngine, moment, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                speak(TEXTS[0], "ryan", **GREEDY)
+        assert only.engine.idle
+        found: list[int] = []
+        thread = threading.Thread(target=speaks, args=(found,), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert found == [7 * 1920]
 
 
 def test_slots_that_all_wait_for_text_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ The seed's engine needs a GPU and bfloat16; all of this runs on a CPU in float32
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -202,12 +203,12 @@ def test_the_pool_may_be_smaller_than_what_is_spoken_at_once(preset: Any) -> Non
 
 def test_windows_are_prepared_while_neither_engine_makes_a_step(preset: Any) -> None:
     """Graphs are captured then, which nothing else on the GPU may disturb."""
-    order: list[str] = []
+    order: list[int | None] = []
     paged = preset._paged.opened().engine
     stream = preset.stream_generate_custom_voice(TEXTS[0], "ryan", emit_every_frames=1, max_frames=6, **PAGED)
     next(stream)
-    preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(str(paged._driven))))
-    assert order == ["True"]  # the thread that prepares drives it, so nobody else does
+    preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(paged._driver)))
+    assert order == [threading.get_ident()]  # the thread that prepares drives it, so nobody else does
     assert not preset._paged.idle
     with pytest.raises(RuntimeError, match="close what is being spoken first"):
         preset.enable_streaming_optimizations()
