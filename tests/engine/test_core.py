@@ -113,6 +113,16 @@ def test_a_job_without_text_ends_without_audio(lag):
     assert speaker.engine.jobs == ()
 
 
+def test_a_job_without_text_ends_also_when_every_slot_waits_for_text():
+    speaker = Speaker(slots=1)
+    speaker.engine.add(1, speaker.utterance())
+    speaker.engine.append_text(1, "hello world, ")
+    while speaker.engine.busy:
+        speaker.engine.step()
+    speaker.start(2, "")
+    assert [(progress.job, progress.ended) for progress in speaker.rest()] == [(2, True)]
+
+
 @LAGS
 def test_runaway_speech_ends_with_a_fade(lag):
     speaker = Speaker(lag=lag, guards=Guards(frames_per_text_id=1, min_frames=6))
