@@ -151,7 +151,9 @@ class Engine:
         refused = []
         for job in [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]:
             if (needed := job.sequence.prompt_positions) >= room:
-                error = PromptError(f"the prompt takes {needed} positions, a slot has {room}")
+                error = PromptError(
+                    f"the prompt takes {needed} positions and a slot has {room}: shorten text, instruct or reference"
+                )
                 refused.append(self._ended_unheard(job, error))
         return empty + refused
 
