@@ -1,6 +1,7 @@
 """The public Python API: what the reference package offers, and on top of it what its streaming fork adds.
 
-Names, parameters and defaults are theirs. The fork is called the seed here.
+Names, parameters and defaults are theirs; where the fork changed a default of the reference (`non_streaming_mode` of
+`generate_custom_voice` and `generate_voice_design`), the reference's stands. The fork is called the seed here.
 """
 
 from __future__ import annotations

@@ -55,18 +55,18 @@ class FromPretrained:
     def load_options(self) -> LoadOptions:
         """Device and types. Raises ValueError."""
         for name, value in (("slots", self.slots), ("max_positions", self.max_positions)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            unbound = name == "max_positions" and value is None
+            if not unbound and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        device = _device(self.device if self.device_map is None else self.device_map)
+        name = "device" if self.device_map is None else "device_map"
+        device = _device(name, getattr(self, name))
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))
 
     def sound_device(self, model: torch.device) -> torch.device:
         """Where sound is made beside the model, which lies on `model`. Raises ValueError for a GPU that is not."""
         if self.codec_device is None:
             return model
-        wanted, count = torch.device(_device(self.codec_device)), torch.cuda.device_count()
-        if wanted.type == "cuda" and (wanted.index or 0) >= count:
-            raise ValueError(f"codec_device {wanted}: torch sees {count} GPUs")
+        wanted = torch.device(_device("codec_device", self.codec_device))
         return torch.device("cuda", wanted.index or 0) if wanted.type == "cuda" else wanted
 
     def _chosen_dtype(self, device: str) -> torch.dtype:
@@ -79,15 +79,22 @@ class FromPretrained:
         return found
 
 
-def _device(wanted: Any) -> str:
-    """A device from what Transformers calls a device map; None and "auto" prefer a GPU."""
+def _device(name: str, wanted: Any) -> str:
+    """A device from what Transformers calls a device map; None and "auto" prefer a GPU. Raises ValueError."""
     places = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
     if len(places) != 1:
-        raise ValueError(f"the model lies on one device, not on {sorted(map(str, places))}")
+        raise ValueError(f"{name}: the model lies on one device, not on {sorted(map(str, places))}")
     (place,) = places
     if place in (None, "auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{place}" if isinstance(place, int) else str(torch.device(place))
+    try:
+        device = torch.device(f"cuda:{place}" if isinstance(place, int) else place)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} must be auto, cpu, cuda or cuda:N, not {place!r}") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"{name} {device}: torch sees {count} GPUs")
+    return str(device)
 
 
 def texts_of(text: str | list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,9 @@ def item_of(voice: VoicePrompt, ref_text: str | None) -> VoiceClonePromptItem:
 
 
 def voice_of(item: VoiceClonePromptItem) -> VoicePrompt:
-    """The voice of an item, ours or the reference's own. Raises ValueError for one that contradicts itself."""
+    """The voice of an item, ours or the reference's own. Raises ValueError for none, or one that contradicts itself."""
+    if not hasattr(item, "ref_spk_embedding"):
+        raise ValueError(f"voice_clone_prompt: what create_voice_clone_prompt gives, not {type(item).__name__}")
     speaker = _tensor(item.ref_spk_embedding).float().flatten()
     if not item.icl_mode:
         if not item.x_vector_only_mode:
@@ -51,12 +53,14 @@ def voice_of(item: VoiceClonePromptItem) -> VoicePrompt:
 
 
 def items_of(prompt: Any) -> list[Any]:
-    """The items of a `voice_clone_prompt`: a list of them, one, or the reference's dict of lists."""
+    """The items of a `voice_clone_prompt`: a list of them, one, or the reference's dict of lists. Raises ValueError."""
     if isinstance(prompt, Mapping):
         fields = ("ref_code", "ref_spk_embedding", "x_vector_only_mode", "icl_mode")
+        if missing := [field for field in fields if field not in prompt]:
+            raise ValueError(f"a voice_clone_prompt that is a dict needs {', '.join(missing)} too: a list for each")
         rows = zip(*(prompt[field] for field in fields), strict=True)
         return [VoiceClonePromptItem(*row) for row in rows]
-    return list(prompt) if isinstance(prompt, Sequence) else [prompt]
+    return list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
 
 
 class PrimedVoices:

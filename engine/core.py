@@ -102,7 +102,10 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        able = (job.unsent or self._can_begin(job) or self._can_advance(job) for job in self._jobs.values())
+        able = (
+            job.unsent or self._is_empty(job) or self._can_begin(job) or self._can_advance(job)
+            for job in self._jobs.values()
+        )
         return bool(self._flight) or any(able)
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -131,9 +134,7 @@ class Engine:
         return done
 
     def _can_begin(self, job: RunningJob) -> bool:
-        return (
-            job.slot is None and not job.held and bool(self._free) and (job.sequence.can_begin or self._is_empty(job))
-        )
+        return job.slot is None and not job.held and bool(self._free) and job.sequence.can_begin
 
     def _can_advance(self, job: RunningJob) -> bool:
         if job.slot is None or job.held or job.over or job.sequence.starved:
@@ -150,7 +151,9 @@ class Engine:
         refused = []
         for job in [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]:
             if (needed := job.sequence.prompt_positions) >= room:
-                error = PromptError(f"the prompt takes {needed} positions, a slot has {room}")
+                error = PromptError(
+                    f"the prompt takes {needed} positions and a slot has {room}: shorten text, instruct or reference"
+                )
                 refused.append(self._ended_unheard(job, error))
         return empty + refused
 

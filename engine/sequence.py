@@ -133,11 +133,6 @@ class Sequence:
         """Whether the next step must wait for text."""
         return self._begun and not self._pending and not self._text_ended
 
-    @property
-    def unread_text_ids(self) -> int:
-        """How many pending ids no step has taken yet, tts_eos included: not 0 if the model ended early."""
-        return len(self._pending)
-
     def next_text(self) -> int:
         """The text id that goes into the next step: the text, then tts_eos, then tts_pad for ever."""
         assert self._begun, f"job {self.job} has not begun"

@@ -1,4 +1,4 @@
-"""The streaming keywords of the seed: its names and defaults, what cannot be refused with a reason, and their meaning.
+"""The streaming keywords of the seed: names, defaults and meaning. What cannot be is refused with a reason.
 
 Sound is made frame by frame and exactly, in which windows, overlaps and cross-fades have no place. Decoding in windows,
 as the seed does, is there for whoever wants it: `windowed_decode=True`.

@@ -140,11 +140,12 @@ def test_the_package_is_light_until_it_is_used() -> None:
 # --- loading ----------------------------------------------------------------------------------------------------
 
 
-def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
+def test_keywords_of_scripts_for_the_reference_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ({"device_map": "cpu"}, {"device": torch.device("cpu")}, {"device_map": {"": "cpu"}}):
         options = FromPretrained.read({"attn_implementation": "flash_attention_2", "dtype": "auto", **device})
         assert options.load_options().device == "cpu"
         assert options.load_options().dtype is torch.float32
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     options = FromPretrained.read({"torch_dtype": torch.bfloat16, "device_map": 0, "cache_dir": "/x"}).load_options()
     assert (options.dtype, options.device) == (torch.bfloat16, "cuda:0")
 
@@ -157,7 +158,12 @@ def test_keywords_of_scripts_for_the_reference_are_taken() -> None:
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
         ({"slots": 0}, ValueError, "slots must be a whole number of at least 1, not 0"),
         ({"max_positions": 10.5}, ValueError, "max_positions must be a whole number"),
+        ({"slots": None}, ValueError, "slots must be a whole number of at least 1, not None"),
+        ({"max_positions": 0}, ValueError, "max_positions must be a whole number of at least 1, not 0"),
         ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
+        ({"device_map": "cuda:99"}, ValueError, "device_map cuda:99: torch sees"),
+        ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ({"device": 1.5}, ValueError, "device must be auto, cpu, cuda or cuda:N, not 1.5"),
     ],
 )
 def test_keywords_that_cannot_be_are_refused(keywords: dict[str, Any], error: Any, words: str) -> None:
@@ -321,6 +327,22 @@ def test_prompts_that_contradict_themselves() -> None:
     for item in ((None, speaker, False, True, "hi"), (None, speaker, False, False)):
         with pytest.raises(ValueError, match="icl_mode"):
             model("base").generate_voice_clone("hi", voice_clone_prompt=[engine.VoiceClonePromptItem(*item)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("anna", "what create_voice_clone_prompt gives, not str"),
+        ([None], "what create_voice_clone_prompt gives, not NoneType"),
+        (torch.zeros(64), "what create_voice_clone_prompt gives, not Tensor"),
+        ({"ref_code": [None], "icl_mode": [False]}, "needs ref_spk_embedding, x_vector_only_mode too"),
+    ],
+    ids=["a name", "nothing", "an x-vector", "half a dict"],
+)
+def test_what_is_no_prompt_is_refused(wrong: Any, words: str) -> None:
+    for speak in (model("base").generate_voice_clone, model("base").stream_generate_voice_clone):
+        with pytest.raises(ValueError, match=words):
+            speak("hi", voice_clone_prompt=wrong)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------

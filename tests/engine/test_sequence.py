@@ -113,7 +113,7 @@ def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
 def test_the_models_end_makes_no_frame_and_is_no_cut() -> None:
     sequence = begun([10, 11], max_new_tokens=3)
     assert [sequence.accept(code) for code in (5, 6, CODEC_EOS)] == [Verdict.FRAME, Verdict.FRAME, Verdict.END]
-    assert (sequence.frames, sequence.cut, sequence.unread_text_ids) == (2, None, 2)
+    assert (sequence.frames, sequence.cut) == (2, None)
 
 
 @pytest.mark.parametrize(("text_ids", "frames"), [(1, 192), (9, 192), (10, 200), (50, 1000)])
