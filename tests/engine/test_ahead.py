@@ -105,9 +105,7 @@ class TestStart:
     def test_goes_on_where_a_kernel_or_a_step_is_broken(self, starts: list[dict[str, Any]]) -> None:
         first, _ = starts
         (kernel,), (step,) = first["warnings"]
-        assert "1 of 65 kernels could not be compiled ahead" in kernel.replace(
-            str(len(first["ahead"]["compiled"]) + 1), "65"
-        )
+        assert f"1 of {len(first['ahead']['compiled']) + 1} kernels could not be compiled ahead" in kernel
         assert "ValueError: no such step" in step
         assert first["despite trouble"]["loaded"] == first["ahead"]["compiled"]
         assert first["after trouble"]["launches"] == first["then"]["launches"]
