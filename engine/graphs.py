@@ -33,7 +33,7 @@ class _Captures:
     """Graphs by batch size and one more number.
 
     Each kind is captured on a stream of its own, for libraries keep a workspace for each stream, and two kinds run at
-    the same time.
+    the same time. What other threads ask of the GPU meanwhile, such as sound decoded beside, spoils no capture.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,7 +49,7 @@ class _Captures:
                 run(*inputs)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = run(*inputs)
         self._graphs[key] = Graph(inputs, output, graph.replay)
 

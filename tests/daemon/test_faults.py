@@ -86,10 +86,11 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("t
 
 @pytest.mark.parametrize("package", ["qwentts_daemon", "engine"])
 def test_nothing_asks_what_time_it_is(package):
-    """Waits, deadlines and ages are measured with clocks that nobody sets."""
+    """Waits, deadlines and ages are measured with clocks that nobody sets; only a file is named after the hour."""
     asked = [
         f"{path}:{node.lineno}"
         for path in (ROOT / package).rglob("*.py")
+        if path.name != "wav_file.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in WALL_CLOCKS
