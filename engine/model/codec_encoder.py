@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,24 +11,40 @@ from torch.nn import functional as F
 from .attention import Attention, Rotary, rotary_table, visible_bias
 from .config import CodecEncoderConfig, TransformerConfig
 from .quantizer import NearestCodes
+from .streaming import Carried, Carry
+
+PIECE_STRIDES = 25
+"""What is convolved at once, in steps of the transformer: one second."""
 
 
 class StridedConv(nn.Module):
-    """A causal convolution that completes its last stride at the right, so that no sample is lost."""
+    """A causal convolution that completes its last stride with silence, so that no sample is lost."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, bias: bool = True, pad_mode: str = "constant"
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.stride, self.pad_mode = stride, pad_mode
+        self.stride, self.width = stride, kernel - stride
+        self.state_floats = inputs * self.width
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        """x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
+        missing = -x.shape[-1] % self.stride
+        if self.width:
+            x = carry.extend(x, self.width)
+        return F.conv1d(F.pad(x, (0, missing)) if missing else x, self.weight, self.bias, stride=self.stride)
+
+
+class Halving(nn.Module):
+    """A causal convolution of stride 2 whose first and last inputs are repeated beyond the ends."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
-        left = self.weight.shape[-1] - self.stride
-        right = -x.shape[-1] % self.stride
-        return F.conv1d(F.pad(x, (left, right), mode=self.pad_mode), self.weight, self.bias, stride=self.stride)
+        """x [B, channels, n] → [B, channels, ceil(n / 2)]."""
+        return F.conv1d(F.pad(x, (2, x.shape[-1] % 2), mode="replicate"), self.weight, stride=2)
 
 
 class ShrinkingBlock(nn.Module):
@@ -39,9 +57,9 @@ class ShrinkingBlock(nn.Module):
         self.point = StridedConv(inner, channels, kernel=1)
         self.shrink = StridedConv(channels, 2 * channels, kernel=2 * ratio, stride=ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.point(F.elu(self.wide(F.elu(x))))
-        return self.shrink(F.elu(x))
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        x = x + self.point(F.elu(self.wide(F.elu(x), carry)), carry)
+        return self.shrink(F.elu(x), carry)
 
 
 class EncoderLayer(nn.Module):
@@ -73,7 +91,7 @@ class CodecEncoder(nn.Module):
         )
         self.leave = StridedConv(channels * 2 ** len(config.ratios), t.hidden_size, config.last_kernel_size)
         self.layers = nn.ModuleList(EncoderLayer(t) for _ in range(t.layers))
-        self.downsample = StridedConv(t.hidden_size, t.hidden_size, 4, 2, bias=False, pad_mode="replicate")
+        self.downsample = Halving(t.hidden_size)
         acoustic = config.kept_quantizers - config.semantic_quantizers
         shape = (config.codebook_size, config.codebook_dim, t.hidden_size)
         self.semantic = NearestCodes(config.semantic_quantizers, *shape)
@@ -81,12 +99,22 @@ class CodecEncoder(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave [B, N] at 24 kHz → codes [B, 16, ceil(N / 1920)]."""
-        x = self.enter(wave.unsqueeze(1).to(self.enter.weight.dtype))
-        for block in self.blocks:
-            x = block(x)
-        x = self._transform(self.leave(F.elu(x)).transpose(1, 2))
+        x = self._transform(self._convolve(wave.unsqueeze(1).to(self.enter.weight.dtype)).transpose(1, 2))
         latents = self.downsample(x.transpose(1, 2)).transpose(1, 2)  # [B, frames, hidden]
         return torch.cat((self.semantic(latents), self.acoustic(latents)), dim=1)
+
+    def _convolve(self, wave: Tensor) -> Tensor:
+        """wave [B, 1, N] → [B, hidden, ceil(N / 960)], piece after piece: whole minutes would want gigabytes."""
+        floats = sum(getattr(module, "state_floats", 0) for module in self.modules())
+        past = wave.new_zeros(wave.shape[0], floats)
+        piece_samples = PIECE_STRIDES * prod(self.config.ratios)
+        return torch.cat([self._convolve_piece(piece, Carried(past)) for piece in wave.split(piece_samples, -1)], -1)
+
+    def _convolve_piece(self, x: Tensor, carry: Carry) -> Tensor:
+        x = self.enter(x, carry)
+        for block in self.blocks:
+            x = block(x, carry)
+        return self.leave(F.elu(x), carry)
 
     def _transform(self, x: Tensor) -> Tensor:
         # Plain causal: the window of 250 that the config declares is not applied by the reference either.

@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.model.streaming import CodecState
+from engine.model.streaming import CodecState, Fresh
 from tests.engine.signals import codes as random_codes
+from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_model
 
 EXACT = 1e-4
@@ -149,3 +150,14 @@ def test_chunked_is_the_whole_while_one_chunk_suffices() -> None:
     assert torch.equal(decoder.chunked(codes), decoder.decode(codes))
     assert decoder.chunked(codes, chunk_frames=13, context_frames=5).shape == (1, 40 * FRAME_SAMPLES)
     assert (decoder.chunked(codes, 13, 5) - decoder.decode(codes)).abs().max() > EXACT
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("samples", [1, 959, 960, 24_000, 24_001, 24_959, 63_217])
+def test_a_recording_is_convolved_in_pieces_as_in_one(samples: int) -> None:
+    encoder = tiny_model().encoder
+    wave = torch.from_numpy(sound(3)[:samples])[None, None]
+    in_one = encoder._convolve_piece(wave, Fresh())
+    in_pieces = encoder._convolve(wave)
+    assert in_pieces.shape == in_one.shape == (1, encoder.config.transformer.hidden_size, -(-samples // 960))
+    assert (in_pieces - in_one).abs().max() < 1e-5 * in_one.abs().max()
