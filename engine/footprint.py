@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from .model.config import (
+    SAMPLE_RATE,
     CodecDecoderConfig,
     CodecEncoderConfig,
     ModelConfig,
@@ -17,10 +18,10 @@ ENCODER_BYTES = 4
 """The encoders are float32 always."""
 RING_FRAMES = 25
 """Frames of one codec step, for which the state has room beyond its window."""
-RECORDING_SAMPLES = 30 * 24_000
-"""The longest reference that is heard for a voice."""
+MEL_FRAMES = 30 * SAMPLE_RATE // 256
+"""Of the longest reference that is heard for a voice."""
 LIVE_LAYERS = 3
-"""Intermediate results of the widest layer that exist at once while a reference is heard."""
+"""Intermediate results of the speaker encoder's widest layer, its pool, that exist at once; nothing else needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,14 @@ def footprint(config: ModelConfig, each: NumberBytes) -> Footprint:
     """What the checkpoint of this config takes, its numbers being so wide."""
     talker, t = config.talker, config.talker.transformer
     speaker = config.speaker_encoder
-    encoder = config.codec.encoder
     return Footprint(
         network=each.network * _network(config),
         text_table=each.network * talker.text_vocab_size * talker.text_hidden_size,
         codec=each.codec * _codec_decoder(config.codec.decoder),
-        encoders=ENCODER_BYTES * (_speaker_encoder(speaker) + _codec_encoder(encoder)) if speaker else 0,
+        encoders=ENCODER_BYTES * (_speaker_encoder(speaker) + _codec_encoder(config.codec.encoder)) if speaker else 0,
         position=each.network * t.layers * 2 * t.kv_heads * t.head_dim,
         stream=each.codec * _codec_state(config.codec.decoder),
-        hearing=LIVE_LAYERS * ENCODER_BYTES * encoder.filters * RECORDING_SAMPLES if speaker else 0,
+        hearing=LIVE_LAYERS * ENCODER_BYTES * 3 * speaker.channels[-1] * MEL_FRAMES if speaker else 0,
     )
 
 

@@ -9,7 +9,7 @@ from .model.config import ModelConfig
 
 POSITIONS = (4096, 3072, 2048, 1536, 1024)
 """What a slot may hold, prompt and speech: 1,024 positions are 80 s, 4,096 more than five minutes."""
-RESERVE_BYTES = 384 << 20
+RESERVE_BYTES = 512 << 20
 """For graphs, libraries' workspaces and what an allocator wastes; the CUDA context is not among the free bytes."""
 SLOT_RESERVE_BYTES = 24 << 20
 """For the intermediate results of each job."""
@@ -48,9 +48,9 @@ def fit(sizes: Footprint, budget_bytes: int, jobs: int) -> int | None:
 
 
 def needed(sizes: Footprint, jobs: int, positions: int) -> int:
-    """Bytes beside the weights. The codec has one stream more than there are jobs, for voices to be heard."""
-    slots = jobs * (positions * sizes.position + SLOT_RESERVE_BYTES)
-    return slots + (jobs + 1) * sizes.stream + sizes.hearing + RESERVE_BYTES
+    """Bytes beside the weights. There is one slot more than there are jobs, for rows that only fill up a batch."""
+    slots = (jobs + 1) * (positions * sizes.position + sizes.stream)
+    return slots + jobs * SLOT_RESERVE_BYTES + sizes.hearing + RESERVE_BYTES
 
 
 def _advice(config: ModelConfig, each: NumberBytes, free_bytes: int, jobs: int) -> str:
