@@ -321,6 +321,7 @@ def doctor(*arguments, home, **environment):
         [sys.executable, "-m", "qwentts_daemon", "doctor", "--json", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=50, env={**os.environ, "HOME": str(home), **environment},
     )  # fmt: skip
+    assert not finished.stderr
     answer = json.loads(finished.stdout)
     assert answer["exit_status"] == finished.returncode or finished.returncode == os.EX_CONFIG
     return finished.returncode, {finding["check"]: finding for finding in answer["findings"]}
@@ -341,6 +342,7 @@ def test_a_running_daemon_is_found_and_speaks(tmp_path):
 
 def test_without_a_daemon_the_engine_speaks_and_leaves_nothing_behind(tmp_path):
     put_voice(tmp_path / ".local/share/qwentts/voices", "anna", 1, "Some words.", kind="clone")
+    (tmp_path / ".local/share/qwentts/voices/bert").mkdir()  # of which a worker would warn
     (tmp_path / ".local/share/qwentts/voices").chmod(0o700)
     before = contents(tmp_path)
     words = ("engine.backend=qwen3", f"engine.model={tiny_directory('base')}", "engine.devices=cpu",
