@@ -5,6 +5,7 @@ python -m pytest tests/gpu/test_fork_gpu.py -m gpu -s -n 0
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def speak(model: Any, **how: Any) -> np.ndarray:
 
 
 def likeness_db(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape == (FRAMES * 1920,)
+    assert ours.shape == theirs.shape
     return float(10 * np.log10(np.square(theirs).mean() / max(np.square(ours - theirs).mean(), 1e-20)))
 
 
@@ -68,6 +69,23 @@ def test_defaults_speak_and_windows_are_captured(model: Any) -> None:
     operation_by_operation = speak(model, **NARROW, use_optimized_decode=False)
     print(f"\nwindows of 20 frames: {likeness_db(windowed, exact):.1f} dB from exact")
     assert likeness_db(windowed, operation_by_operation) > 30
+
+
+def test_windows_are_captured_while_another_stream_is_decoded(model: Any) -> None:
+    expected = speak(model, **NARROW)
+    beside = {"async_decode": True, "max_frames": 300, "min_new_tokens": 301, "emit_every_frames": 1}
+    alone = speak(model, **beside)
+    plain_frames = {"use_compile": False, "compile_codebook_predictor": False}
+    model.enable_streaming_optimizations(decode_window_frames=20, **plain_frames)
+    other = model.stream_generate_custom_voice(TEXT, "ryan", **STREAM | beside)
+    first, _ = next(other)
+    with ThreadPoolExecutor(1) as thread:
+        rest = thread.submit(lambda: [wave for wave, _ in other])
+        assert likeness_db(speak(model, **NARROW), expected) > 30
+        captured_in_time = not rest.done()
+        heard = np.concatenate([first, *rest.result()])
+    assert captured_in_time
+    assert likeness_db(heard, alone) > 30
 
 
 def test_decoded_beside_on_the_same_gpu_and_on_another(model: Any, custom_voice: Path) -> None:
