@@ -110,3 +110,19 @@ class TestStart:
         assert first["despite trouble"]["loaded"] == first["ahead"]["compiled"]
         assert first["after trouble"]["launches"] == first["then"]["launches"]
         assert first["after trouble"]["loaded"] == first["after trouble"]["compiled"] == []
+
+
+@with_triton
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("capability", [86, 120], ids=["RTX 30", "RTX 50"])
+def test_home_cards_have_the_shared_memory_that_kernels_want(capability: int, tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.engine.shared_memory", str(capability)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    most = json.loads(finished.stdout)
+    assert len(most) > 10
+    assert max(most.values()) <= 99 * 1024, most
