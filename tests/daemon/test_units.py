@@ -94,7 +94,7 @@ def test_the_unit_agrees_with_the_program(name):
         str(os.EX_NOPERM),
         str(os.EX_CONFIG),
     }
-    assert unit["Service.ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert unit["Service.ExecReload"] == ["/bin/sh -c 'kill -HUP $$MAINPID'"]
     assert unit["Service.ExecStart"] == ["/opt/qwentts/bin/qwentts-daemon run"]
     assert settings("qwentts.socket")["Socket.FileDescriptorName"] == ["wyoming"]
 
