@@ -67,3 +67,37 @@ def free_address():
 async def test_a_loopback_address_is_not_advertised():
     async with advertised(NAME, "127.0.0.1", 10299):
         assert await asyncio.to_thread(find, NAME, 1) is None
+
+
+async def test_a_network_that_comes_late_and_goes_is_followed(free_address, monkeypatch):
+    interfaces = []
+    monkeypatch.setattr("qwentts_daemon.addresses.interface_addresses", lambda: list(interfaces))
+    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.LOOK_INTERVAL_S", 0.05)
+    async with advertised(NAME, "0.0.0.0", 10299):
+        assert await asyncio.to_thread(find, NAME, 1) is None
+        for addresses in ({free_address}, {free_address, "192.0.2.77"}, set()):
+            interfaces[:] = addresses
+            async with asyncio.timeout(PATIENCE_S):
+                while await asyncio.to_thread(found_addresses, NAME) != addresses:
+                    pass
+
+
+def found_addresses(name):
+    found = find(name, 1)
+    return set(found.parsed_addresses()) if found else set()
+
+
+async def test_a_fault_is_told_once_and_tried_again(free_address, monkeypatch, caplog):
+    tries, tried_thrice = [], asyncio.Event()
+
+    def broken(**options):
+        tries.append(options)
+        if len(tries) == 3:
+            tried_thrice.set()
+        raise OSError("no multicast here")
+
+    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.AsyncZeroconf", broken)
+    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.LOOK_INTERVAL_S", 0)
+    async with asyncio.timeout(PATIENCE_S), advertised(NAME, free_address, 10299):
+        await tried_thrice.wait()
+    assert [record.getMessage() for record in caplog.records] == ["not advertised: no multicast here"]
