@@ -20,11 +20,11 @@ from .codec import Codec
 from .compiled import CompiledFrame
 from .flash import use_flash
 from .frame import Frame, PlainFrame
-from .graphs import CodecGraphs, FrameGraphs, Graph
+from .graphs import CodecGraphs, FrameGraphs, Graph, PromptGraphs
 from .model.talker import Rows
 from .paged_runner import PagedRunner
 from .predictor_graph import capture_draws
-from .runner import Runner
+from .runner import PIECE_SHAPES, Runner
 from .slot_state import bucket
 
 if TYPE_CHECKING:
@@ -229,17 +229,20 @@ def _codec_decibels(runner: Runner, codec: FusedCodec) -> float:
 
 
 def capture(runner: Runner) -> None:
-    """A graph for every batch size with every length and chunk that may come."""
+    """A graph for every batch size with every length and chunk that may come, and for a prompt's pieces."""
     runner.frame_graphs, runner.codec_graphs = FrameGraphs(runner.device), CodecGraphs(runner.device)
+    runner.prompt_graphs = PromptGraphs(runner.device)
     for step in _frame_steps(runner, runner.frame):
         runner.frame_graphs.capture(step.key, step.inputs, step.run)
     for step in _codec_steps(runner, runner.codec):
         runner.codec_graphs.capture(step.key, step.inputs, step.run)
+    for step in _prompt_steps(runner):
+        runner.prompt_graphs.capture(step.key, step.inputs, step.run)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A call that may come again and again: its rows with their length or frames, and inputs for the spare slot."""
+    """A call that may come again and again: its size and its length or frames, and inputs for the spare slot."""
 
     key: tuple[int, int]
     inputs: tuple[Tensor, ...]
@@ -261,6 +264,15 @@ def _codec_steps(runner: Runner, codec: Codec) -> Iterator[_Step]:
         for frames in (size for size in codec.sizes if size <= 8):
             slots = torch.full((rows,), runner.slots, device=runner.device)
             yield _Step((rows, frames), (torch.zeros_like(slots), slots), partial(_codec_step, runner, codec, frames))
+
+
+def _prompt_steps(runner: Runner) -> Iterator[_Step]:
+    weight = runner.model.talker.head.weight
+    for size, length in PIECE_SHAPES:
+        if length <= runner.state.cache.max_positions:
+            slots = torch.full((1,), runner.slots, device=runner.device)
+            inputs = weight.new_zeros(1, size, weight.shape[1])
+            yield _Step((size, length), (inputs, slots, torch.zeros_like(slots)), partial(runner.read_piece, length))
 
 
 def _frame_step(runner: Runner, frame: Frame, length: int, slots: Tensor, text: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from .model.attention import Attention, Rotary
 from .model.layers import DecoderLayer
 from .model.talker import Rows
 from .paged_cache import BlockLayer
-from .paged_runner import PagedRunner, Piece
+from .paged_runner import PagedRunner
+from .runner import Piece
 from .transfer import upload
 
 BLOCK_MULTIPLE = 256

@@ -78,6 +78,14 @@ class CodecGraphs(_Captures):
         return self._graphs.get((rows, frames))
 
 
+class PromptGraphs(_Captures):
+    """Pieces of a prompt by the positions that they are padded to and those that attention reads."""
+
+    def find(self, positions: int, length: int) -> Graph | None:
+        """The graph of such a piece."""
+        return self._graphs.get((positions, length))
+
+
 class WindowGraphs(CodecGraphs):
     """Windows that are decoded without a past, by batch size and frames."""
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from .blocks import BlockPool, Link, VoiceContent, chained
 from .model.speech_model import SpeechModel
-from .model.talker import Rows
 from .paged_cache import PagedCache, PoolSize
 from .paging import Moves, Paging
 from .prompt import content_digest
-from .runner import Entry, Runner, VoiceVectors
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Inputs [T, H] of one slot, the first at position `start`."""
-
-    inputs: Tensor
-    slot: int
-    start: int
+from .runner import Entry, Piece, Runner, VoiceVectors
 
 
 class PagedRunner(Runner):
@@ -109,20 +96,6 @@ class PagedRunner(Runner):
             tail = self.cache.tail(last, rest)
             self.prefixes.put(prompt.prefix_key, tail, tail.nbytes)
         return len(prompt.prefix)
-
-    def read_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Make keys and values of pieces, one for a slot; another way of it may be put in the place of this method.
-
-        In plain torch, those that begin at one position together, the shorter ones padded at their end.
-        """
-        groups: dict[int, list[Piece]] = defaultdict(list)
-        for piece in pieces:
-            groups[piece.start].append(piece)
-        for start, group in groups.items():
-            inputs = pad_sequence([piece.inputs for piece in group], batch_first=True)  # [B, T, H]
-            slots = self._index([piece.slot for piece in group])
-            rows = Rows(slots, torch.full_like(slots, start), self._length(start + inputs.shape[1]))
-            self.model.talker(inputs, self.cache, rows)
 
 
 def _content(voice: VoiceVectors) -> VoiceContent:

@@ -6,7 +6,7 @@ is all the protection a slot needs: what a new job writes comes after everything
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 
 from .codec import Codec, PlainCodec, Snapshot, in_steps
 from .frame import Frame, PlainFrame
-from .graphs import CodecGraphs, FrameGraphs
+from .graphs import CodecGraphs, FrameGraphs, PromptGraphs
 from .model.speech_model import SpeechModel
 from .model.talker import Rows
 from .prefixes import PrefixStore
@@ -29,6 +29,8 @@ from .transfer import Arrival, HostBuffers, send, upload
 
 LENGTH_STEP = 256
 """Attention reads a multiple of this many positions, so that there are few shapes."""
+PIECE_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
+"""To how many positions pieces of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
 READ_WITHIN = RING_FRAMES // 2
 """After so many further frames the codec must have read its codes from the ring, or the next frame waits for it."""
 
@@ -56,6 +58,15 @@ class Entry:
     def first_text(self) -> int:
         """The text id of the prompt's last position, with which the first frame is made."""
         return self.prompt.body[-1].text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Inputs [T, H] of one slot, the first at position `start`."""
+
+    inputs: Tensor
+    slot: int
+    start: int
 
 
 class Made:
@@ -113,6 +124,7 @@ class Runner:
         self.codec: Codec = PlainCodec(model.decoder, slots + 1)
         self.frame_graphs: FrameGraphs | None = None
         self.codec_graphs: CodecGraphs | None = None
+        self.prompt_graphs: PromptGraphs | None = None
         self._buffers = HostBuffers(pinned=on_gpu)
         self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
         self._frame_done: torch.cuda.Event | None = None
@@ -160,10 +172,11 @@ class Runner:
         self._reserve(max(len(entry.prompt.head) for entry in entries))
         for entry in entries:
             self._put_prefix(entry)
-        self._prefill_bodies(entries)
+            if body := entry.prompt.body[:-1]:
+                self.read_pieces([Piece(self._embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))])
 
     def _put_prefix(self, entry: Entry) -> None:
-        """Copy the prefix's keys and values, or make them. Alone in a batch, so that they are always the same bits."""
+        """Copy the prefix's keys and values, or make them."""
         prompt, cache = entry.prompt, self.state.cache
         count = len(prompt.prefix)
         if not count:
@@ -171,26 +184,36 @@ class Runner:
         if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
             cache.put_prefix(entry.slot, kept)
             return
-        self._prefill(self._embed(prompt.prefix, entry.voice)[None], [entry.slot], 0)
-        kept = cache.prefix(entry.slot, count)
+        self.read_pieces([Piece(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
+        kept = self.state.cache.prefix(entry.slot, count)
         self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
 
-    def _prefill_bodies(self, entries: Sequence[Entry]) -> None:
-        """Everything between prefix and last position, together where prefixes are equally long."""
-        groups: dict[int, list[Entry]] = defaultdict(list)
-        for entry in entries:
-            if len(entry.prompt.body) > 1:
-                groups[len(entry.prompt.prefix)].append(entry)
-        for start, group in groups.items():
-            inputs = [self._embed(entry.prompt.body[:-1], entry.voice) for entry in group]  # [T_b, H] each
-            self._prefill(pad_sequence(inputs, batch_first=True), [entry.slot for entry in group], start)
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Make keys and values of pieces; another way of it may be put in the place of this method.
 
-    def _prefill(self, inputs: Tensor, slots: Sequence[int], start: int) -> None:
-        """Read inputs [B, T, H] into slots from position `start` on; shorter rows are padded at their end."""
-        index = self._index(slots)
-        end = start + inputs.shape[1]
-        rows = Rows(index, torch.full_like(index, start), self._length(end))
-        self.model.talker(inputs, self.state.cache, rows)
+        Here each is read alone, padded at its end and as a graph where there is one: always to the same bits.
+        """
+        for piece in pieces:
+            count = len(piece.inputs)
+            size, length = self._piece_shape(count, piece.start)
+            inputs = F.pad(piece.inputs, (0, 0, 0, size - count))[None]  # [1, size, H]
+            slot, start = upload([[piece.slot], [piece.start]], self.device)
+            read = self.prompt_graphs.find(size, length) if self.prompt_graphs else None
+            (read or partial(self.read_piece, length))(inputs, slot, start)
+
+    def read_piece(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+        """Inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
+        return self.model.talker(inputs, self.state.cache, Rows(slots, starts, length))
+
+    def _piece_shape(self, count: int, start: int) -> tuple[int, int]:
+        """To how many positions a piece is padded, and how many attention reads."""
+        shapes = PIECE_SHAPES if self.lag else ()
+        fitting = (
+            (size, length) for size, length in shapes if count <= size and start + size <= length <= self.max_positions
+        )
+        size, length = next(fitting, (count, start + count))
+        self._reserve(length)
+        return size, self._length(length)
 
     def _settle(self, entry: Entry) -> None:
         state, slot = self.state, entry.slot

@@ -10,11 +10,11 @@ from engine.graphs import Graph
 
 
 class Recorded:
-    """Graphs by batch size; a replay runs again what was captured, on the same inputs and into the same output."""
+    """Graphs by what they are found by; a replay runs again what was captured, on the same inputs and output."""
 
     def __init__(self) -> None:
-        self.graphs: dict[int, Graph] = {}
-        self.replays: list[int] = []
+        self.graphs: dict[tuple[int, int], Graph] = {}
+        self.replays: list[tuple[int, int]] = []
 
     def capture(
         self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: Callable[..., Tensor], runs: int = 1
@@ -22,10 +22,21 @@ class Recorded:
         output = run(*inputs)
 
         def replay() -> None:
-            self.replays.append(key[0])
+            self.replays.append(key)
             output.copy_(run(*inputs))
 
-        self.graphs[key[0]] = Graph(inputs, output, replay)
+        self.graphs[key] = Graph(inputs, output, replay)
+
+
+class RecordedPredictor(Recorded):
+    """As `PredictorGraphs`."""
 
     def find(self, rows: int) -> Graph | None:
-        return next((graph for size, graph in self.graphs.items() if size >= rows), None)
+        return next((graph for (size, _), graph in self.graphs.items() if size >= rows), None)
+
+
+class RecordedPrompts(Recorded):
+    """As `PromptGraphs`."""
+
+    def find(self, positions: int, length: int) -> Graph | None:
+        return self.graphs.get((positions, length))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.fast_codebook import FastCodebook
 from engine.sampling_params import SamplingError
-from tests.engine.recorded import Recorded
+from tests.engine.recorded import RecordedPredictor
 from tests.engine.tiny_models import tiny_model
 
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_k": 30, "top_p": 0.9, "seed": 5}
@@ -48,7 +48,7 @@ def test_rows_do_not_depend_on_their_company(codebook: FastCodebook) -> None:
 
 def test_a_graph_honours_every_parameter_and_any_batch(codebook: FastCodebook) -> None:
     """The seed's graph has temperature 1.0 and top-k 50 built in, and breaks for more than one row."""
-    graphs, plain = Recorded(), FastCodebook(codebook._predictor)
+    graphs, plain = RecordedPredictor(), FastCodebook(codebook._predictor)
     codebook.capture_into(graphs, 1, (4, 1, 2))  # type: ignore[arg-type]
     ways = [SAMPLED, {"do_sample": False}, {"top_k": 1, "seed": 1}, {"temperature": 2.0, "top_k": 0, "seed": 9},
             {"temperature": 0.3, "top_p": 0.5, "seed": 9}]  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_graph_honours_every_parameter_and_any_batch(codebook: FastCodebook) -
             found.append(codes[0].tolist())
     assert len({str(codes) for codes in found[:5]}) >= 4  # the parameters matter
     assert found[1] == found[2]  # greedy and top-k 1
-    assert graphs.replays == [1] * 5 + [2] * 5 + [4] * 10  # six rows run as before
+    assert [rows for rows, _ in graphs.replays] == [1] * 5 + [2] * 5 + [4] * 10  # six rows run as before
 
 
 def test_without_a_seed_torch_s_generator_decides(codebook: FastCodebook) -> None:

@@ -8,7 +8,7 @@ import torch
 from engine.frame import PlainFrame
 from engine.predictor_graph import DrawGraphs
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, same
-from tests.engine.recorded import Recorded
+from tests.engine.recorded import RecordedPredictor
 
 
 def spoken(speaker: Speaker) -> dict[int, Spoken]:
@@ -20,7 +20,7 @@ def spoken(speaker: Speaker) -> dict[int, Spoken]:
 @pytest.mark.parametrize("sizes", [(1, 2, 3), (3,)])
 @torch.inference_mode()
 def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
-    plain, graphed, graphs = Speaker(), Speaker(), Recorded()
+    plain, graphed, graphs = Speaker(), Speaker(), RecordedPredictor()
     frame = graphed.runner.frame
     assert isinstance(frame, PlainFrame)
     draws = DrawGraphs(frame, graphs)  # type: ignore[arg-type]
@@ -29,4 +29,4 @@ def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
     expected = spoken(plain)
     for job, made in spoken(graphed).items():
         same(made, expected[job])
-    assert set(graphs.replays) == set(sizes)  # batches become smaller as jobs end
+    assert {rows for rows, _ in graphs.replays} == set(sizes)  # batches become smaller as jobs end

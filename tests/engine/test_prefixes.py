@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections import OrderedDict
 
+import pytest
 import torch
 
+from engine.acceleration import _prompt_steps
 from engine.prefixes import PrefixStore
 from engine.runner import Entry, Runner, VoiceVectors
 from engine.sampling_params import SamplingParams
 from tests.engine.core_harness import Speaker
+from tests.engine.recorded import RecordedPrompts
 from tests.engine.tiny_models import tiny_model
 
 
@@ -87,3 +90,21 @@ def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
     kv = runner.state.cache.kv
     assert len(runner.prefixes) == 0
     assert torch.equal(kv[:, :, 0, :, :read], kv[:, :, 2, :, :read])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("words", "sizes"), [(2, [32, 32]), (50, [32, 64]), (300, [32])])
+def test_pieces_of_a_prompt_are_padded_and_replayed_where_that_fits(words: int, sizes: list[int]) -> None:
+    speaker, plain = Speaker(), Runner(tiny_model("custom_voice"), 2, 512)
+    runner = Runner(tiny_model("custom_voice"), 2, 512, lag=1)
+    runner.prompt_graphs = graphs = RecordedPrompts()
+    for step in _prompt_steps(runner):
+        graphs.capture(step.key, step.inputs, step.run)
+    assert list(graphs.graphs) == [(32, 256), (64, 256), (128, 512), (256, 512)]
+    text = tuple(range(5, 5 + words))
+    read = enter(runner, speaker, 1, text=text)
+    assert read == enter(plain, speaker, 1, text=text)
+    assert [size for size, _ in graphs.replays] == sizes
+    ours, theirs = (each.state.cache.kv[:, :, 1, :, :read] for each in (runner, plain))
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert torch.equal(runner.state.cache.kv[:, :, 0], torch.zeros_like(runner.state.cache.kv[:, :, 0]))

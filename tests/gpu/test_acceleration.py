@@ -35,11 +35,11 @@ def opened(loaded: Loaded, kernels: str, graphs: bool) -> tuple[Engine, Pace]:
     return Engine(runner, loaded.tokenizer), pace
 
 
-def speak(engine: Engine, loaded: Loaded, jobs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Codes [16, FRAMES] and wave of jobs begun together, each with its own seed."""
+def speak(engine: Engine, loaded: Loaded, jobs: int, flowing: bool = True) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Codes [16, FRAMES] and wave of jobs begun together, each with its own seed; not `flowing`: after all the text."""
     for number in range(jobs):
         sampling = resolve_sampling({"seed": number, "max_new_tokens": FRAMES + 1, "min_new_tokens": FRAMES + 1})
-        engine.add(number, Utterance(loaded.planner.custom_voice("ryan"), sampling, emission=PLAN))
+        engine.add(number, Utterance(loaded.planner.custom_voice("ryan", flowing=flowing), sampling, emission=PLAN))
         engine.append_text(number, TEXT)
         engine.end_text(number)
     parts: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {number: [] for number in range(jobs)}
@@ -54,9 +54,9 @@ def test_graphs_of_every_bucket_equal_eager_calls(loaded: Loaded, kernels: str) 
     captured, pace = opened(loaded, kernels, graphs=True)
     eager, _ = opened(loaded, kernels, graphs=False)
     assert pace.kernels == kernels
-    for jobs in (1, 2, 4, 8):
+    for jobs, flowing in ((1, True), (2, False), (4, True), (8, True)):
         for (codes, wave), (codes_too, wave_too) in zip(
-            speak(captured, loaded, jobs), speak(eager, loaded, jobs), strict=True
+            speak(captured, loaded, jobs, flowing), speak(eager, loaded, jobs, flowing), strict=True
         ):
             assert codes.shape == (16, FRAMES)
             assert torch.equal(codes, codes_too), (kernels, jobs)
@@ -80,10 +80,10 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
 def test_nothing_waits_for_the_device_but_reading_results(loaded: Loaded, kernels: str) -> None:
     engine, _ = opened(loaded, kernels, graphs=True)
-    expected = speak(engine, loaded, 3)  # makes the voice's prefix too
+    expected = speak(engine, loaded, 3, flowing=False)  # makes the voice's prefix too
     torch.cuda.set_sync_debug_mode("error")
     try:
-        again = speak(engine, loaded, 3)
+        again = speak(engine, loaded, 3, flowing=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(again, expected, strict=True))
