@@ -30,7 +30,7 @@ class Graph:
 
 
 class _Captures:
-    """Graphs by batch size and one more number.
+    """Graphs by their size, of a batch or a piece, and one more number.
 
     Each kind is captured on a stream of its own, for libraries keep a workspace for each stream, and two kinds run at
     the same time. What other threads ask of the GPU meanwhile, such as sound decoded beside, spoils no capture.
@@ -53,6 +53,10 @@ class _Captures:
             output = run(*inputs)
         self._graphs[key] = Graph(inputs, output, graph.replay)
 
+    def find(self, size: int, more: int) -> Graph | None:
+        """The graph captured under just these two numbers."""
+        return self._graphs.get((size, more))
+
     def __len__(self) -> int:
         return len(self._graphs)
 
@@ -73,20 +77,12 @@ class FrameGraphs(_Captures):
 class CodecGraphs(_Captures):
     """Codec steps by batch size and frames."""
 
-    def find(self, rows: int, frames: int) -> Graph | None:
-        """The graph for so many rows and frames."""
-        return self._graphs.get((rows, frames))
-
 
 class PromptGraphs(_Captures):
     """Pieces of a prompt by the positions that they are padded to and those that attention reads."""
 
-    def find(self, positions: int, length: int) -> Graph | None:
-        """The graph of such a piece."""
-        return self._graphs.get((positions, length))
 
-
-class WindowGraphs(CodecGraphs):
+class WindowGraphs(_Captures):
     """Windows that are decoded without a past, by batch size and frames."""
 
 

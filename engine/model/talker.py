@@ -161,18 +161,6 @@ class Talker(nn.Module):
             x = layer(x, tables, bias, store)
         return self.norm(x)
 
-    def prefill(self, inputs: Tensor, cache: Cache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Read prompts of unequal length: inputs [B, T, H], of which lengths [B] are real.
-
-        Padding stands at the right and is attended by nothing: its cache entries lie behind the last real position and
-        are overwritten before they come into sight. starts + T must not exceed rows.length. Gives the hidden state
-        [B, H] and the logits [B, V] of each last real position.
-        """
-        hidden = self(inputs, cache, rows)
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-        hidden = hidden.gather(1, last).squeeze(1)
-        return hidden, self.head(hidden)
-
     def step(self, inputs: Tensor, cache: Cache, rows: Rows) -> tuple[Tensor, Tensor]:
         """One position for B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
         hidden = self(inputs.unsqueeze(1), cache, rows).squeeze(1)

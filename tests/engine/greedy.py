@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.model.speech_model import SpeechModel
-from engine.model.talker import Rows
+from engine.model.talker import Cache, Rows, Talker
 
 PENALTY = 1.05
 MIN_NEW_TOKENS = 2
@@ -24,6 +24,16 @@ class Spoken:
     hidden: Tensor  # [steps, H]
     logits: Tensor  # [steps, 3072], as they leave the head
     predictor: Tensor  # [frames · 15, 2048]
+
+
+def prefill(talker: Talker, inputs: Tensor, cache: Cache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Read prompts of unequal length, padded at the right: inputs [B, T, H], of which lengths [B] are real.
+
+    Gives the hidden state [B, H] and the logits [B, V] of each last real position.
+    """
+    hidden = talker(inputs, cache, rows)
+    hidden = hidden[torch.arange(len(lengths)), lengths - 1]
+    return hidden, talker.head(hidden)
 
 
 def choose(logits: Tensor, past: list[int], eos: int) -> int:
@@ -44,7 +54,7 @@ def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, sam
     cache, frame_cache = talker.allocate(slot + 1, ROOM), predictor.allocate(1)
     slots, start = torch.tensor([slot]), torch.tensor([0])
     lengths = torch.tensor([len(prompt)])
-    hidden, logits = talker.prefill(prompt[None], cache, Rows(slots, start, ROOM), lengths)
+    hidden, logits = prefill(talker, prompt[None], cache, Rows(slots, start, ROOM), lengths)
     spoken, frames, passes = [(hidden, logits)], [], []
 
     def best(scores: Tensor, group: int) -> Tensor:

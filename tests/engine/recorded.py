@@ -27,16 +27,12 @@ class Recorded:
 
         self.graphs[key] = Graph(inputs, output, replay)
 
+    def find(self, size: int, more: int) -> Graph | None:
+        return self.graphs.get((size, more))
+
 
 class RecordedPredictor(Recorded):
     """As `PredictorGraphs`."""
 
     def find(self, rows: int) -> Graph | None:
         return next((graph for (size, _), graph in self.graphs.items() if size >= rows), None)
-
-
-class RecordedPrompts(Recorded):
-    """As `PromptGraphs`."""
-
-    def find(self, positions: int, length: int) -> Graph | None:
-        return self.graphs.get((positions, length))

@@ -17,7 +17,7 @@ from tests.engine.goldens_format import (
     WAVE_STRIDE,
     weights_hash,
 )
-from tests.engine.greedy import speak
+from tests.engine.greedy import prefill, speak
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_models import tiny_directory, tiny_model
 
@@ -65,7 +65,7 @@ def test_unequal_prompts_in_one_prefill(size: str) -> None:
     inputs = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
     rows = Rows(torch.tensor([3, 0, 2]), torch.zeros(3, dtype=torch.int64), 128)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    hidden, logits = talker.prefill(inputs, talker.allocate(4, 128), rows, lengths)
+    hidden, logits = prefill(talker, inputs, talker.allocate(4, 128), rows, lengths)
     close(hidden, torch.stack([case["hidden"][0] for case in cases]))
     close(logits[:, ::LOGIT_STRIDE], torch.stack([case["logits"][0] for case in cases]))
 

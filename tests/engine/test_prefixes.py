@@ -15,7 +15,7 @@ from engine.prefixes import PrefixStore
 from engine.runner import Entry, Runner, VoiceVectors
 from engine.sampling_params import SamplingParams
 from tests.engine.core_harness import Speaker
-from tests.engine.recorded import RecordedPrompts
+from tests.engine.recorded import Recorded
 from tests.engine.tiny_models import tiny_model
 
 
@@ -97,7 +97,7 @@ def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
 def test_pieces_of_a_prompt_are_padded_and_replayed_where_that_fits(words: int, sizes: list[int]) -> None:
     speaker, plain = Speaker(), Runner(tiny_model("custom_voice"), 2, 512)
     runner = Runner(tiny_model("custom_voice"), 2, 512, lag=1)
-    runner.prompt_graphs = graphs = RecordedPrompts()
+    runner.prompt_graphs = graphs = Recorded()
     for step in _prompt_steps(runner):
         graphs.capture(step.key, step.inputs, step.run)
     assert list(graphs.graphs) == [(32, 256), (64, 256), (128, 512), (256, 512)]

@@ -7,6 +7,7 @@ import torch
 
 from engine.checkpoint import LoadOptions, load
 from engine.model.talker import Rows
+from tests.engine.greedy import prefill
 from tests.engine.tiny_models import tiny_directory, tiny_model
 
 LENGTH = 64
@@ -38,8 +39,8 @@ def single(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_prefill_of_unequal_prompts_equals_each_alone(fill: float) -> None:
     talker, parts = tiny_model().talker, prompts(5, 17, 1, 11)
     cache = talker.allocate(6, LENGTH)
-    hidden, logits = talker.prefill(
-        padded(parts, fill), cache, rows([4, 0, 5, 2], [0] * 4), torch.tensor([len(part) for part in parts])
+    hidden, logits = prefill(
+        talker, padded(parts, fill), cache, rows([4, 0, 5, 2], [0] * 4), torch.tensor([len(part) for part in parts])
     )
     for index, part in enumerate(parts):
         alone, scores = single(part)
@@ -52,7 +53,8 @@ def test_steps_after_unequal_prefill_equal_one_long_prompt() -> None:
     talker, wholes, heads = tiny_model().talker, prompts(12, 25, 9), (4, 17, 1)
     cache = talker.allocate(3, LENGTH)
     slots = [2, 0, 1]
-    talker.prefill(
+    prefill(
+        talker,
         padded([whole[:head] for whole, head in zip(wholes, heads, strict=True)]),
         cache,
         rows(slots, [0, 0, 0]),
