@@ -3,8 +3,8 @@
 
 Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
 a pipe, a name that no voice can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, no
-voice can be loaded, or the doctor has found an error · 73 a file cannot be written · 77 permission denied · 78 wrong
-configuration · 130 interrupted.
+voice can be loaded, or the doctor has found an error · 73 a file cannot be written · 74 standard output cannot be
+written · 77 permission denied · 78 wrong configuration · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, client, engine_setup, logs, service_install, trial
+from . import __version__, client, engine_setup, logs, service_install, streams, trial
 from .config import ENV_CONFIG, default_path, load, voices_dir
 from .daemon import program_uri, serve
 from .doctor import findings
@@ -48,8 +48,16 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the d
 
 
 def run_cli() -> None:
+    """Run the command line. Exits with a status whatever became of the standard streams."""
+    streams.set_up()
+    try:
+        _run_command(sys.argv[1:])
+    finally:
+        _flush_results()
+
+
+def _run_command(arguments: list[str]) -> None:
     """Parse and obey; without a command, `run`. A user's mistake is one line and an exit status, no traceback."""
-    arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
         arguments.insert(0, DEFAULT_COMMAND)
     try:
@@ -281,6 +289,16 @@ def _fail(error: BaseException) -> NoReturn:
         line = logs.with_priority(logging.ERROR, line)
     err.print(line, soft_wrap=True, markup=False)
     raise SystemExit(status)
+
+
+def _flush_results() -> None:
+    try:
+        streams.flush_results()
+    except BrokenPipeError:
+        raise SystemExit(1) from None  # the reader has what it wanted (`voices | head`), as click and rich see it
+    except OSError as error:
+        err.print(f"qwentts-daemon: cannot write to standard output: {error.strerror}", soft_wrap=True, markup=False)
+        raise SystemExit(os.EX_IOERR) from None
 
 
 def _first(group: BaseException) -> BaseException:

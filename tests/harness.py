@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -192,6 +193,23 @@ async def running_pool(fake: str, *settings: str) -> AsyncIterator[WorkerPool]:
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+def outliving(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those of `processes` that still run after PATIENCE_S. A zombie has ended: not every container's init reaps."""
+    until_s = time.monotonic() + PATIENCE_S
+    return [each for each in processes if not _ends(each.pid, until_s - time.monotonic())]
+
+
+def _ends(pid: int, patience_s: float) -> bool:
+    try:
+        handle = os.pidfd_open(pid)  # readable once the process has ended, reaped or not: pidfd_open(2)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], max(0.0, patience_s))[0])
+    finally:
+        os.close(handle)
 
 
 async def gone(process: psutil.Process) -> None:

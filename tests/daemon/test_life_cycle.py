@@ -14,7 +14,7 @@ from wyoming.client import AsyncUnixClient
 from wyoming.tts import Synthesize
 
 from tests.fakes import RATE
-from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started
+from tests.harness import ROOT, connected, daemon, hear, outliving, speak, started
 
 
 def run(*arguments, **options):
@@ -29,7 +29,7 @@ def test_a_signal_ends_the_daemon_and_every_process_of_it(number):
         family = psutil.Process(process.process.pid).children(recursive=True)
         assert len(family) >= 2
         assert process.stop(number) == 0
-        assert not psutil.wait_procs(family, timeout=PATIENCE_S)[1]
+        assert not outliving(family)
         assert "Traceback" not in "\n".join(process.lines)
 
 
@@ -86,7 +86,7 @@ async def test_a_second_signal_ends_at_once():
             process.process.send_signal(signal.SIGTERM)
             process.wait_for("running replies")
             assert process.stop() == 128 + signal.SIGTERM
-        assert not psutil.wait_procs(workers, timeout=PATIENCE_S)[1]
+        assert not outliving(workers)
 
 
 def test_a_port_in_use_is_one_clear_line():

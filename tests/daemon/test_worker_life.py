@@ -5,13 +5,12 @@ import contextlib
 import os
 import signal
 
-import psutil
 import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from tests.fakes import RATE
-from tests.harness import PATIENCE_S, connected, daemon, hear, speak, started
+from tests.harness import connected, daemon, hear, outliving, speak, started
 
 ESPEAK_RATE = 22_050
 
@@ -172,9 +171,8 @@ async def test_the_worker_ignores_signals_meant_for_the_daemon():
 
 def test_no_worker_outlives_a_killed_daemon():
     with daemon_killed() as workers:
-        gone, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
-    assert len(gone) == 2
-    assert not alive
+        assert len(workers) == 2
+        assert not outliving(workers)
 
 
 class daemon_killed:
