@@ -7,7 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARITY := .venv-parity
 AUDIT := .venv-audit
-PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := -m pip install --disable-pip-version-check
+PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
+
+# The torch that `make test` uses. Without an NVIDIA GPU its CPU build is enough (0.2 GB to download, against 2.5 GB with
+# CUDA); where that index cannot be reached, pip installs the build that it finds. TORCH_INDEX= always takes pip's own.
+TORCH_SPEC ?= $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),,https://download.pytorch.org/whl/cpu)
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
 # A directory or a hub id: `make demo MODEL=Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice` speaks with the model.
@@ -29,7 +35,7 @@ test: $(VENV)/test.installed
 
 # The GPU's kernels, computed by Triton's interpreter: some minutes.
 kernels: $(VENV)/test.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt triton
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt triton
 	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py tests/engine/test_ahead.py
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
@@ -57,10 +63,9 @@ audit: $(AUDIT)/installed
 	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict --progress-spinner off
 
 $(AUDIT)/installed: Makefile
-	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
-	@test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(call venv,$(AUDIT))
 	@echo "installing pip-audit into $(AUDIT) ..."
-	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	@$(AUDIT)/bin/python $(PIP_INSTALL) 'pip-audit>=2.9,<3'
 	@touch $@
 
 clean:
@@ -68,8 +73,7 @@ clean:
 
 # torch comes first and stays: the reference's own list of packages would pull in much that its 12 Hz half never uses.
 $(PARITY)/installed: Makefile
-	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
-	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	$(call venv,$(PARITY))
 	@echo "installing the reference package into $(PARITY) ..."
 	@$(PARITY_PIP) torch==2.13.0
 	@$(PARITY_PIP) --no-deps qwen-tts-hf==0.1.1.post1
@@ -79,8 +83,25 @@ $(PARITY)/installed: Makefile
 	@touch $@
 
 $(VENV)/%.installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call venv,$(VENV))
 	@echo "installing qwentts-daemon[$*] into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[$*]'
 	@touch $@
+
+$(VENV)/test.installed: $(VENV)/torch.installed
+
+$(VENV)/torch.installed: constraints.txt
+	$(call venv,$(VENV))
+ifneq ($(TORCH_INDEX),)
+	@echo "installing $(TORCH_SPEC) into $(VENV) from $(TORCH_INDEX) ..."
+	@$(BIN)/python $(PIP_INSTALL) --retries 1 --timeout 15 --no-deps --index-url $(TORCH_INDEX) '$(TORCH_SPEC)' \
+		|| echo "$(TORCH_INDEX) cannot be used; installing the torch that pip finds, perhaps with CUDA (5 GB) ..." >&2
+endif
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt '$(TORCH_SPEC)'
+	@touch $@
+
+# $(call venv,DIRECTORY): a virtual environment, if it is not there yet.
+define venv
+	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
