@@ -17,4 +17,6 @@ until [ -S "$folder/wyoming.socket" ]; do # a daemon that ends before it listens
     kill -0 "$daemon" 2>/dev/null || { wait "$daemon" || exit; exit 1; }
     sleep 0.1
 done
-"$program" say "$text" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 1 --output "$output"
+say() { "$program" say "$1" --config /dev/null --uri "unix://$folder/wyoming.socket" --wait 1 --output "$2"; }
+say "Ready." "$folder/ready.wav" >/dev/null # waits for the engine worker, so that the figure below is that of a daemon at work
+say "$text" "$output"
