@@ -33,10 +33,10 @@ test: $(VENV)/test.installed
 	@sh tests/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(BIN)/python -m pytest
 
-# The GPU's kernels, computed by Triton's interpreter: some minutes.
+# The GPU's kernels without a GPU, by Triton's interpreter and compiler: some minutes.
 kernels: $(VENV)/test.installed
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt triton
-	@$(BIN)/python -m pytest -n 2 tests/engine/test_frame_kernels.py tests/engine/test_codec_kernels.py tests/engine/test_ahead.py
+	@$(BIN)/python -m pytest -m kernels tests/engine
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
 boot: $(VENV)/test.installed

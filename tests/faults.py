@@ -22,7 +22,7 @@ from wyoming.tts import Synthesize
 
 from qwentts_daemon.wyoming_wire import encode_event
 from tests.fakes import RATE
-from tests.harness import ROOT, DaemonProcess, Heard, connected, hear, started
+from tests.harness import PATIENCE_S, ROOT, DaemonProcess, Heard, connected, hear, started
 
 NATURAL = "qwentts-qwen3"
 LONG = "On and on, without an end. " * 240
@@ -188,7 +188,7 @@ async def second_daemon(strike: Strike) -> Told:
     finished = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "qwentts_daemon", "--uri", strike.process.uri, "--backend", "espeak"],
-        cwd=ROOT, capture_output=True, text=True, timeout=30,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     status = f"exit status {finished.returncode}"
     return Told(status if "is in use already" in finished.stderr else finished.stderr, time.monotonic() - strike.at_s)

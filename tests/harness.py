@@ -31,7 +31,8 @@ from qwentts_daemon.live import LiveConfig
 from qwentts_daemon.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_S = 20.0
+PATIENCE_S = 300.0
+"""Bounds what hangs; nothing that works waits for it, however busy the machine is."""
 
 
 class DaemonProcess:

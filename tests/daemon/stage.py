@@ -31,6 +31,7 @@ from qwentts_daemon.sinks import SinkError
 from qwentts_daemon.targets import WavTarget
 from qwentts_daemon.voices import Catalogue
 from tests.fakes import RATE, tone
+from tests.harness import PATIENCE_S
 
 VOICES = (
     Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True),
@@ -153,7 +154,7 @@ class House:
 
     async def when(self, found):
         """The first true result of `found`; the loop turns meanwhile."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not (result := found()):  # noqa: ASYNC110 - its turns are what is waited for
                 await asyncio.sleep(0)
             return result

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from tests.broker import broker, free_port, needs_mosquitto
-from tests.harness import ROOT, daemon
+from tests.harness import PATIENCE_S, ROOT, daemon
 
 
 def announce(*words, settings=()):
     options = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "qwentts_daemon", "announce", *words, *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

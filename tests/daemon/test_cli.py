@@ -8,13 +8,15 @@ import wave
 import pytest
 
 import qwentts_daemon
-from tests.harness import ROOT, daemon, speak
+from tests.harness import PATIENCE_S, ROOT, daemon, speak
 
 COMMAND = [sys.executable, "-m", "qwentts_daemon"]
 
 
 def run(*arguments, **options):
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, **options
+    )
 
 
 @pytest.fixture(scope="module")

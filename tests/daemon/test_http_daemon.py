@@ -3,12 +3,14 @@ import urllib.request
 
 import pytest
 
+from tests.harness import PATIENCE_S
+
 from ..harness import daemon, started
 
 
 def get(url):
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

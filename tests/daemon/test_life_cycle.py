@@ -14,12 +14,12 @@ from wyoming.client import AsyncUnixClient
 from wyoming.tts import Synthesize
 
 from tests.fakes import RATE
-from tests.harness import ROOT, connected, daemon, hear, outliving, speak, started
+from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, outliving, speak, started
 
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "qwentts_daemon", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -77,7 +77,7 @@ async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
 
 
 async def test_a_second_signal_ends_at_once():
-    with started("daemon.shutdown_timeout=60", fake="Endless") as process:
+    with started("daemon.shutdown_timeout=PATIENCE_S", fake="Endless") as process:
         process.wait_for("is ready: tones")
         workers = process.workers()
         async with connected(process) as client:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from qwentts_daemon.logs import JournalFormatter, JsonFormatter
-from tests.harness import ROOT, speak, started
+from tests.harness import PATIENCE_S, ROOT, speak, started
 
 LOG_TO_PIPE = """
 import os, sys
@@ -57,7 +57,7 @@ def test_the_journal_format_can_be_asked_for():
 
 def test_an_end_at_the_start_has_a_priority_too():
     command = [*TO_JOURNAL, sys.executable, "-m", "qwentts_daemon", "--set", "log.fromat=json"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert finished.returncode == os.EX_CONFIG
     assert finished.stderr.startswith("<3>qwentts-daemon: configuration: log.fromat: unknown key; did you mean format?")
 

@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.broker import broker, ear, needs_mosquitto
-from tests.harness import ROOT, daemon, speak, started
+from tests.harness import PATIENCE_S, ROOT, daemon, speak, started
 
 from .sounding import fifo
 
@@ -380,7 +380,7 @@ async def test_sound_may_go_through_the_broker_and_to_an_address(tmp_path):
 
 
 def fetch(url):
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return answer.read()
 
 

@@ -18,7 +18,7 @@ from qwentts_daemon.jobs import Request
 from qwentts_daemon.pulse import Condition, Pulse, judge
 from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
 from tests.fakes import RATE, ToneBackend
-from tests.harness import connected, daemon, gone, hear, running_pool, speak
+from tests.harness import PATIENCE_S, connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
 ALONE = "engine.fallback=false"
@@ -204,5 +204,5 @@ async def test_a_worker_that_cannot_be_killed_is_said_to_need_a_reboot(monkeypat
         "qwentts-qwen3 does not die: the GPU's driver hangs, and only a reboot frees the GPU"
     ]
     sleeper.kill()
-    await asyncio.wait_for(ending, 5)
+    await asyncio.wait_for(ending, PATIENCE_S)
     await sleeper.wait()

@@ -17,7 +17,7 @@ from qwentts_daemon.sections import Config
 from qwentts_daemon.session import Speaker
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
-from tests.harness import ROOT, connected, daemon, hear, speak, started, stream
+from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream
 
 TEXT = "Hello there, the lights are on. The door is open!"
 RATE, ESPEAK_RATE = 24_000, 22_050
@@ -33,14 +33,14 @@ def settings(voices, kind="custom_voice", *more, model=None):
 
 
 def natural(voices, kind="custom_voice", *more, **options):
-    """A daemon whose model is loaded. One thread: more would add up in another order, and sound a bit different."""
-    return daemon(*settings(voices, kind, *more), ready=WORKER, OMP_NUM_THREADS="1", **options)
+    """A daemon whose model is loaded."""
+    return daemon(*settings(voices, kind, *more), ready=WORKER, **options)
 
 
 def run(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "qwentts_daemon", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=40, env={**os.environ, **environment},
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ async def test_voices_dropped_into_the_folder_appear_and_speak_without_a_restart
 async def test_a_recording_becomes_a_voice_with_one_command(tmp_path):
     recording = write_wave(tmp_path / "me.wav", 2.0, seed=4)
     folder = tmp_path / "voices"
-    with daemon(*settings(folder, "base"), ready="qwentts-espeak", OMP_NUM_THREADS="1") as process:
+    with daemon(*settings(folder, "base"), ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: .*cloned voices only.* make one: qwentts-daemon clone NAME --audio FILE")
         assert "espeak-en-us" in await voices_of(process)
         assert (await speak(process, "Hallo.", SynthesizeVoice("espeak-de"))).rate == ESPEAK_RATE
@@ -295,8 +295,8 @@ def test_the_demo_speaks_with_a_model(tmp_path):
     words = (program, tmp_path / "demo.wav", "Hello.", tiny_directory("custom_voice"))
     finished = subprocess.run(
         ["sh", "tests/demo.sh", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=50,
-        env={**os.environ, "QWENTTS_SAMPLING_MAX_NEW_TOKENS": "14", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
+        env={**os.environ, "QWENTTS_SAMPLING_MAX_NEW_TOKENS": "14"},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "first audio" in finished.stdout

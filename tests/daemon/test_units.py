@@ -12,7 +12,7 @@ import pytest
 from qwentts_daemon import service_install
 from qwentts_daemon.errors import StartError
 from qwentts_daemon.service_install import Target, plan_install, plan_uninstall
-from tests.harness import ROOT
+from tests.harness import PATIENCE_S, ROOT
 
 EXPOSURE_MAX = 2.0
 PROGRAM = Path(sys.prefix) / "bin" / "qwentts-daemon"
@@ -29,7 +29,7 @@ def perform(steps):
 
 
 def run(*command, **options):
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, outliving, speak, started
+from tests.harness import PATIENCE_S, connected, daemon, hear, outliving, speak, started
 
 ESPEAK_RATE = 22_050
 
@@ -194,5 +194,5 @@ class daemon_killed:
 async def test_the_choice_of_the_backend_is_one_line_with_its_reason(backend):
     with daemon(f"engine.backend={backend}") as process:
         assert len([line for line in process.lines if f"engine.backend {backend}: espeak, because" in line]) == 1
-        heard = await asyncio.wait_for(speak(process, "Good evening."), 10)
+        heard = await asyncio.wait_for(speak(process, "Good evening."), PATIENCE_S)
     assert heard.rate == ESPEAK_RATE

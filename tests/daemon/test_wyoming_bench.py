@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import daemon
+from tests.harness import PATIENCE_S, daemon
 
 PROGRAM = shutil.which("wyoming-bench", path=str(Path(sys.executable).parent))
 
@@ -16,7 +16,7 @@ PROGRAM = shutil.which("wyoming-bench", path=str(Path(sys.executable).parent))
 def test_wyoming_bench_completes_in_both_modes():
     with daemon() as process:
         command = [PROGRAM, "tts", "--rounds", "1", "--verbose", f"127.0.0.1:{process.port}"]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert finished.returncode == 0, finished.stderr
     assert "FAIL" not in finished.stdout
     assert "NOT SUPPORTED" not in finished.stdout

@@ -78,8 +78,8 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.kernels
 @with_triton
-@pytest.mark.timeout(600)
 class TestStart:
     def test_compiles_ahead_exactly_what_it_launches(self, starts: list[dict[str, Any]]) -> None:
         first, _ = starts
@@ -112,8 +112,8 @@ class TestStart:
         assert first["after trouble"]["loaded"] == first["after trouble"]["compiled"] == []
 
 
+@pytest.mark.kernels
 @with_triton
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("capability", [86, 120], ids=["RTX 30", "RTX 50"])
 def test_home_cards_have_the_shared_memory_that_kernels_want(capability: int, tmp_path: Path) -> None:
     finished = subprocess.run(

@@ -17,7 +17,10 @@ from engine.kernels.codec import FusedCodec
 from engine.kernels.codec_conv import Tile, choose_tile
 from tests.engine.codec_fused import advance, empty_ring, new_stream, run_interleaved, small_decoder
 
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tests/gpu has the compiled kernels")
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tests/gpu has the compiled kernels"),
+]
 EXACT = 1e-4
 
 
@@ -36,7 +39,6 @@ def codec(slots: int = 3, dtype: torch.dtype = torch.float32) -> FusedCodec:
     return FusedCodec(small_decoder(), slots, dtype, "cpu")
 
 
-@pytest.mark.timeout(180)
 def test_any_cuts_any_slots_any_company_equal_the_whole() -> None:
     chance = random.Random(0)
     for stream in run_interleaved(codec(), chance, [3, 25, 9, 14], (1, 2, 4, 8)):

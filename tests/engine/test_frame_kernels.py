@@ -24,8 +24,8 @@ from engine.sampling_params import resolve_sampling
 from tests.engine.tiny_models import tiny_directory
 
 pytestmark = [
+    pytest.mark.kernels,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tests/gpu has the compiled kernels"),
-    pytest.mark.timeout(600),
 ]
 TEXT = "the washing machine has finished"
 SAMPLINGS = {

@@ -27,7 +27,10 @@ from engine.paged_runner import PagedRunner
 from engine.sampling_params import resolve_sampling
 from tests.engine.tiny_models import tiny_directory
 
-pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tests/gpu has the compiled kernels")
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tests/gpu has the compiled kernels"),
+]
 SLOTS, ROOM, HEADS, KV_HEADS, D = 4, 160, 4, 2, 16
 FRAMES = 1
 POSITIONS = [0, 37, 64, 129]
@@ -85,7 +88,6 @@ def plain(attention: Attention, x: Tensor, rows: SlotCache, slots: Tensor, posit
     return attention(x.unsqueeze(1), (cos[columns], sin[columns]), bias, store).squeeze(1)
 
 
-@pytest.mark.timeout(300)
 @torch.inference_mode()
 def test_fused_frames_over_blocks_draw_the_codes_of_plain_ones() -> None:
     loaded = load_checkpoint(tiny_directory("custom_voice"), LoadOptions("cpu", torch.float32, fold_text=True))
