@@ -77,7 +77,7 @@ async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
 
 
 async def test_a_second_signal_ends_at_once():
-    with started("daemon.shutdown_timeout=PATIENCE_S", fake="Endless") as process:
+    with started("daemon.shutdown_timeout=60", fake="Endless") as process:
         process.wait_for("is ready: tones")
         workers = process.workers()
         async with connected(process) as client:
