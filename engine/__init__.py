@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Qwen3TTSModel
-    from .clone_prompts import VoiceClonePromptItem
-    from .speech_tokenizer import Qwen3TTSTokenizer
+    from .api.clone_prompts import VoiceClonePromptItem
+    from .api.model import Qwen3TTSModel
+    from .api.speech_tokenizer import Qwen3TTSTokenizer
 
 __version__ = "0.1.0"
 __all__ = ["Qwen3TTSModel", "Qwen3TTSTokenizer", "VoiceClonePromptItem", "__version__"]
 
 _HOMES = {
-    "Qwen3TTSModel": "api",
-    "Qwen3TTSTokenizer": "speech_tokenizer",
-    "VoiceClonePromptItem": "clone_prompts",
+    "Qwen3TTSModel": "api.model",
+    "Qwen3TTSTokenizer": "api.speech_tokenizer",
+    "VoiceClonePromptItem": "api.clone_prompts",
 }
 
 

@@ -3,7 +3,7 @@
 
 def main() -> None:
     """Run the command line."""
-    from .cli import run_cli
+    from .cli.app import run_cli
 
     run_cli()
 

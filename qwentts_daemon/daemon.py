@@ -13,30 +13,30 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .access import Addresses, allow_descriptors
-from .admission import Admission
-from .config import cache_dir
-from .engine_setup import check_installation, choose_engines
+from .config.live import LiveConfig
+from .config.loader import cache_dir
+from .config.schema import Config, Voices
+from .config.target_schema import UrlTarget
 from .errors import ConfigError
-from .listeners import listening
-from .live import LiveConfig
-from .presence import Presence
-from .reload import Reload
-from .sections import Config, Voices
-from .session import Speaker
-from .shelf import Shelf
-from .supervision import Supervision
-from .systemd import take_notifier, take_sockets, take_watchdog_s
-from .targets import UrlTarget
-from .voices import Catalogue, EngineVoice
-from .worker_client import WorkerClient
-from .worker_group import WorkerGroup
-from .worker_pool import WorkerPool
-from .wyoming_server import Service, WyomingServer
-from .zeroconf_advert import advertised
+from .http.recordings import Shelf
+from .service.reload import Reload
+from .service.sd_notify import take_notifier, take_sockets, take_watchdog_s
+from .service.watchdog import Supervision
+from .synthesis.reply import Speaker
+from .voices.catalog import Catalogue, EngineVoice
+from .workers.engine_settings import check_installation, choose_engines
+from .workers.group import WorkerGroup
+from .workers.idle import Presence
+from .workers.pool import WorkerPool
+from .workers.process import WorkerClient
+from .workers.queue import Admission
+from .wyoming.listeners import listening
+from .wyoming.rate_limit import Addresses, allow_descriptors
+from .wyoming.server import Service, WyomingServer
+from .wyoming.zeroconf import advertised
 
 if TYPE_CHECKING:
-    from .announcer import Announcer
+    from .announcements.announcer import Announcer
 
 STOP_MARGIN_S = 10.0
 
@@ -87,8 +87,8 @@ async def _announcing(
             log.warning("announce.targets: without a broker (mqtt.host) nobody can announce anything")
         yield None
         return
-    from .announcing import Surroundings, announcing
-    from .mqtt_commands import Controls
+    from .mqtt.commands import Controls
+    from .mqtt.service import Surroundings, announcing
 
     controls = Controls(reload.asked.set, speaker.pool.unload)
     async with announcing(config, Surroundings(speaker, catalogues.current, shelf, controls)) as announcer:
@@ -109,7 +109,7 @@ async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator
     if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
         yield None
         return
-    from .http_server import serving  # loads aiohttp
+    from .http.server import serving  # loads aiohttp
 
     async with serving(config.http, cache_dir(config, os.environ), is_ready) as shelf:
         yield shelf

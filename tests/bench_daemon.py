@@ -21,9 +21,8 @@ from datetime import datetime
 from wyoming.event import Event
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.wyoming_wire import encode_event, read_event
-
-from .harness import DaemonProcess, started
+from qwentts_daemon.wyoming.wire import encode_event, read_event
+from tests.harness import DaemonProcess, started
 
 TEXT = "The washing machine is done, and it will rain at six."
 WARM_UP = 20

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import aiomqtt
 
-from .bench_daemon import first_audio_ms, percentile
-from .broker import Broker, broker, ear
-from .harness import DaemonProcess, started
+from tests.bench_daemon import first_audio_ms, percentile
+from tests.broker import Broker, broker, ear
+from tests.harness import DaemonProcess, started
 
 TEXT = "The washing machine is done, and it will rain at six."
 FLOOD = 1_000

@@ -19,13 +19,12 @@ from functools import partial
 import psutil
 
 from engine.bench.arrivals import poisson
-from engine.bench.figures import Figure
 from engine.bench.load_client import listen_all, warm_up
-from engine.messages import Chunk, Done, Event, Started
-from engine.settings import Settings
-
-from .fakes import RATE, ToneBackend
-from .harness import started
+from engine.bench.metrics import Figure
+from engine.ipc.messages import Chunk, Done, Event, Started
+from engine.ipc.settings import Settings
+from tests.fakes import RATE, ToneBackend
+from tests.harness import started
 
 STEP_S = 0.0055
 FRAMES = 50

@@ -19,7 +19,7 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from .harness import PATIENCE_S
+from tests.harness import PATIENCE_S
 
 os.environ["PATH"] += os.pathsep + "/usr/sbin"  # where Debian puts it
 CHANCE = random.SystemRandom()  # hypothesis seeds the usual one, alike in all processes

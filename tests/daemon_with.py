@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 
-from engine import choice
+from engine.worker.backends import selection
 
 if __name__ == "__main__":
-    from qwentts_daemon.cli import run_cli
+    from qwentts_daemon.cli.app import run_cli
 
     def say_tasks(*_: object) -> None:
         os.write(2, f"tasks: {len(asyncio.all_tasks(asyncio.get_running_loop()))}\n".encode())
@@ -20,5 +20,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR2, say_tasks)
     name = sys.argv.pop(1)
     if name != "none":
-        choice.BACKENDS["qwen3"] = f"tests.{name}" if ":" in name else f"tests.fakes:{name}"
+        selection.BACKENDS["qwen3"] = f"tests.{name}" if ":" in name else f"tests.fakes:{name}"
     run_cli()

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.backends import BackendError, JobError
-from engine.messages import Chunk, Done, Event, Memory, Started, Synthesize, Voice, Voices
-from engine.settings import Settings
+from engine.ipc.messages import Chunk, Done, Event, Memory, Started, Synthesize, Voice, Voices
+from engine.ipc.settings import Settings
+from engine.worker.backends import BackendError, JobError
 
 RATE = 24_000
 FRAME_SAMPLES = 960

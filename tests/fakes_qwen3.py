@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.backends.qwen3 import Qwen3Backend
+from engine.worker.backends.qwen3 import Qwen3Backend
 
 
 class SlowQwen3(Qwen3Backend):

@@ -20,7 +20,7 @@ import psutil
 from wyoming.client import AsyncTcpClient
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.wyoming_wire import encode_event
+from qwentts_daemon.wyoming.wire import encode_event
 from tests.fakes import RATE
 from tests.harness import PATIENCE_S, ROOT, DaemonProcess, Heard, connected, hear, started
 

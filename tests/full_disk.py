@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from engine.backends.qwen3 import Qwen3Backend
+from engine.worker.backends.qwen3 import Qwen3Backend
 
 
 class Qwen3OnFullDisk(Qwen3Backend):

@@ -24,11 +24,11 @@ from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 
-from engine import choice
-from qwentts_daemon.config import load
+from engine.worker.backends import selection
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.loader import load
 from qwentts_daemon.daemon import make_pool
-from qwentts_daemon.live import LiveConfig
-from qwentts_daemon.worker_pool import WorkerPool
+from qwentts_daemon.workers.pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 300.0
@@ -181,13 +181,13 @@ class Systemd:
 @contextlib.asynccontextmanager
 async def running_pool(fake: str, *settings: str) -> AsyncIterator[WorkerPool]:
     """The workers of a daemon without the daemon, in this process."""
-    before = choice.BACKENDS["qwen3"]
-    choice.BACKENDS["qwen3"] = f"tests.fakes:{fake}"
+    before = selection.BACKENDS["qwen3"]
+    selection.BACKENDS["qwen3"] = f"tests.fakes:{fake}"
     try:
         words = ["engine.backend=qwen3", "engine.fallback=false", *settings]
         pool = make_pool(LiveConfig(lambda: load(None, {}, words)))
     finally:
-        choice.BACKENDS["qwen3"] = before
+        selection.BACKENDS["qwen3"] = before
     running = asyncio.create_task(pool.run())
     try:
         yield pool

@@ -21,7 +21,7 @@ import psutil
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from .harness import DaemonProcess, connected, hear, speak, started, stream
+from tests.harness import DaemonProcess, connected, hear, speak, started, stream
 
 POLLS, SENTENCES = 2880, 1000
 RESTART_SOON = "engine.restart_delay_max=1"  # a day takes half a minute: nobody waits as for a worker that keeps dying

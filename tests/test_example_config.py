@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from qwentts_daemon.config import load
-from qwentts_daemon.sections import Config
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.config.schema import Config
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"

@@ -55,9 +55,9 @@ def test_only_the_doors_import_the_engine(path):
 )
 def test_a_daemon_loads_only_what_its_targets_need(target, loaded):
     code = f"""
-import sys, qwentts_daemon.cli
+import sys, qwentts_daemon.cli.app
 from qwentts_daemon.sinks import Services, make_sink
-from qwentts_daemon.targets import *
+from qwentts_daemon.config.target_schema import *
 assert not {LATE | HEAVY} & sys.modules.keys()
 make_sink("a", {target}, Services())
 print(*{LATE | HEAVY} & sys.modules.keys())"""

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .figures import Figure, Take, spread
-from .floor import FRAME_S, Load, compute_floor_s, frame_bytes
 from .machine import Limits, measure_limits
+from .metrics import Figure, Take, spread
 from .options import engine_parser
 from .peers import peer_lines
 from .report import command_line, json_line, text_line
+from .roofline import FRAME_S, Load, compute_floor_s, frame_bytes
 from .speech import TEXT, Speaker, Wish
 
 FIRST_FRAMES = 16

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from .arrivals import poisson
-from .figures import Figure
+from .metrics import Figure
 from .options import engine_parser
 from .report import Setting, command_line, json_line, text_line
 

@@ -13,7 +13,7 @@ from wyoming.error import Error
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from .arrivals import Arrival
-from .figures import AUDIBLE, Figure, Take, load_figures
+from .metrics import AUDIBLE, Figure, Take, load_figures
 
 QUEUE_FULL = "queue-full"
 FULL_SCALE = 32768

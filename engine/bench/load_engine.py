@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from .arrivals import Arrival
-from .figures import Figure, Take, load_figures
+from .metrics import Figure, Take, load_figures
 from .speech import Speaker, Wish, listen
 
 

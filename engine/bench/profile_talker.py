@@ -19,10 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..model.speech_model import SpeechModel
 from ..model.talker import Rows
-from ..sampling_params import SamplingParams
-from ..slot_state import RING_FRAMES, SlotState
-from .figures import Figure
+from ..prompt.sampling_params import SamplingParams
+from ..runtime.slot_state import RING_FRAMES, SlotState
 from .machine import seconds
+from .metrics import Figure
 from .options import engine_parser
 from .report import command_line, json_line, text_line
 from .speech import TEXT, Speaker, Wish
@@ -92,7 +92,7 @@ def codec_step(case: Case) -> Call:
 
 def fused_talker_step(case: Case) -> Call:
     """The same in our kernels."""
-    from ..fused import FusedFrame
+    from ..acceleration.fused import FusedFrame
 
     frame = FusedFrame(case.model, _state(case))
     batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)
@@ -101,7 +101,7 @@ def fused_talker_step(case: Case) -> Call:
 
 def fused_predictor_frame(case: Case) -> Call:
     """The same in our kernels."""
-    from ..fused import FusedFrame
+    from ..acceleration.fused import FusedFrame
 
     frame = FusedFrame(case.model, _state(case))
     batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)

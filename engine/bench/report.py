@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from .figures import Figure
+from .metrics import Figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from ..backends.qwen3_loading import Opened, open_engine
-from ..core import Progress, Utterance
+from ..ipc.settings import ModelSettings
 from ..model.config import SAMPLE_RATE
-from ..prompt import CloneVoice, PromptPlan
-from ..runner import VoiceVectors
-from ..sampling_params import resolve_sampling
-from ..sequence import Cut
-from ..settings import ModelSettings
-from .figures import AUDIBLE, Take
+from ..prompt.planner import CloneVoice, PromptPlan
+from ..prompt.sampling_params import resolve_sampling
+from ..runtime.model_runner import VoiceVectors
+from ..scheduler.engine import Progress, Utterance
+from ..scheduler.sequence import Cut
+from ..worker.backends.qwen3_loading import Opened, open_engine
 from .machine import device_name
+from .metrics import AUDIBLE, Take
 from .report import Setting
 
 TEXT = "The washing machine has finished, and it will rain at six o'clock. Please close the window in the kitchen."

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..audio import RATE
+from ..voices.audio import RATE
 from .arguments import example_parser, opened, voice, wishes
 
 TEXTS = ("The first of three.", "This is the second one, and it is longer.", "And a third.")

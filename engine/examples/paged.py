@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from .. import Qwen3TTSModel
-from ..audio import RATE
+from ..voices.audio import RATE
 from .arguments import example_parser, voice, wishes
 
 TEXTS = tuple(f"This is stream number {number}, and all of them speak at once." for number in range(1, 9))

@@ -9,9 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from ..codec import in_steps
 from ..model.attention import rotary_frequencies
 from ..model.codec_decoder import CodecDecoder
+from ..runtime.codec_step import in_steps
 from .codec_conv import KEPT, Conv, Rows, convolve
 from .codec_frames import attend_ring, begin_step, mix_depthwise
 from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pack

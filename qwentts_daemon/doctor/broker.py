@@ -6,12 +6,12 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
+from ..config.mqtt_schema import Mqtt
 from ..errors import ConfigError
-from ..mqtt_sections import Mqtt
 from .findings import Finding, error, ok
 
 if TYPE_CHECKING:
-    from ..mqtt_connection import Broker
+    from ..mqtt.connection import Broker
 
 ANSWER_WITHIN_S = 12.0
 """More than the connection's own time-outs, which know the reason."""
@@ -21,7 +21,7 @@ def check_broker(config: Mqtt) -> list[Finding]:
     """Comes, under a name of its own, and goes; nothing where no broker is configured."""
     if not config.host:
         return []
-    from ..mqtt_connection import BrokerError, make_broker
+    from ..mqtt.connection import BrokerError, make_broker
 
     try:
         broker = make_broker(config, f"qwentts-doctor-{secrets.token_hex(4)}")
@@ -34,7 +34,7 @@ def check_broker(config: Mqtt) -> list[Finding]:
 
 
 async def _visit(broker: Broker) -> None:
-    from ..mqtt_connection import connected
+    from ..mqtt.connection import connected
 
     async with asyncio.timeout(ANSWER_WITHIN_S), connected(broker, lambda _: None):
         pass

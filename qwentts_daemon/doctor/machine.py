@@ -11,8 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from .bounded import Outcome, run
 from .findings import Finding, error, ok, warning
+from .subprocesses import Outcome, run
 
 TESTED = ((3, 11), (3, 13))
 PROGRAM = "qwentts-daemon"

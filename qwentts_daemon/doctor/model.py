@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import caches, choice, file_check, hub, memory
-from engine.footprint import NumberBytes
+from engine.acceleration import compile_cache
+from engine.checkpoint import hub, integrity, memory_plan
+from engine.checkpoint.memory_footprint import NumberBytes
 from engine.model.config import CheckpointError, ModelConfig, read_config
+from engine.worker.backends import selection
 
-from ..sections import Config
-from ..sections import Engine as EngineSection
-from .bounded import Outcome, run
+from ..config.schema import Config
+from ..config.schema import Engine as EngineSection
 from .findings import Finding, error, ok, warning
 from .machine import PROGRAM
+from .subprocesses import Outcome, run
 
 PROBE_TIMEOUT_S = 120.0
 """torch is large, and a disk may be slow and cold."""
@@ -50,7 +52,7 @@ class Torch:
 
 def check_choice(config: EngineSection) -> tuple[str, list[Finding]]:
     """Which engine speaks, `qwen3` or `espeak`, and why."""
-    chosen = choice.choose(config.backend, config.model)
+    chosen = selection.choose(config.backend, config.model)
     text = f"{chosen.name}, because {chosen.reason}"
     if chosen.name == "espeak" and config.backend == "auto":
         return chosen.name, [warning("engine", text, "mend what is missing, or say engine.backend: espeak")]
@@ -60,13 +62,13 @@ def check_choice(config: EngineSection) -> tuple[str, list[Finding]]:
 def device_files() -> list[Path]:
     """Those of the NVIDIA driver that are there."""
     return [
-        Path(device) for device in (*choice.GPU_DEVICES, "/dev/nvidia0", "/dev/nvidia-uvm") if Path(device).exists()
+        Path(device) for device in (*selection.GPU_DEVICES, "/dev/nvidia0", "/dev/nvidia-uvm") if Path(device).exists()
     ]
 
 
 def ask_torch() -> Outcome:
-    """What `engine.gpu_probe` prints."""
-    return run([sys.executable, "-m", "engine.gpu_probe"], PROBE_TIMEOUT_S)
+    """What `engine.checkpoint.gpu_probe` prints."""
+    return run([sys.executable, "-m", "engine.checkpoint.gpu_probe"], PROBE_TIMEOUT_S)
 
 
 def read_probe(answer: Outcome) -> Torch | Finding:
@@ -144,9 +146,9 @@ def check_files(directory: Path, with_hashes: bool) -> list[Finding]:
     """Every file of the checkpoint: there, whole, and what the hub sent."""
     files = [directory / name for name in hub.WANTED_FILES if (directory / name).exists()]
     weights = (hub.WEIGHTS_FILE, hub.CODEC_WEIGHTS_FILE)
-    faults = {directory / name: file_check.safetensors_fault(directory / name) for name in weights}
+    faults = {directory / name: integrity.safetensors_fault(directory / name) for name in weights}
     if with_hashes:
-        faults |= {file: fault for file in files if not faults.get(file) and (fault := file_check.hash_fault(file))}
+        faults |= {file: fault for file in files if not faults.get(file) and (fault := integrity.hash_fault(file))}
     found = [
         error("model", f"{file} {fault}", f"delete {file.resolve()}, then {PROGRAM} download, or copy it again")
         for file, fault in faults.items()
@@ -155,7 +157,7 @@ def check_files(directory: Path, with_hashes: bool) -> list[Finding]:
     if found:
         return found
     size = sum(file.stat().st_size for file in files) / 1e9
-    known = sum(file_check.is_known(file) for file in files) if with_hashes else 0
+    known = sum(integrity.is_known(file) for file in files) if with_hashes else 0
     compared = f", {known} hashes as the hub has them" if known else ""
     return [ok("model", f"{directory}: {len(files)} files, {size:.2f} GB, whole{compared}")]
 
@@ -184,12 +186,12 @@ def _fits(model: ModelConfig, config: EngineSection, number: int, gpu: Gpu, in_u
     widths = NumberBytes(NUMBER_BYTES[dtype], NUMBER_BYTES[codec])
     room = gpu.total_bytes if in_use else gpu.free_bytes
     try:
-        planned = memory.plan(model, widths, room, config.max_jobs)
-    except memory.MemoryShortage as shortage:
+        planned = memory_plan.plan(model, widths, room, config.max_jobs)
+    except memory_plan.MemoryShortage as shortage:
         return error("memory", f"cuda:{number}: {shortage}", "change one of these, then run this again")
     where = "" if planned.text_table_on_gpu else ", the text table in host memory"
     text = f"cuda:{number}: {config.max_jobs} replies at once of {planned.positions} positions fit{where}"
-    if planned.positions == memory.POSITIONS[0]:
+    if planned.positions == memory_plan.POSITIONS[0]:
         return ok("memory", text)
     remedy = f"lower engine.max_jobs for replies longer than {planned.positions * 0.08:.0f} s"
     return warning("memory", text, remedy)
@@ -198,7 +200,7 @@ def _fits(model: ModelConfig, config: EngineSection, number: int, gpu: Gpu, in_u
 def compiled_cache(environment: Mapping[str, str]) -> Path:
     """Where Triton keeps its kernels."""
     kept = dict(environment)
-    caches.keep_compiled(kept)
+    compile_cache.keep_compiled(kept)
     return Path(kept["TRITON_CACHE_DIR"])
 
 

@@ -14,11 +14,11 @@ from wyoming.info import TtsProgram
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncZeroconf
 
-from .. import client
-from ..addresses import addresses_to_advertise, interface_addresses
+from ..config.schema import Wyoming
 from ..errors import QwenTtsError
-from ..sections import Wyoming
-from ..zeroconf_advert import SERVICE_TYPE
+from ..network import addresses_to_advertise, interface_addresses
+from ..wyoming import client
+from ..wyoming.zeroconf import SERVICE_TYPE
 from .findings import Finding, error, ok, warning
 
 ANSWER_WITHIN_S = 3.0

@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import client
+from ..config.live import LiveConfig
+from ..config.schema import Config
 from ..daemon import Workers, make_pool
 from ..errors import QwenTtsError
-from ..live import LiveConfig
-from ..sections import Config
-from ..session import Speaker
-from ..voices import Catalogue
+from ..synthesis.reply import Speaker
+from ..voices.catalog import Catalogue
+from ..wyoming import client
 from .findings import Finding, error, ok, warning
 
 SENTENCE = "Good evening, and good health."

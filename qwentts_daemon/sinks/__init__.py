@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..chime import Chime
-from ..errors import ConfigError
-from ..hermes import Hermes
-from ..shelf import Shelf
-from ..sound import Preparation
-from ..targets import (
+from ..audio.chime import Chime
+from ..audio.effects import Preparation
+from ..config.target_schema import (
     CommandTarget,
     HermesTarget,
     MqttTarget,
@@ -22,7 +19,10 @@ from ..targets import (
     WavTarget,
     WyomingTarget,
 )
-from .sink import Publish, Report, Sink, SinkError
+from ..errors import ConfigError
+from ..http.recordings import Shelf
+from ..mqtt.hermes import Hermes
+from .base import Publish, Report, Sink, SinkError
 
 __all__ = ["Publish", "Report", "Services", "Sink", "SinkError", "make_sink", "preparation"]
 

@@ -10,10 +10,10 @@ from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from ..config import ENV_PREFIX
-from ..session import Pcm, Playback
-from ..targets import CommandTarget
-from .sink import Report, SinkError, drain, play_through
+from ..config.loader import ENV_PREFIX
+from ..config.target_schema import CommandTarget
+from ..synthesis.reply import Pcm, Playback
+from .base import Report, SinkError, drain, play_through
 
 STDERR_BYTES = 4096
 MESSAGE_LENGTH = 200

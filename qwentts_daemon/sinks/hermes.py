@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
-from ..hermes import Hermes, play_topic
-from ..session import Pcm
-from ..targets import HermesTarget
-from ..wav import header
-from .sink import Publish, Report, SinkError, plain, play_through
+from ..audio.wav import header
+from ..config.target_schema import HermesTarget
+from ..mqtt.hermes import Hermes, play_topic
+from ..synthesis.reply import Pcm
+from .base import Publish, Report, SinkError, plain, play_through
 
 MAX_BYTES = 32 << 20
 """Over ten minutes of speech."""

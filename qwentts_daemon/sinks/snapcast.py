@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
-from ..resampling import Resampler, stereo
-from ..session import Pcm, Playback
-from ..targets import SnapcastTarget
-from .sink import Report, SinkError, drain, play_through
+from ..audio.resampler import Resampler, stereo
+from ..config.target_schema import SnapcastTarget
+from ..synthesis.reply import Pcm, Playback
+from .base import Report, SinkError, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2

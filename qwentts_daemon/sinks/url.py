@@ -7,10 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from ..session import Pcm
-from ..shelf import Recording, Shelf, ShelfError
-from ..targets import UrlTarget
-from .sink import Report, SinkError
+from ..config.target_schema import UrlTarget
+from ..http.recordings import Recording, Shelf, ShelfError
+from ..synthesis.reply import Pcm
+from .base import Report, SinkError
 
 
 class UrlSink:

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from ..session import Pcm
-from ..targets import WavTarget
-from ..wav import HEADER_BYTES, header
-from .sink import Report, SinkError, plain, play_through
+from ..audio.wav import HEADER_BYTES, header
+from ..config.target_schema import WavTarget
+from ..synthesis.reply import Pcm
+from .base import Report, SinkError, plain, play_through
 
 PRIVATE = 0o600
 CLOSE_S = 1.0

@@ -13,11 +13,11 @@ from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.snd import Played
 
+from ..config.target_schema import WyomingTarget
 from ..errors import WireError
-from ..session import Pcm, Playback
-from ..targets import WyomingTarget
-from ..wyoming_wire import HEADER_BYTES, encode_event, read_event
-from .sink import Report, SinkError, drain, play_through
+from ..synthesis.reply import Pcm, Playback
+from ..wyoming.wire import HEADER_BYTES, encode_event, read_event
+from .base import Report, SinkError, drain, play_through
 
 AHEAD_S = 0.5  # so much may lie at the server, which on cancel might still play it
 

@@ -11,25 +11,25 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from engine.messages import Voice
-from qwentts_daemon.announcer import Announcer
-from qwentts_daemon.chime import Chime
+from engine.ipc.messages import Voice
+from qwentts_daemon.announcements.announcer import Announcer
+from qwentts_daemon.announcements.playback import Outlet, Stage
+from qwentts_daemon.audio.chime import Chime
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.mqtt_schema import Mqtt
+from qwentts_daemon.config.schema import Announce, Config, Voices
+from qwentts_daemon.config.target_schema import WavTarget
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.hermes import Hermes
-from qwentts_daemon.jobs import Control, Job, Timing
-from qwentts_daemon.live import LiveConfig
-from qwentts_daemon.mqtt_commands import Commands, Controls, Events
-from qwentts_daemon.mqtt_connection import Incoming
-from qwentts_daemon.mqtt_sections import Mqtt
-from qwentts_daemon.outbox import Outbox
-from qwentts_daemon.panel import Device, Panel, Sources
-from qwentts_daemon.performance import Outlet, Stage
-from qwentts_daemon.preferences import PreferencesFile
-from qwentts_daemon.sections import Announce, Config, Voices
-from qwentts_daemon.session import Speaker
+from qwentts_daemon.mqtt.commands import Commands, Controls, Events
+from qwentts_daemon.mqtt.connection import Incoming
+from qwentts_daemon.mqtt.entities import Device, Panel, Sources
+from qwentts_daemon.mqtt.hermes import Hermes
+from qwentts_daemon.mqtt.preferences import PreferencesFile
+from qwentts_daemon.mqtt.publisher import Outbox
 from qwentts_daemon.sinks import SinkError
-from qwentts_daemon.targets import WavTarget
-from qwentts_daemon.voices import Catalogue
+from qwentts_daemon.synthesis.reply import Speaker
+from qwentts_daemon.voices.catalog import Catalogue
+from qwentts_daemon.workers.job import Control, Job, Timing
 from tests.fakes import RATE, tone
 from tests.harness import PATIENCE_S
 

@@ -8,11 +8,11 @@ from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.access import REMEMBERED, Addresses, is_allowed
-from qwentts_daemon.addresses import interface_addresses
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
 from qwentts_daemon.errors import Code, SpeechError
-from qwentts_daemon.live import LiveConfig
-from qwentts_daemon.sections import PRIVATE_NETWORKS, Config, Wyoming
+from qwentts_daemon.network import interface_addresses
+from qwentts_daemon.wyoming.rate_limit import REMEMBERED, Addresses, is_allowed
 from tests.harness import daemon, hear, started
 
 HOME = "192.168.1.7"

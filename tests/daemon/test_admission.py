@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from qwentts_daemon.admission import Admission, Priority
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.schema import Config, Queue
 from qwentts_daemon.errors import Code, SpeechError, WorkerLost
-from qwentts_daemon.live import LiveConfig
-from qwentts_daemon.sections import Config, Queue
+from qwentts_daemon.workers.queue import Admission, Priority
 
 
 def line(max_waiting, max_wait_s, covered=False):

@@ -2,9 +2,9 @@ import datetime
 
 import pytest
 
-from qwentts_daemon.announcements import Announcement, Coalesced, Line, QuietHours, RepeatedId, Urgency
+from qwentts_daemon.announcements.queue import Announcement, Coalesced, Line, QuietHours, RepeatedId, Urgency
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.jobs import Request
+from qwentts_daemon.workers.job import Request
 
 
 def announcement(name, *targets, urgency=Urgency.NORMAL, text="Dinner.", expires_at_s=100.0):

@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from qwentts_daemon.admission import Priority
-
-from .stage import Loudspeaker, house, spoken
+from qwentts_daemon.workers.queue import Priority
+from tests.daemon.stage import Loudspeaker, house, spoken
 
 
 @pytest.fixture

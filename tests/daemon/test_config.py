@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import qwentts_daemon.config as config_module
-from qwentts_daemon import ownership
-from qwentts_daemon.config import default_path, default_paths, load, voices_dir
+import qwentts_daemon.config.loader as config_module
+from qwentts_daemon.config import ownership
+from qwentts_daemon.config.loader import default_path, default_paths, load, voices_dir
+from qwentts_daemon.config.schema import Config, Voices
 from qwentts_daemon.errors import ConfigError
-from qwentts_daemon.sections import Config, Voices
 
 
 def written(tmp_path, text):

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from engine import file_check
-from qwentts_daemon.doctor import bounded, findings, machine, model, network, places
-from qwentts_daemon.doctor.bounded import Outcome
+from engine.checkpoint import integrity
+from qwentts_daemon.config.schema import Engine, Wyoming
+from qwentts_daemon.doctor import directories, findings, machine, model, network, subprocesses
 from qwentts_daemon.doctor.findings import Level
 from qwentts_daemon.doctor.model import Gpu, Torch
-from qwentts_daemon.sections import Engine, Wyoming
+from qwentts_daemon.doctor.subprocesses import Outcome
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_checkpoint import full_config
 from tests.engine.tiny_models import tiny_directory
@@ -102,7 +102,7 @@ def python(code):
     ],
 )
 def test_a_command_that_fails_or_hangs_is_told_in_words(command, fault):
-    outcome = bounded.run(command, 5 if fault is None or "answer" not in fault else 0.3)
+    outcome = subprocesses.run(command, 5 if fault is None or "answer" not in fault else 0.3)
     assert outcome.fault == fault
     assert outcome.output == ("" if fault else "42\n")
 
@@ -238,9 +238,9 @@ def in_hub_cache(folder, content):
 
 def test_a_file_of_the_hub_whose_content_has_changed(tmp_path):
     link, blob = in_hub_cache(tmp_path, b"weights")
-    assert file_check.hash_fault(link) is None
+    assert integrity.hash_fault(link) is None
     blob.write_bytes(b"weightz")
-    assert file_check.hash_fault(link) == "is not what the hub sent: its hash differs"
+    assert integrity.hash_fault(link) == "is not what the hub sent: its hash differs"
 
 
 def test_a_small_file_of_the_hub_goes_by_git_s_name(tmp_path):
@@ -248,9 +248,9 @@ def test_a_small_file_of_the_hub_goes_by_git_s_name(tmp_path):
     (tmp_path / "blobs").mkdir()
     name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
     (tmp_path / "blobs" / name).write_bytes(content)
-    assert file_check.hash_fault(tmp_path / "blobs" / name) is None
+    assert integrity.hash_fault(tmp_path / "blobs" / name) is None
     (tmp_path / "blobs" / name).write_bytes(content + b" ")
-    assert file_check.hash_fault(tmp_path / "blobs" / name)
+    assert integrity.hash_fault(tmp_path / "blobs" / name)
 
 
 def test_a_model_that_is_not_there_is_not_asked_for_in_the_network(tmp_path):
@@ -264,17 +264,17 @@ def test_a_model_that_is_not_there_is_not_asked_for_in_the_network(tmp_path):
 
 
 def test_a_directory_that_is_not_there_yet_is_not_made(tmp_path):
-    assert levels(places.check_directory("voices", tmp_path / "a" / "b", "voices.dir")) == [OK]
-    assert levels(places.check_directory("voices", tmp_path, "voices.dir", room_bytes=1 << 60)) == [WARNING]
+    assert levels(directories.check_directory("voices", tmp_path / "a" / "b", "voices.dir")) == [OK]
+    assert levels(directories.check_directory("voices", tmp_path, "voices.dir", room_bytes=1 << 60)) == [WARNING]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_recordings_that_everybody_may_read(tmp_path):
     tmp_path.chmod(0o755)
-    (found,) = places.check_privacy("voices", tmp_path)
+    (found,) = directories.check_privacy("voices", tmp_path)
     assert found.remedy == f"chmod -R o= {tmp_path}"
     tmp_path.chmod(0o750)
-    assert places.check_privacy("voices", tmp_path) == []
+    assert directories.check_privacy("voices", tmp_path) == []
 
 
 NOEXEC = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if "noexec" in line.split()[3]]
@@ -282,11 +282,11 @@ NOEXEC = [line.split()[1] for line in Path("/proc/mounts").read_text().splitline
 
 @pytest.mark.skipif(not NOEXEC, reason="no file system here is mounted noexec")
 def test_a_file_system_without_programs():
-    assert levels(places.check_execution("kernels", Path(NOEXEC[0]) / "triton", "TRITON_CACHE_DIR")) == [ERROR]
+    assert levels(directories.check_execution("kernels", Path(NOEXEC[0]) / "triton", "TRITON_CACHE_DIR")) == [ERROR]
 
 
 def test_a_file_system_with_programs():
-    assert places.check_execution("kernels", Path("/usr"), "TRITON_CACHE_DIR") == []
+    assert directories.check_execution("kernels", Path("/usr"), "TRITON_CACHE_DIR") == []
 
 
 def test_ports():

@@ -16,11 +16,11 @@ from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
 from engine.model.config import SAMPLE_RATE
-from engine.voice_folder import read_folder
-from engine.voice_prompt import VoicePrompt
-from qwentts_daemon.admission import Priority
-from qwentts_daemon.jobs import Request
-from qwentts_daemon.pace import Pace
+from engine.voices.folder import read_folder
+from engine.voices.prompt import VoicePrompt
+from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.queue import Priority
+from qwentts_daemon.wyoming.pace import Pace
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_models import tiny_directory
 from tests.fakes import RATE
@@ -199,7 +199,7 @@ def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_a_user_without_a_home_is_told_what_to_set():
     code = (
-        "import os; from qwentts_daemon.config import *; from qwentts_daemon.errors import ConfigError\n"
+        "import os; from qwentts_daemon.config.loader import *; from qwentts_daemon.errors import ConfigError\n"
         "os.setuid(54321)\n"
         "try: voices_dir(load(default_path({}), {}), {})\n"
         "except ConfigError as error: print(error)"

@@ -6,8 +6,8 @@ import wave
 
 import pytest
 
-from qwentts_daemon.hermes import Hermes
-from qwentts_daemon.outbox import Outbox
+from qwentts_daemon.mqtt.hermes import Hermes
+from qwentts_daemon.mqtt.publisher import Outbox
 from tests.broker import broker, ear, needs_mosquitto
 from tests.harness import daemon, speak, started
 

@@ -12,16 +12,15 @@ import wave
 import aiohttp
 import pytest
 
-from qwentts_daemon.config import cache_dir, load
+from qwentts_daemon.audio.wav import HEADER_BYTES, UNKNOWN, header
+from qwentts_daemon.config.loader import cache_dir, load
+from qwentts_daemon.config.schema import Http
+from qwentts_daemon.config.target_schema import UrlTarget
 from qwentts_daemon.errors import StartError
-from qwentts_daemon.http_server import MAX_CONNECTIONS, base_url, serving
-from qwentts_daemon.sections import Http
-from qwentts_daemon.session import Pcm
+from qwentts_daemon.http.server import MAX_CONNECTIONS, base_url, serving
 from qwentts_daemon.sinks import Services, SinkError, make_sink
-from qwentts_daemon.targets import UrlTarget
-from qwentts_daemon.wav import HEADER_BYTES, UNKNOWN, header
-
-from .sounding import RATE, Facts, Tap, cut, file_size_limit, pcm, tone
+from qwentts_daemon.synthesis.reply import Pcm
+from tests.daemon.sounding import RATE, Facts, Tap, cut, file_size_limit, pcm, tone
 
 
 class House:

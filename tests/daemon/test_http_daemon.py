@@ -3,9 +3,7 @@ import urllib.request
 
 import pytest
 
-from tests.harness import PATIENCE_S
-
-from ..harness import daemon, started
+from tests.harness import PATIENCE_S, daemon, started
 
 
 def get(url):

@@ -193,14 +193,14 @@ async def touch(process):
 
 def test_importing_the_daemon_never_imports_torch():
     code = (
-        "import sys, pkgutil, importlib, qwentts_daemon, engine.worker\n"
+        "import sys, pkgutil, importlib, qwentts_daemon, engine.worker.process\n"
         "class NoTorch:\n"
         "    def find_spec(self, name, *_):\n"
         "        assert name.partition('.')[0] not in ('torch', 'transformers', 'numpy'), name\n"
         "sys.meta_path.insert(0, NoTorch())\n"
-        "for module in pkgutil.iter_modules(qwentts_daemon.__path__):\n"
-        "    if module.name in ('__main__', 'resampling'): continue\n"
-        "    importlib.import_module(f'qwentts_daemon.{module.name}')\n"
+        "for module in pkgutil.walk_packages(qwentts_daemon.__path__, 'qwentts_daemon.'):\n"
+        "    if module.name in ('qwentts_daemon.__main__', 'qwentts_daemon.audio.resampler'): continue\n"
+        "    importlib.import_module(module.name)\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

@@ -31,22 +31,26 @@ def lines(*settings, through=(), **environment):
 def test_for_the_journal_each_line_has_a_priority_and_no_time():
     log = lines(through=TO_JOURNAL)
     assert all(line[0] == "<" and line[1] in "34567" and line[2] == ">" for line in log)
-    assert any(line.startswith("<6>qwentts_daemon.listeners: listening on tcp://") for line in log)
-    assert any(line.startswith("<3>engine.worker: qwentts-qwen3 cannot be loaded") for line in log)  # from the worker
+    assert any(line.startswith("<6>qwentts_daemon.wyoming.listeners: listening on tcp://") for line in log)
+    assert any(
+        line.startswith("<3>engine.worker.process: qwentts-qwen3 cannot be loaded") for line in log
+    )  # from the worker
     assert "<3>KeyError: 'weights'" in log  # the end of its traceback
-    assert any(line.startswith("<3>qwentts_daemon.worker_client: qwentts-qwen3 cannot be loaded") for line in log)
+    assert any(line.startswith("<3>qwentts_daemon.workers.process: qwentts-qwen3 cannot be loaded") for line in log)
 
 
 @pytest.mark.parametrize("environment", [{}, {"JOURNAL_STREAM": "8:1"}], ids=["none", "another stream"])
 def test_for_a_person_lines_have_the_time(environment):
     log = lines(**environment)
-    assert any("INFO    qwentts_daemon.listeners: listening on" in line and line[:2] == "20" for line in log)
-    assert any("ERROR   engine.worker: qwentts-qwen3 cannot be loaded" in line and line[:2] == "20" for line in log)
+    assert any("INFO    qwentts_daemon.wyoming.listeners: listening on" in line and line[:2] == "20" for line in log)
+    assert any(
+        "ERROR   engine.worker.process: qwentts-qwen3 cannot be loaded" in line and line[:2] == "20" for line in log
+    )
 
 
 def test_for_a_program_each_line_is_json():
     log = [json.loads(line) for line in lines("log.format=json", through=TO_JOURNAL)]
-    assert {entry["logger"] for entry in log} >= {"qwentts_daemon.listeners", "engine.worker"}
+    assert {entry["logger"] for entry in log} >= {"qwentts_daemon.wyoming.listeners", "engine.worker.process"}
     assert any(entry.get("exception", "").endswith("KeyError: 'weights'") for entry in log)
     assert all(entry["time"].endswith("+00:00") and entry["level"] and entry["process"] for entry in log)
 

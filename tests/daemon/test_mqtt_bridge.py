@@ -15,9 +15,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.broker import broker, ear, needs_mosquitto
+from tests.daemon.sounding import fifo
 from tests.harness import PATIENCE_S, ROOT, daemon, speak, started
-
-from .sounding import fifo
 
 pytestmark = needs_mosquitto
 
@@ -404,6 +403,6 @@ async def test_an_announcement_may_finish_when_the_daemon_stops(tmp_path):
 
 
 def test_without_a_host_nothing_of_it_is_loaded():
-    code = "import sys, qwentts_daemon.cli, qwentts_daemon.daemon; print([m for m in sys.modules if 'mqtt' in m])"
+    code = "import sys, qwentts_daemon.cli.app, qwentts_daemon.daemon; print([m for m in sys.modules if 'mqtt' in m])"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert listed.stdout.strip() == "['qwentts_daemon.mqtt_sections']"
+    assert listed.stdout.strip() == "['qwentts_daemon.config.mqtt_schema']"

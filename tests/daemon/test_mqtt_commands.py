@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwentts_daemon.mqtt_commands import Controls
-from qwentts_daemon.mqtt_topics import MAX_PAYLOAD_BYTES, CommandError, Say, Topics, parse
-
-from .stage import Loudspeaker, house, spoken
+from qwentts_daemon.mqtt.commands import Controls
+from qwentts_daemon.mqtt.messages import MAX_PAYLOAD_BYTES, CommandError, Say, Topics, parse
+from tests.daemon.stage import Loudspeaker, house, spoken
 
 TOPICS = Topics("qwentts/test")
 JSON = st.recursive(
@@ -136,7 +135,7 @@ async def test_without_targets_nothing_can_be_said(tmp_path):
 
 
 async def test_refusals_that_nobody_can_tell_apart_are_told_together(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("qwentts_daemon.mqtt_commands.OVERFLOW_INTERVAL_S", 0.01)
+    monkeypatch.setattr("qwentts_daemon.mqtt.commands.OVERFLOW_INTERVAL_S", 0.01)
     async with house(tmp_path, max_waiting=1) as made:
         for name in ("first", *"abc"):
             made.send("say/set", f"This is {name}.".encode())

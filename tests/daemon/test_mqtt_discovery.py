@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from qwentts_daemon.mqtt_discovery import BUTTONS, EVENT_TYPES, STATES, device_message, discovery_topic
-from qwentts_daemon.mqtt_topics import Topics
+from qwentts_daemon.mqtt.discovery import BUTTONS, EVENT_TYPES, STATES, device_message, discovery_topic
+from qwentts_daemon.mqtt.messages import Topics
 
 TOPICS = Topics("qwentts/attic")
 OPTIONS = {"voice": ["default", "ryan"], "language": ["auto", "de-DE"], "style": ["default", "whisper"]}

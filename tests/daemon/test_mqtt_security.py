@@ -5,13 +5,13 @@ import subprocess
 
 import pytest
 
-from qwentts_daemon import mqtt_connection
-from qwentts_daemon.config import load
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.config.schema import Config
 from qwentts_daemon.doctor.broker import check_broker
 from qwentts_daemon.doctor.findings import Level
 from qwentts_daemon.errors import ConfigError
-from qwentts_daemon.mqtt_connection import Broker, BrokerError, connected
-from qwentts_daemon.sections import Config
+from qwentts_daemon.mqtt import connection
+from qwentts_daemon.mqtt.connection import Broker, BrokerError, connected
 from tests.broker import broker, ear, free_port, needs_mosquitto
 from tests.certificates import Authority
 from tests.harness import ROOT, daemon, speak
@@ -140,7 +140,7 @@ async def test_nobody_there(tmp_path):
 
 @needs_mosquitto
 async def test_a_broker_that_falls_silent_is_not_taken_for_one_that_wants_tls(tmp_path, monkeypatch):
-    monkeypatch.setattr(mqtt_connection, "ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.5)
     with broker(tmp_path) as mosquitto:
         way = Broker(load(None, {}, mosquitto.settings).mqtt, "test", {})
 

@@ -3,8 +3,8 @@ import contextlib
 
 import pytest
 
-from qwentts_daemon import outbox as module
-from qwentts_daemon.outbox import MAX_WAITING, Letter, Outbox
+from qwentts_daemon.mqtt import publisher as module
+from qwentts_daemon.mqtt.publisher import MAX_WAITING, Letter, Outbox
 
 
 class Post:

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from qwentts_daemon.preferences import Preferences, PreferencesFile, preferences_path
+from qwentts_daemon.mqtt.preferences import Preferences, PreferencesFile, preferences_path
 
 
 def test_they_come_back(tmp_path):

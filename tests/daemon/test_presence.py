@@ -6,9 +6,9 @@ import psutil
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.admission import Priority
-from qwentts_daemon.jobs import Request
-from qwentts_daemon.presence import Presence
+from qwentts_daemon.workers.idle import Presence
+from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE
 from tests.harness import connected, daemon, gone, hear, running_pool, speak
 

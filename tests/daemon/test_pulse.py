@@ -10,13 +10,13 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from engine.messages import Health
-from engine.worker import Worker
-from qwentts_daemon import pulse, worker_client
-from qwentts_daemon.admission import Priority
-from qwentts_daemon.jobs import Request
-from qwentts_daemon.pulse import Condition, Pulse, judge
-from qwentts_daemon.worker_client import UNREAD_COMMANDS_BYTES
+from engine.ipc.messages import Health
+from engine.worker.process import Worker
+from qwentts_daemon.workers import health, process
+from qwentts_daemon.workers.health import Condition, Pulse, judge
+from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.process import UNREAD_COMMANDS_BYTES
+from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE, ToneBackend
 from tests.harness import PATIENCE_S, connected, daemon, gone, hear, running_pool, speak
 
@@ -63,12 +63,12 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now_s = 1000.0
-        monkeypatch.setattr(pulse.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
 
     def look(self, worker, seconds):
         """Look every half second for so long; the last condition."""
-        for _ in range(int(seconds / pulse.LOOK_EVERY_S)):
-            self.now_s += pulse.LOOK_EVERY_S
+        for _ in range(int(seconds / health.LOOK_EVERY_S)):
+            self.now_s += health.LOOK_EVERY_S
             condition = worker.look()
         return condition
 
@@ -125,7 +125,7 @@ async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worke
         assert heard.code == "engine-unavailable"
         process.wait_for("reacts again")
         assert (await first_types(process)) == ["audio-start", "audio-chunk"]
-        process.wait_for("engine.worker: job 1 cancelled")
+        process.wait_for("engine.worker.process: job 1 cancelled")
 
 
 async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worker_its_life():
@@ -194,10 +194,10 @@ class Immortal:
 
 
 async def test_a_worker_that_cannot_be_killed_is_said_to_need_a_reboot(monkeypatch, caplog):
-    monkeypatch.setattr(worker_client, "STOP_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(worker_client, "KILLED_WITHIN_S", 0.01)
+    monkeypatch.setattr(process, "STOP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(process, "KILLED_WITHIN_S", 0.01)
     sleeper = await asyncio.create_subprocess_exec("sleep", "60")
-    ending = asyncio.create_task(worker_client._end(Immortal(), os.pidfd_open(sleeper.pid)))
+    ending = asyncio.create_task(process._end(Immortal(), os.pidfd_open(sleeper.pid)))
     done, _ = await asyncio.wait([ending], timeout=0.5)
     assert not done
     assert [record.message for record in caplog.records] == [

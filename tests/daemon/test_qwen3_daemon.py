@@ -11,10 +11,10 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.schema import Config
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.live import LiveConfig
-from qwentts_daemon.sections import Config
-from qwentts_daemon.session import Speaker
+from qwentts_daemon.synthesis.reply import Speaker
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
 from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream

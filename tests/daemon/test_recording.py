@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
+from qwentts_daemon.audio.broadcast import MAX_BYTES, Recording
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.recording import MAX_BYTES, Recording
-from qwentts_daemon.session import Pcm
+from qwentts_daemon.synthesis.reply import Pcm
 
 
 def piece(number, size=2):

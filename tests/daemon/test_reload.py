@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
-from qwentts_daemon.live import LIVE, compare
-from qwentts_daemon.sections import Audio, Config, Engine, Log, Queue, Text, Voices, Wyoming
+from qwentts_daemon.config.live import LIVE, compare
+from qwentts_daemon.config.schema import Audio, Config, Engine, Log, Queue, Text, Voices, Wyoming
 from tests.fakes import RATE, tone
 from tests.harness import PATIENCE_S, ROOT, Systemd, connected, daemon, hear, speak
 

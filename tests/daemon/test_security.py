@@ -8,7 +8,7 @@ import psutil
 import pytest
 from wyoming.event import Event
 
-from engine.voice_folder import FolderVoice, write_clone
+from engine.voices.folder import FolderVoice, write_clone
 from tests.fakes import RATE
 from tests.harness import connected, daemon, hear, speak
 

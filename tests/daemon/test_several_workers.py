@@ -6,9 +6,9 @@ import pytest
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from engine.settings import ModelSettings
-from qwentts_daemon.config import load
-from qwentts_daemon.engine_setup import choose_engines
+from engine.ipc.settings import ModelSettings
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.workers.engine_settings import choose_engines
 from tests.fakes import RATE
 from tests.harness import connected, daemon, hear, speak, started
 

@@ -6,10 +6,9 @@ from contextlib import aclosing
 import psutil
 import pytest
 
+from qwentts_daemon.config.target_schema import CommandTarget
 from qwentts_daemon.sinks import Services, SinkError, make_sink
-from qwentts_daemon.targets import CommandTarget
-
-from .sounding import Facts, Tap, cut, fifo, pcm, tone
+from tests.daemon.sounding import Facts, Tap, cut, fifo, pcm, tone
 
 RECORDER = """
 import os, sys

@@ -4,12 +4,11 @@ import time
 
 import pytest
 
+from qwentts_daemon.config.target_schema import MqttTarget, UrlTarget
 from qwentts_daemon.errors import ConfigError
 from qwentts_daemon.sinks import Services, SinkError, make_sink
 from qwentts_daemon.sinks.mqtt import AHEAD_S, CHUNK_S
-from qwentts_daemon.targets import MqttTarget, UrlTarget
-
-from .sounding import Facts, Tap, cut, pcm, tone, watched
+from tests.daemon.sounding import Facts, Tap, cut, pcm, tone, watched
 
 
 class Broker:

@@ -6,11 +6,10 @@ from array import array
 
 import pytest
 
+from qwentts_daemon.config.target_schema import SnapcastTarget
 from qwentts_daemon.sinks import Services, SinkError, make_sink
 from qwentts_daemon.sinks.snapcast import AHEAD_S
-from qwentts_daemon.targets import SnapcastTarget
-
-from .sounding import Facts, Tap, cut, fifo, pcm, tone, watched
+from tests.daemon.sounding import Facts, Tap, cut, fifo, pcm, tone, watched
 
 
 def sink(path, timeout=5.0):

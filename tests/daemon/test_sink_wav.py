@@ -5,10 +5,9 @@ import wave
 
 import pytest
 
+from qwentts_daemon.config.target_schema import WavTarget
 from qwentts_daemon.sinks import Services, SinkError, make_sink
-from qwentts_daemon.targets import WavTarget
-
-from .sounding import Facts, Tap, cut, file_size_limit, pcm, tone
+from tests.daemon.sounding import Facts, Tap, cut, file_size_limit, pcm, tone
 
 
 def sink(directory, **more):

@@ -8,11 +8,10 @@ from wyoming.error import Error
 from wyoming.server import AsyncEventHandler, AsyncServer
 from wyoming.snd import Played
 
+from qwentts_daemon.config.target_schema import WyomingTarget
 from qwentts_daemon.sinks import Services, SinkError, make_sink
 from qwentts_daemon.sinks.wyoming import AHEAD_S
-from qwentts_daemon.targets import WyomingTarget
-
-from .sounding import Facts, Tap, cut, pcm, tone, watched
+from tests.daemon.sounding import Facts, Tap, cut, pcm, tone, watched
 
 
 class SoundServer(AsyncEventHandler):

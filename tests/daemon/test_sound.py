@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwentts_daemon.chime import Chime, two_tones
+from qwentts_daemon.audio.chime import Chime, two_tones
+from qwentts_daemon.audio.effects import FULL_SCALE, PAUSE_S, PIECE_SAMPLES, Preparation, prepared, scaled
+from qwentts_daemon.audio.resampler import Resampler, resampled
 from qwentts_daemon.errors import ConfigError
-from qwentts_daemon.resampling import Resampler, resampled
-from qwentts_daemon.sound import FULL_SCALE, PAUSE_S, PIECE_SAMPLES, Preparation, prepared, scaled
-
-from .sounding import RATE, Tap, cut, pcm, tone
+from tests.daemon.sounding import RATE, Tap, cut, pcm, tone
 
 samples = st.lists(st.integers(-32768, 32767), max_size=60).map(lambda values: array("h", values))
 lengths = st.lists(st.integers(1, 5000), min_size=1, max_size=6)

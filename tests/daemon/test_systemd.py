@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from wyoming.client import AsyncUnixClient
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.supervision import IN_TROUBLE_LOOK_EVERY_S, silence_allowed_s
-from qwentts_daemon.systemd import take_notifier, take_sockets, take_watchdog_s
-from qwentts_daemon.worker_client import STOP_TIMEOUT_S
+from qwentts_daemon.service.sd_notify import take_notifier, take_sockets, take_watchdog_s
+from qwentts_daemon.service.watchdog import IN_TROUBLE_LOOK_EVERY_S, silence_allowed_s
+from qwentts_daemon.workers.process import STOP_TIMEOUT_S
 from tests.fakes import RATE
 from tests.harness import Systemd, connected, daemon, hear, speak, started
 

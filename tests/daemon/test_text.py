@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwentts_daemon.text import Cleaning, Segmenter, clean
+from qwentts_daemon.text.segmenter import Cleaning, Segmenter, clean
 
 ALL = Cleaning()
 NOTHING = Cleaning(markdown=False, emoji=False, urls=False, code_blocks=False)

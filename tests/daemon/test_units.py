@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qwentts_daemon import service_install
 from qwentts_daemon.errors import StartError
-from qwentts_daemon.service_install import Target, plan_install, plan_uninstall
+from qwentts_daemon.service import install
+from qwentts_daemon.service.install import Target, plan_install, plan_uninstall
 from tests.harness import PATIENCE_S, ROOT
 
 EXPOSURE_MAX = 2.0
@@ -179,7 +179,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
         "would run systemctl --user restart qwentts.service",
     ]
     unit.parent.mkdir(parents=True)
-    unit.write_text(service_install.MARK)
+    unit.write_text(install.MARK)
     finished = command("uninstall-service", "--user", "--dry-run", XDG_CONFIG_HOME=str(tmp_path))
     assert f"would remove {unit}" in finished.stdout
     assert "Configuration, voices and models stay" in finished.stdout
@@ -187,20 +187,20 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 
 
 def test_a_place_that_a_service_cannot_read_is_refused_with_advice(tmp_path):
-    assert "where a service cannot look" in service_install.unreadable(Path("/home/anna/venv/bin/qwentts-daemon"))
-    assert service_install.unreadable(Path("/usr/bin/env")) is None
+    assert "where a service cannot look" in install.unreadable(Path("/home/anna/venv/bin/qwentts-daemon"))
+    assert install.unreadable(Path("/usr/bin/env")) is None
     finished = command("install-service", "--dry-run")
-    refused = [each for each in (PROGRAM, Path(sys.base_prefix), ROOT) if service_install.unreadable(each)]
+    refused = [each for each in (PROGRAM, Path(sys.base_prefix), ROOT) if install.unreadable(each)]
     assert (finished.returncode == os.EX_NOPERM) == bool(refused)
     assert ("sudo python3 -m venv /opt/qwentts" in finished.stderr) == bool(refused)
 
 
 def test_a_closed_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(service_install, "HIDDEN", ())
+    monkeypatch.setattr(install, "HIDDEN", ())
     program = tmp_path / "closed" / "program"
     program.parent.mkdir(mode=0o700)
     program.touch(0o755)
-    assert f"{program.parent} is closed to other users" in service_install.unreadable(program)
+    assert f"{program.parent} is closed to other users" in install.unreadable(program)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.messages import Voice
+from engine.ipc.messages import Voice
+from qwentts_daemon.config.schema import Voices
 from qwentts_daemon.errors import Code, ConfigError, SpeechError
-from qwentts_daemon.jobs import Request
-from qwentts_daemon.sections import Voices
-from qwentts_daemon.voices import Catalogue, best_voice, match_language
+from qwentts_daemon.voices.catalog import Catalogue, best_voice, match_language
+from qwentts_daemon.workers.job import Request
 
 RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
 ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from wyoming.event import Event, async_read_event
 
 from qwentts_daemon.errors import WireError
-from qwentts_daemon.wyoming_wire import DATA_BYTES, HEADER_BYTES, PAYLOAD_BYTES, encode_event, read_event
+from qwentts_daemon.wyoming.wire import DATA_BYTES, HEADER_BYTES, PAYLOAD_BYTES, encode_event, read_event
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

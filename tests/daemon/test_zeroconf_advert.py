@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import IPVersion, Zeroconf
 
-from qwentts_daemon.addresses import addresses_to_advertise, interface_addresses
-from qwentts_daemon.zeroconf_advert import SERVICE_TYPE, advertised
+from qwentts_daemon.network import addresses_to_advertise, interface_addresses
+from qwentts_daemon.wyoming.zeroconf import SERVICE_TYPE, advertised
 from tests.harness import PATIENCE_S
 
 NAME = f"qwen-tts-test-{uuid.uuid4()}"
@@ -71,8 +71,8 @@ async def test_a_loopback_address_is_not_advertised():
 
 async def test_a_network_that_comes_late_and_goes_is_followed(free_address, monkeypatch):
     interfaces = []
-    monkeypatch.setattr("qwentts_daemon.addresses.interface_addresses", lambda: list(interfaces))
-    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr("qwentts_daemon.network.interface_addresses", lambda: list(interfaces))
+    monkeypatch.setattr("qwentts_daemon.wyoming.zeroconf.LOOK_INTERVAL_S", 0.05)
     async with advertised(NAME, "0.0.0.0", 10299):
         assert await asyncio.to_thread(find, NAME, 1) is None
         for addresses in ({free_address}, {free_address, "192.0.2.77"}, set()):
@@ -96,8 +96,8 @@ async def test_a_fault_is_told_once_and_tried_again(free_address, monkeypatch, c
             tried_thrice.set()
         raise OSError("no multicast here")
 
-    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.AsyncZeroconf", broken)
-    monkeypatch.setattr("qwentts_daemon.zeroconf_advert.LOOK_INTERVAL_S", 0)
+    monkeypatch.setattr("qwentts_daemon.wyoming.zeroconf.AsyncZeroconf", broken)
+    monkeypatch.setattr("qwentts_daemon.wyoming.zeroconf.LOOK_INTERVAL_S", 0)
     async with asyncio.timeout(PATIENCE_S), advertised(NAME, free_address, 10299):
         await tried_thrice.wait()
     assert [record.getMessage() for record in caplog.records] == ["not advertised: no multicast here"]

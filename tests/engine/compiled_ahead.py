@@ -21,14 +21,14 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import GPUDriver
 from triton.runtime import JITFunction, driver
 
-from engine.acceleration import _codec_steps, _frame_steps
-from engine.checkpoint import LoadOptions, load
-from engine.fused import FusedFrame
-from engine.kernels import ahead, attention, codec_conv, codec_frames, linear, sampling
-from engine.kernels.ahead import compile_ahead
+from engine.acceleration.fused import FusedFrame
+from engine.acceleration.select import _codec_steps, _frame_steps
+from engine.checkpoint.load import LoadOptions, load
+from engine.kernels import attention, codec_conv, codec_frames, linear, precompile, sampling
 from engine.kernels.codec import FusedCodec
 from engine.kernels.launch import Launch, enqueue
-from engine.runner import Runner
+from engine.kernels.precompile import compile_ahead
+from engine.runtime.model_runner import Runner
 from tests.engine.codec_fused import small_decoder
 from tests.engine.tiny_models import tiny_directory
 
@@ -95,7 +95,7 @@ def forget() -> None:
 
 def warnings(*steps: Callable[[], object]) -> list[str]:
     """What `compile_ahead` says of these steps."""
-    with patch.object(ahead.log, "warning") as warning:
+    with patch.object(precompile.log, "warning") as warning:
         compile_ahead(steps)
     return [call.args[0] % call.args[1:] for call in warning.call_args_list]
 

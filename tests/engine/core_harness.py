@@ -7,16 +7,16 @@ from functools import cache
 
 import torch
 
-from engine.checkpoint import load
-from engine.core import Engine, Progress, Utterance
-from engine.emission import Emission, EmissionPlan
-from engine.paged_cache import PoolSize
-from engine.paged_runner import PagedRunner
-from engine.prompt import PromptIds, PromptPlanner
-from engine.runner import Runner
-from engine.sampling_params import resolve_sampling
-from engine.sequence import Guards
-from engine.tokens import TextTokenizer
+from engine.checkpoint.load import load
+from engine.paged.kv_cache import PoolSize
+from engine.paged.runner import PagedRunner
+from engine.prompt.planner import PromptIds, PromptPlanner
+from engine.prompt.sampling_params import resolve_sampling
+from engine.prompt.tokenizer import TextTokenizer
+from engine.runtime.model_runner import Runner
+from engine.scheduler.chunking import Emission, EmissionPlan
+from engine.scheduler.engine import Engine, Progress, Utterance
+from engine.scheduler.sequence import Guards
 from tests.engine.tiny_models import FLOAT32, tiny_directory, tiny_model
 
 SLOTS = 3

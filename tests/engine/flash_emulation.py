@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.flash import FlashAttention
+from engine.acceleration.flash import FlashAttention
 
 
 def flash_attn_with_kvcache(

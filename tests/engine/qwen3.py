@@ -9,15 +9,15 @@ import numpy as np
 import torch
 import yaml
 
-from engine.audio import float_to_pcm16, load_audio
-from engine.core import Engine, Utterance
-from engine.loaded import Loaded, load_checkpoint
-from engine.messages import Chunk, Synthesize
-from engine.prompt import PromptPlan
-from engine.runner import Runner
-from engine.sampling_params import resolve_sampling
-from engine.settings import ModelSettings, Settings
-from engine.voice_prompt import make_voice_prompt
+from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.ipc.messages import Chunk, Synthesize
+from engine.ipc.settings import ModelSettings, Settings
+from engine.prompt.planner import PromptPlan
+from engine.prompt.sampling_params import resolve_sampling
+from engine.runtime.model_runner import Runner
+from engine.scheduler.engine import Engine, Utterance
+from engine.voices.audio import float_to_pcm16, load_audio
+from engine.voices.prompt import make_voice_prompt
 from tests.engine.signals import sound
 from tests.engine.tiny_models import FLOAT32, tiny_directory
 
@@ -33,7 +33,7 @@ def settings(voices: Path, kind: str = "custom_voice", **changed: object) -> Set
         "cache_dir": None, "max_jobs": 3, "trim_silence": False, "sampling": SAMPLING,
     }  # fmt: skip
     model = ModelSettings(**{**values, **changed})
-    return Settings("qwentts-qwen3", "engine.backends.qwen3:Qwen3Backend", model=model)
+    return Settings("qwentts-qwen3", "engine.worker.backends.qwen3:Qwen3Backend", model=model)
 
 
 def write_wave(path: Path, seconds: float = 2.0, seed: int = 0, rate: int = 24_000) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from engine.graphs import Graph
+from engine.runtime.cuda_graphs import Graph
 
 
 class Recorded:

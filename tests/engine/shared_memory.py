@@ -20,13 +20,13 @@ import torch
 from triton import knobs
 from triton.runtime import driver
 
-from engine.acceleration import _codec_steps, _frame_steps
-from engine.checkpoint import LoadOptions, load
-from engine.fused import FusedFrame
-from engine.kernels.ahead import compile_ahead
+from engine.acceleration.fused import FusedFrame
+from engine.acceleration.select import _codec_steps, _frame_steps
+from engine.checkpoint.load import LoadOptions, load
 from engine.kernels.codec import FusedCodec
 from engine.kernels.launch import Launch
-from engine.runner import Runner
+from engine.kernels.precompile import compile_ahead
+from engine.runtime.model_runner import Runner
 from tests.engine import tiny_checkpoint
 from tests.engine.compiled_ahead import Driver, Seen
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.messages import Chunk, Synthesize
+from engine.ipc.messages import Chunk, Synthesize
 
 ROOT = Path(__file__).parents[2]
 RATE = 22_050

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.api_inputs import FromPretrained
-from engine.core import Engine, Utterance
-from engine.prompt import PromptError
-from engine.sampling_params import SamplingError
-from engine.shared_engine import EngineFailure, SharedEngine
-from engine.stream_options import StreamOptions
+from engine.api.inputs import FromPretrained
+from engine.api.stream_options import StreamOptions
+from engine.api.threaded_engine import EngineFailure, SharedEngine
+from engine.prompt.planner import PromptError
+from engine.prompt.sampling_params import SamplingError
+from engine.scheduler.engine import Engine, Utterance
 from tests.engine.api_trace import codes_of
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_models import tiny_directory, tiny_model
@@ -269,7 +269,7 @@ def test_a_bound_on_positions_is_kept() -> None:
 
 
 def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.whole_speech.FIRST_POSITIONS", 4)
+    monkeypatch.setattr("engine.api.generation.FIRST_POSITIONS", 4)
     growing = Model.from_pretrained(str(tiny_directory("custom_voice")), device="cpu", slots=2)
     options = GREEDY | {"max_new_tokens": 14, "non_streaming_mode": False}  # 10 positions at first, 22 at last
     waves, _ = growing.generate_custom_voice(TEXTS[:2], "ryan", "English", **options)
@@ -525,7 +525,9 @@ def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytes
     next(one)
     next(two)
     with monkeypatch.context() as patched:
-        patched.setattr("engine.runner.Runner.advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "engine.runtime.model_runner.Runner.advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             list(one)
     with pytest.raises(EngineFailure) as failure:
@@ -560,7 +562,7 @@ def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monke
 
 
 def test_slots_that_all_wait_for_text_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.shared_engine.STALLED_S", 0.05)
+    monkeypatch.setattr("engine.api.threaded_engine.STALLED_S", 0.05)
     only = model(slots=1)
     waiting = only.stream_generate_custom_voice(iter(["hi, ", "four"]), "ryan", emit_every_frames=1,
                                                 **STREAMED | {"max_new_tokens": 30})  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import engine
-from engine.api_inputs import texts_of
+from engine.api.inputs import texts_of
 from tests.engine.api_trace import codes_of
 from tests.engine.goldens_format import API_CASES, API_EOS_GAIN, API_SAMPLES, API_WAVE_STRIDE, DIRECTORY
 from tests.engine.tiny_models import tiny_directory

@@ -16,7 +16,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.audio import AudioError, AudioLimits, Samples, float_to_pcm16, load_audio, read_audio, resample
+from engine.voices.audio import AudioError, AudioLimits, Samples, float_to_pcm16, load_audio, read_audio, resample
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> Samples:
@@ -185,5 +185,8 @@ def test_pcm16() -> None:
 
 
 def test_no_torch_needed() -> None:
-    code = "import sys, engine.audio, engine.recording; sys.exit(any(m in sys.modules for m in ('torch', 'soxr')))"
+    code = (
+        "import sys, engine.voices.audio, engine.voices.recording_check\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'soxr')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

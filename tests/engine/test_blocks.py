@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.blocks import BlockPool, Link, VoiceContent, chained
-from engine.prompt import Position, ReferenceFrame, SpeakerVector
+from engine.paged.block_pool import BlockPool, Link, VoiceContent, chained
+from engine.prompt.planner import Position, ReferenceFrame, SpeakerVector
 
 PAGE = 4
 VOICES = [
@@ -177,5 +177,5 @@ TestAnyHistory.settings = settings(max_examples=100, stateful_step_count=40, dea
 
 
 def test_no_torch_needed() -> None:
-    code = "import sys, engine.blocks, engine.paging; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.paged.block_pool, engine.paged.block_manager; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

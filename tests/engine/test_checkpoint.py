@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint import (
+from engine.checkpoint.hub import WANTED_FILES
+from engine.checkpoint.load import (
     CheckpointError,
     DownloadError,
     IncompleteError,
@@ -26,8 +27,7 @@ from engine.checkpoint import (
     load,
     read_config,
 )
-from engine.hub import WANTED_FILES
-from engine.weights import MemorySource
+from engine.checkpoint.weights import MemorySource
 from tests.engine.tiny_checkpoint import build, codec_tensors, model_tensors
 from tests.engine.tiny_models import FLOAT32, tiny_directory, tiny_model
 
@@ -192,8 +192,8 @@ def test_a_long_download_says_how_much_is_there(tmp_path: Path, monkeypatch: pyt
         return str(tiny_directory())
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
-    monkeypatch.setattr("engine.hub.PROGRESS_INTERVAL_S", 0.02)
+    monkeypatch.setattr("engine.checkpoint.hub.PROGRESS_INTERVAL_S", 0.02)
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    with caplog.at_level("INFO", "engine.hub"):
+    with caplog.at_level("INFO", "engine.checkpoint.hub"):
         find_checkpoint(HUB_ID, cache=tmp_path)
     assert f"{HUB_ID}: 2.34 GB are there, the download goes on" in caplog.messages

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine import choice
-from engine.choice import choose, gpu_count
+from engine.worker.backends import selection
+from engine.worker.backends.selection import choose, gpu_count
 
 HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
 
@@ -18,7 +18,7 @@ HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
     ],
 )
 def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model, gpu, installed, name, reason):
-    monkeypatch.setattr(choice, "GPU_DEVICES", (str(tmp_path if gpu else tmp_path / "none"),))
+    monkeypatch.setattr(selection, "GPU_DEVICES", (str(tmp_path if gpu else tmp_path / "none"),))
     chosen = choose("auto", model, lambda module: installed)
     assert chosen.name == name
     assert reason in chosen.reason
@@ -26,7 +26,7 @@ def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model
 
 @pytest.mark.parametrize("wanted", ["qwen3", "espeak"])
 def test_a_named_backend_is_taken_at_its_word(wanted):
-    assert choose(wanted, "/nowhere", lambda module: False).path == choice.BACKENDS[wanted]
+    assert choose(wanted, "/nowhere", lambda module: False).path == selection.BACKENDS[wanted]
 
 
 @pytest.mark.parametrize(
@@ -43,5 +43,5 @@ def test_gpus_are_counted_as_a_worker_will_see_them(tmp_path, monkeypatch, gpus,
         (folder / f"0000:0{number}:00.0").mkdir(parents=True)
     if gpus == 0:
         folder.mkdir()
-    monkeypatch.setattr(choice, "GPU_FOLDER", str(folder))
+    monkeypatch.setattr(selection, "GPU_FOLDER", str(folder))
     assert gpu_count(environment) == count

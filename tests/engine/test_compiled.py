@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.compiled import CompiledFrame
+from engine.acceleration.compiled import CompiledFrame
 from tests.engine.core_harness import TEXTS, Speaker, same
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.sequence import Cut, Guards
+from engine.scheduler.sequence import Cut, Guards
 from tests.engine.core_harness import TEXTS, Speaker, alone, joined, same
 from tests.engine.tiny_models import tiny_model
 

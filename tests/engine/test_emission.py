@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.emission import FRAME_S, CreditPlan, EmissionPlan, Moment, Playback, Smoothed
+from engine.scheduler.chunking import FRAME_S, CreditPlan, EmissionPlan, Moment, Playback, Smoothed
 
 NOW = Moment(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, delivery_s=0.006)
 FRAMES = 400

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backends.espeak import EspeakBackend
-from engine.backends.espeak_library import SynthState
-from engine.backends.espeak_text import cut
-from engine.messages import Chunk, Done, Started
-
-from .speech import LIGHTS, RATE, drain, loudness, pcm_of, python, say, seconds, spoken
+from engine.ipc.messages import Chunk, Done, Started
+from engine.worker.backends.espeak import EspeakBackend
+from engine.worker.backends.espeak_library import SynthState
+from engine.worker.backends.espeak_text import cut
+from tests.engine.speech import LIGHTS, RATE, drain, loudness, pcm_of, python, say, seconds, spoken
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,8 @@ def test_32_jobs_at_once_sound_like_each_alone(backend):
 
 def test_other_processes_say_the_same(backend):
     code = (
-        "import hashlib, sys; from engine.backends.espeak import EspeakBackend; from tests.engine import speech as t\n"
+        "import hashlib, sys\n"
+        "from engine.worker.backends.espeak import EspeakBackend; from tests.engine import speech as t\n"
         "backend = EspeakBackend(); backend.load()\n"
         "print(hashlib.sha256(t.spoken(backend, sys.argv[1], 'espeak-es-es', style='whisper')).hexdigest())"
     )

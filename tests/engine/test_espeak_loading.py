@@ -7,14 +7,13 @@ from pathlib import Path
 import espeakng_loader
 import pytest
 
-from engine.backends import BackendError
-from engine.backends.espeak import EspeakBackend
-
-from .speech import python
+from engine.worker.backends import BackendError
+from engine.worker.backends.espeak import EspeakBackend
+from tests.engine.speech import python
 
 
 def test_importing_it_does_not_load_the_library():
-    code = "import sys, engine.backends.espeak; print('espeakng_loader' in sys.modules)"
+    code = "import sys, engine.worker.backends.espeak; print('espeakng_loader' in sys.modules)"
     assert python(code) == "False"
 
 
@@ -35,7 +34,7 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch, tmp_path):
 
 def test_missing_data_are_an_error_and_not_the_end_of_the_process(tmp_path):
     code = (
-        "import espeakng_loader, sys; from engine.backends.espeak import BackendError, EspeakBackend\n"
+        "import espeakng_loader, sys; from engine.worker.backends.espeak import BackendError, EspeakBackend\n"
         "espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
         "try: EspeakBackend().load()\n"
         "except BackendError as error: print(error.permanent, error)"
@@ -53,7 +52,7 @@ def test_a_broken_voice_fails_its_job_only(tmp_path):
         if entry.name != "zle":  # the East Slavic languages
             (tmp_path / "lang" / entry.name).symlink_to(entry)
     code = (
-        "import espeakng_loader, sys; from engine.backends.espeak import EspeakBackend\n"
+        "import espeakng_loader, sys; from engine.worker.backends.espeak import EspeakBackend\n"
         "from tests.engine import speech as t\n"
         "espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
         "backend = EspeakBackend(); backend.load(); events = []\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backends.espeak_text import Piece, by_script, clean, cut
+from engine.worker.backends.espeak_text import Piece, by_script, clean, cut
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 import pytest
 
-from engine.backends import JobError
-from engine.backends.espeak import EspeakBackend
-
-from .speech import drain, loudness, say, seconds, spoken
+from engine.worker.backends import JobError
+from engine.worker.backends.espeak import EspeakBackend
+from tests.engine.speech import drain, loudness, say, seconds, spoken
 
 SAMPLES = {
     "espeak-af": "Goeiemôre",

@@ -16,7 +16,7 @@ import torch
 
 import engine
 from engine.examples import batch, first_chunk, paged, profile, stream
-from engine.paged_runner import PagedRunner
+from engine.paged.runner import PagedRunner
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_directory
 

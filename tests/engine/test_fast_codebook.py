@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.fast_codebook import FastCodebook
-from engine.sampling_params import SamplingError
+from engine.api.code_predictor import FastCodebook
+from engine.prompt.sampling_params import SamplingError
 from tests.engine.recorded import RecordedPredictor
 from tests.engine.tiny_models import tiny_model
 

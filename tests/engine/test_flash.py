@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from engine import flash
-from engine.flash import FlashTalker, cosine, obstacle, use_flash
-from engine.paged_cache import PoolSize
-from engine.paged_runner import PagedRunner
+from engine.acceleration import flash
+from engine.acceleration.flash import FlashTalker, cosine, obstacle, use_flash
+from engine.paged.kv_cache import PoolSize
+from engine.paged.runner import PagedRunner
 from tests.engine.core_harness import TEXTS, Speaker, same
 from tests.engine.flash_emulation import EMULATED
 from tests.engine.tiny_models import tiny_model

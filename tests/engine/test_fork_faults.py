@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import engine
-from engine.codec import PlainCodec
-from engine.sampling import CodeRules, Sampler, SamplerLimits
-from engine.sampling_params import Draw, SamplingParams
-from engine.sequence import end_ids
-from engine.stream_options import StreamOptions
+from engine.api.stream_options import StreamOptions
+from engine.prompt.sampling_params import Draw, SamplingParams
+from engine.runtime.codec_step import PlainCodec
+from engine.runtime.sampler import CodeRules, Sampler, SamplerLimits
+from engine.scheduler.sequence import end_ids
 from tests.engine.api_trace import codes_of
 from tests.engine.test_fork_streams import FADE, GREEDY, TEXTS, WINDOWED, by_item, cloned, close, joined, model, prompt
 from tests.engine.test_fork_streams import rounds as batch

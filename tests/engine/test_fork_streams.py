@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.emission import TwoPhasePlan
-from engine.prompt import PromptError
-from engine.runner import Runner
-from engine.window_decoder import WindowDecoder
+from engine.api.window_decoder import WindowDecoder
+from engine.prompt.planner import PromptError
+from engine.runtime.model_runner import Runner
+from engine.scheduler.chunking import TwoPhasePlan
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_directory, tiny_model
 

@@ -15,12 +15,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 pytest.importorskip("triton")
 
-from engine.checkpoint import LoadOptions
-from engine.core import Engine, Utterance
-from engine.fused import FusedFrame
-from engine.loaded import Loaded, load_checkpoint
-from engine.runner import Runner
-from engine.sampling_params import resolve_sampling
+from engine.acceleration.fused import FusedFrame
+from engine.checkpoint.load import LoadOptions
+from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.prompt.sampling_params import resolve_sampling
+from engine.runtime.model_runner import Runner
+from engine.scheduler.engine import Engine, Utterance
 from tests.engine.tiny_models import tiny_directory
 
 pytestmark = [

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from engine.checkpoint import read_config
-from engine.footprint import NumberBytes, footprint
-from engine.memory import POSITIONS, MemoryPlan, MemoryShortage, fit, needed, plan
+from engine.checkpoint.load import read_config
+from engine.checkpoint.memory_footprint import NumberBytes, footprint
+from engine.checkpoint.memory_plan import POSITIONS, MemoryPlan, MemoryShortage, fit, needed, plan
 from engine.model.speech_model import SpeechModel
 from tests.engine.tiny_checkpoint import full_config
 from tests.engine.tiny_models import tiny_directory

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoint.weight_map import codec_weights, model_weights
 from engine.model.config import CODEC_FILE, MODEL_FILE, ConfigError, read_config
-from engine.model.weight_map import codec_weights, model_weights
 from tests.engine.tiny_checkpoint import full_config
 from tests.engine.tiny_models import tiny_directory
 

@@ -62,5 +62,5 @@ def test_a_step_never_looks_at_a_value() -> None:
 
 
 def test_reading_configs_and_finding_files_needs_no_torch() -> None:
-    code = "import sys, engine.hub, engine.model.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.checkpoint.hub, engine.model.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parents[1], check=False).returncode == 0

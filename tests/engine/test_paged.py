@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine import paged
-from engine.memory import RESERVE_BYTES
-from engine.paged import PagedOptions, block_positions, blocks_within, paged_runner, pool_size
+from engine.api import paged_engine
+from engine.api.paged_engine import PagedOptions, block_positions, blocks_within, paged_runner, pool_size
+from engine.checkpoint.memory_plan import RESERVE_BYTES
 from tests.engine.tiny_models import tiny_model
 
 GB = 10**9
@@ -59,7 +59,7 @@ def test_a_share_that_is_not_free_or_holds_nothing_is_refused() -> None:
 def test_blocks_are_small_unless_flash_attention_will_read_them(
     monkeypatch: pytest.MonkeyPatch, kernels: str, installed: set[str], positions: int
 ) -> None:
-    monkeypatch.setattr(paged.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(paged_engine.importlib.util, "find_spec", lambda name: name if name in installed else None)
     assert block_positions(kernels) == positions
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import engine
-from engine.paged_runner import PagedRunner
+from engine.paged.runner import PagedRunner
 from tests.engine.signals import codes as random_codes
 from tests.engine.test_fork_streams import GREEDY, TEXTS, by_item, close, items, joined, model, prompt, rounds
 from tests.engine.tiny_models import tiny_directory

@@ -13,18 +13,18 @@ pytest.importorskip("triton")
 
 from torch import Tensor
 
-from engine.acceleration import _frame_cosine
-from engine.checkpoint import LoadOptions
-from engine.core import Engine, Utterance
-from engine.fused import FusedFrame
+from engine.acceleration.fused import FusedFrame
+from engine.acceleration.select import _frame_cosine
+from engine.checkpoint.load import LoadOptions
+from engine.checkpoint.loaded import Loaded, load_checkpoint
 from engine.kernels.attention import AttendStep, Heads, Past
 from engine.kernels.launch import Launch
-from engine.loaded import Loaded, load_checkpoint
 from engine.model.attention import Attention, SlotCache, rotary_table, visible_bias
 from engine.model.config import TransformerConfig
-from engine.paged_cache import BlockLayer, PoolSize
-from engine.paged_runner import PagedRunner
-from engine.sampling_params import resolve_sampling
+from engine.paged.kv_cache import BlockLayer, PoolSize
+from engine.paged.runner import PagedRunner
+from engine.prompt.sampling_params import resolve_sampling
+from engine.scheduler.engine import Engine, Utterance
 from tests.engine.tiny_models import tiny_directory
 
 pytestmark = [

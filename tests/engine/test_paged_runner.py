@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.core import Engine, Progress, Utterance
-from engine.emission import EmissionPlan
-from engine.loaded import load_checkpoint
-from engine.paged_cache import PoolSize
-from engine.paged_runner import PagedRunner
-from engine.prompt import CloneVoice, Reference, content_digest
-from engine.runner import Entry, Runner, VoiceVectors
-from engine.sampling_params import SamplingParams, resolve_sampling
+from engine.checkpoint.loaded import load_checkpoint
+from engine.paged.kv_cache import PoolSize
+from engine.paged.runner import PagedRunner
+from engine.prompt.planner import CloneVoice, Reference, content_digest
+from engine.prompt.sampling_params import SamplingParams, resolve_sampling
+from engine.runtime.model_runner import Entry, Runner, VoiceVectors
+from engine.scheduler.chunking import EmissionPlan
+from engine.scheduler.engine import Engine, Progress, Utterance
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, alone, joined, same
 from tests.engine.signals import codes as random_codes
 from tests.engine.tiny_models import FLOAT32, tiny_directory, tiny_model

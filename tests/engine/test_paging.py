@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.blocks import BlockPool, VoiceContent, chained
-from engine.paging import Paging
-from engine.prompt import Position
+from engine.paged.block_manager import Paging
+from engine.paged.block_pool import BlockPool, VoiceContent, chained
+from engine.prompt.planner import Position
 
 PAGE = 4
 BLOCKS = 8

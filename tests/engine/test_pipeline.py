@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from engine.core import Progress
-from engine.emission import CreditPlan, Emission, EmissionPlan
-from engine.runner import Made, Wave
-from engine.sequence import Cut, Guards
-from engine.slot_state import SlotState, bucket
+from engine.runtime.model_runner import Made, Wave
+from engine.runtime.slot_state import SlotState, bucket
+from engine.scheduler.chunking import CreditPlan, Emission, EmissionPlan
+from engine.scheduler.engine import Progress
+from engine.scheduler.sequence import Cut, Guards
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, alone, joined, same
 from tests.engine.tiny_models import tiny_model
 

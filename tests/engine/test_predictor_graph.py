@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.frame import PlainFrame
-from engine.predictor_graph import DrawGraphs
+from engine.acceleration.predictor_graph import DrawGraphs
+from engine.runtime.decode_step import PlainFrame
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, same
 from tests.engine.recorded import RecordedPredictor
 

@@ -10,10 +10,10 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from engine.acceleration import _prompt_steps
-from engine.prefixes import PrefixStore
-from engine.runner import Entry, Runner, VoiceVectors
-from engine.sampling_params import SamplingParams
+from engine.acceleration.select import _prompt_steps
+from engine.prompt.sampling_params import SamplingParams
+from engine.runtime.model_runner import Entry, Runner, VoiceVectors
+from engine.runtime.prefix_cache import PrefixStore
 from tests.engine.core_harness import Speaker
 from tests.engine.recorded import Recorded
 from tests.engine.tiny_models import tiny_model
@@ -57,7 +57,7 @@ def test_any_use_keeps_the_books() -> None:
 
 
 def test_no_torch_needed() -> None:
-    code = "import sys, engine.prefixes, engine.emission; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.runtime.prefix_cache, engine.scheduler.chunking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

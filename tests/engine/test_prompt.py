@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.languages import PromptError, resolve_language, tag_of
-from engine.prompt import (
+from engine.prompt.languages import PromptError, resolve_language, tag_of
+from engine.prompt.planner import (
     CloneVoice,
     Codec,
     Position,
@@ -278,6 +278,6 @@ def test_plans_and_prompts_are_plain_values() -> None:
 
 
 def test_pure_files_do_not_load_torch() -> None:
-    names = "engine.tokens, engine.prompt, engine.languages"
+    names = "engine.prompt.tokenizer, engine.prompt.planner, engine.prompt.languages"
     code = f"import sys, {names}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,15 +9,15 @@ import types
 import pytest
 import torch
 
-from engine.backends import BackendError, JobError
-from engine.backends import qwen3 as module
-from engine.backends.qwen3 import Qwen3Backend
-from engine.backends.qwen3_loading import choose_device, choose_dtype
-from engine.checkpoint import read_config
-from engine.footprint import NumberBytes, footprint
-from engine.memory import needed
-from engine.messages import Done, Failed, Memory, Started, Synthesize, Voices
-from engine.roster import NARRATOR
+from engine.checkpoint.load import read_config
+from engine.checkpoint.memory_footprint import NumberBytes, footprint
+from engine.checkpoint.memory_plan import needed
+from engine.ipc.messages import Done, Failed, Memory, Started, Synthesize, Voices
+from engine.voices.listing import NARRATOR
+from engine.worker.backends import BackendError, JobError
+from engine.worker.backends import qwen3 as module
+from engine.worker.backends.qwen3 import Qwen3Backend
+from engine.worker.backends.qwen3_loading import choose_device, choose_dtype
 from tests.engine.qwen3 import TEXT, Reference, drain, pcm_of, put_voice, same, settings, spoken
 from tests.engine.tiny_models import tiny_directory
 
@@ -302,7 +302,7 @@ def test_too_little_gpu_memory_may_be_tried_again(tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("engine.backends.qwen3_loading.load_checkpoint", full)
+    monkeypatch.setattr("engine.worker.backends.qwen3_loading.load_checkpoint", full)
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
     assert "not enough GPU memory" in reason
     assert "engine.max_jobs" in reason
@@ -310,8 +310,8 @@ def test_too_little_gpu_memory_may_be_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_gpu_that_is_too_small_is_told_before_loading(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: 300 << 20)
-    monkeypatch.setattr("engine.backends.qwen3_loading.load_checkpoint", None)
+    monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: 300 << 20)
+    monkeypatch.setattr("engine.worker.backends.qwen3_loading.load_checkpoint", None)
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
     assert "GB of GPU memory are missing for engine.max_jobs 3; close other programs" in reason
     assert not permanent
@@ -320,14 +320,14 @@ def test_a_gpu_that_is_too_small_is_told_before_loading(tmp_path, monkeypatch):
 def test_slots_are_as_long_as_the_free_memory_allows(tmp_path, monkeypatch):
     sizes = footprint(read_config(tiny_directory("custom_voice")), NumberBytes(4, 4))
     free = iter([1 << 40, needed(sizes, 3, 1536)])  # before loading, and after
-    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: next(free))
+    monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: next(free))
     backend = loaded(tmp_path)
     assert "3 jobs of 1536 positions (123 s of speech)" in backend.description
 
 
 def test_a_gpu_that_others_fill_while_the_model_loads_is_tried_again(tmp_path, monkeypatch):
     free = iter([1 << 40, 0])
-    monkeypatch.setattr("engine.backends.qwen3_loading.free_bytes", lambda device: next(free))
+    monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: next(free))
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
     assert "no GPU memory is left for engine.max_jobs 3" in reason
     assert not permanent
@@ -342,7 +342,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr("engine.backends.qwen3_loading.has_gpu", lambda: driver)
+        monkeypatch.setattr("engine.worker.backends.qwen3_loading.has_gpu", lambda: driver)
 
     return pretend
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.audio import Samples
-from engine.recording import check_recording
+from engine.voices.audio import Samples
+from engine.voices.recording_check import check_recording
 
 
 def speech(seconds: float, rate: int = 24000, gain: float = 0.5, pause: float = 0.2) -> Samples:

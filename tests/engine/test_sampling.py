@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.sampling import CodeRules, DrawRows, Noise, Sampler, SamplerLimits, pick
-from engine.sampling_params import Draw, SamplingParams, resolve_sampling
+from engine.prompt.sampling_params import Draw, SamplingParams, resolve_sampling
+from engine.runtime.sampler import CodeRules, DrawRows, Noise, Sampler, SamplerLimits, pick
 
 SMALL = CodeRules(vocab=24, eos=18, suppressed=8, predictor_vocab=16, code_groups=4)
 GREEDY = Draw(do_sample=False)

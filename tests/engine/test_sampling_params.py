@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from engine.sampling_params import Draw, SamplingError, SamplingParams, resolve_sampling
+from engine.prompt.sampling_params import Draw, SamplingError, SamplingParams, resolve_sampling
 
 FILE = {
     "do_sample": True,
@@ -85,5 +85,5 @@ def test_what_a_bounded_sampler_can_draw(given: dict[str, object], fits: bool) -
 
 
 def test_no_torch_needed() -> None:
-    code = "import sys, engine.sampling_params; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.prompt.sampling_params; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.languages import PromptError
-from engine.prompt import CloneVoice, PromptPlan, Reference
-from engine.sequence import Cut, Guards, LoopDetector, Sequence, Verdict
+from engine.prompt.languages import PromptError
+from engine.prompt.planner import CloneVoice, PromptPlan, Reference
+from engine.scheduler.sequence import Cut, Guards, LoopDetector, Sequence, Verdict
 from tests.engine.test_prompt import EOS, PAD, planner
 
 CODEC_EOS = 2150
@@ -171,5 +171,5 @@ def test_the_detector_counts_what_its_window_holds(codes: list[int], window: int
 
 
 def test_no_torch_needed() -> None:
-    code = "import sys, engine.sequence; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.scheduler.sequence; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

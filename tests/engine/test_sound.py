@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.running_job import Progress
-from engine.sequence import Cut
-from engine.sound import StepSound, WindowSound, blended, risen, sounded, sounded_beside
-from engine.stream_options import StreamOptions
+from engine.api.stream_options import StreamOptions
+from engine.api.windowed_decode import StepSound, WindowSound, blended, risen, sounded, sounded_beside
+from engine.scheduler.job import Progress
+from engine.scheduler.sequence import Cut
 from tests.engine.signals import codes as random_codes
 from tests.engine.tiny_models import tiny_model
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.emission import Moment, TwoPhasePlan
-from engine.sampling_params import SamplingError
-from engine.stream_options import StreamOptions
+from engine.api.stream_options import StreamOptions
+from engine.prompt.sampling_params import SamplingError
+from engine.scheduler.chunking import Moment, TwoPhasePlan
 
 WINDOWED = {"windowed_decode": True}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.checkpoint import LoadOptions, load
+from engine.checkpoint.load import LoadOptions, load
 from engine.model.talker import Rows
 from tests.engine.greedy import prefill
 from tests.engine.tiny_models import tiny_directory, tiny_model

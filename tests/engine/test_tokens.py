@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-from engine.tokens import _CERTAIN, SPLIT_PATTERN, TextTokenizer, TokenizerError, _Characters
+from engine.prompt.tokenizer import _CERTAIN, SPLIT_PATTERN, TextTokenizer, TokenizerError, _Characters
 
 CORPUS = """Hello world, it's the weather report: don't panic, we'll see 12 degrees and they've got rain.
 The light in the kitchen is on.  It isn't the user's fault, is it?\n\n- first\n- second\r\n    indented

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.model_card import LANGUAGES, ModelCard, foresee_card, read_card
-from engine.roster import NARRATOR, read_roster
-from engine.voice_folder import FolderVoice, VoiceFolderError, read_folder, read_voice, signature, write_clone
+from engine.checkpoint.model_info import LANGUAGES, ModelCard, foresee_card, read_card
+from engine.voices.folder import FolderVoice, VoiceFolderError, read_folder, read_voice, signature, write_clone
+from engine.voices.listing import NARRATOR, read_roster
 from tests.engine.qwen3 import put_voice, write_wave
 from tests.engine.tiny_models import tiny_directory
 
@@ -212,7 +212,7 @@ def test_a_hub_id_that_is_not_published_is_guessed_by_its_name_or_read_from_the_
 
 def test_voices_are_known_without_anything_heavy(tmp_path):
     code = (
-        "import sys; from engine.backends.qwen3 import Qwen3Backend; from engine.settings import *\n"
+        "import sys; from engine.worker.backends.qwen3 import Qwen3Backend; from engine.settings import *\n"
         "auto = dict.fromkeys(('device', 'dtype', 'codec_dtype', 'kernels'), 'auto')\n"
         "rest = dict.fromkeys(('revision', 'offline', 'cache_dir', 'cuda_graphs', 'trim_silence'))\n"
         "model = ModelSettings(sys.argv[1], sys.argv[2], max_jobs=4, sampling={}, **auto, **rest)\n"

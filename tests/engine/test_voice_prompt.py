@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.voice_prompt import VoicePrompt, VoicePromptError, make_voice_prompt
+from engine.voices.prompt import VoicePrompt, VoicePromptError, make_voice_prompt
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_model
 

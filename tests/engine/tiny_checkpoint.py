@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.checkpoint.weight_map import Shape, codec_weights, model_weights
 from engine.model.config import CODEC_FILE, MODEL_FILE, ModelConfig, read_config
-from engine.model.weight_map import Shape, codec_weights, model_weights
 from tests.engine.tiny_tokenizer import text_ids, write_tokenizer
 
 TEXT_ROWS = 768

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.checkpoint import LoadOptions, load
+from engine.checkpoint.load import LoadOptions, load
 from engine.model.speech_model import SpeechModel
 from tests.engine.tiny_checkpoint import build
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import LoadOptions
-from engine.loaded import Loaded, load_checkpoint
+from engine.checkpoint.load import LoadOptions
+from engine.checkpoint.loaded import Loaded, load_checkpoint
 from tests.engine.tiny_checkpoint import build_full
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.checkpoint import LoadOptions, load_codec
-from engine.hub import CODEC_WEIGHTS_FILE
+from engine.checkpoint.hub import CODEC_WEIGHTS_FILE
+from engine.checkpoint.load import LoadOptions, load_codec
 from engine.model.codec_decoder import CodecDecoder
 from engine.model.config import CODEC_FILE
 from tests.engine.signals import codes as random_codes

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.acceleration import Pace, Wanted, accelerate
-from engine.core import Engine, Utterance
-from engine.emission import EmissionPlan
-from engine.loaded import Loaded
-from engine.runner import Runner
-from engine.sampling_params import resolve_sampling
+from engine.acceleration.select import Pace, Wanted, accelerate
+from engine.checkpoint.loaded import Loaded
+from engine.prompt.sampling_params import resolve_sampling
+from engine.runtime.model_runner import Runner
+from engine.scheduler.chunking import EmissionPlan
+from engine.scheduler.engine import Engine, Utterance
 from tests.gpu.time_start import starts
 
 pytestmark = [
@@ -64,7 +64,7 @@ def test_graphs_of_every_bucket_equal_eager_calls(loaded: Loaded, kernels: str) 
 
 
 def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
-    from engine.fused import FusedFrame
+    from engine.acceleration.fused import FusedFrame
 
     for jobs in (1, 3, 8):
         plain = speak(Engine(Runner(exact.model, SLOTS, 512), exact.tokenizer), exact, jobs)

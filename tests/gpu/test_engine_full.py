@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import LoadOptions
-from engine.core import Engine, Progress, Utterance
-from engine.emission import EmissionPlan
-from engine.loaded import Loaded, load_checkpoint
-from engine.prompt import CloneVoice
-from engine.runner import Runner, VoiceVectors
-from engine.sampling_params import resolve_sampling
+from engine.checkpoint.load import LoadOptions
+from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.prompt.planner import CloneVoice
+from engine.prompt.sampling_params import resolve_sampling
+from engine.runtime.model_runner import Runner, VoiceVectors
+from engine.scheduler.chunking import EmissionPlan
+from engine.scheduler.engine import Engine, Progress, Utterance
 from tests.engine.tiny_checkpoint import build_full
 
 pytestmark = [

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import engine
-from engine.frame import PlainFrame
-from engine.predictor_graph import DrawGraphs
+from engine.acceleration.predictor_graph import DrawGraphs
+from engine.runtime.decode_step import PlainFrame
 
 pytestmark = [
     pytest.mark.gpu,

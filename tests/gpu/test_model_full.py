@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.checkpoint import LoadOptions, load
+from engine.checkpoint.load import LoadOptions, load
 from engine.model.speech_model import SpeechModel
 from engine.model.talker import Rows
 from tests.engine.signals import codes as random_codes

@@ -16,16 +16,16 @@ from functools import partial
 import pytest
 import torch
 
-from engine.acceleration import LEAST_COSINE, _frame_cosine, _frame_step, _text
-from engine.flash import FlashAttention, FlashTalker, use_flash
-from engine.graphs import FrameGraphs
-from engine.loaded import Loaded
+from engine.acceleration.flash import FlashAttention, FlashTalker, use_flash
+from engine.acceleration.select import LEAST_COSINE, _frame_cosine, _frame_step, _text
+from engine.api.paged_engine import PagedOptions, paged_runner
+from engine.checkpoint.loaded import Loaded
 from engine.model.talker import Rows
-from engine.paged import PagedOptions, paged_runner
-from engine.paged_cache import PoolSize
-from engine.paged_runner import PagedRunner, Piece
-from engine.runner import Entry, Runner, VoiceVectors
-from engine.sampling_params import SamplingParams
+from engine.paged.kv_cache import PoolSize
+from engine.paged.runner import PagedRunner, Piece
+from engine.prompt.sampling_params import SamplingParams
+from engine.runtime.cuda_graphs import FrameGraphs
+from engine.runtime.model_runner import Entry, Runner, VoiceVectors
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,7 +59,7 @@ def blocks(loaded: Loaded, size: PoolSize = SMALL, slots: int = SLOTS) -> PagedR
 
 @torch.inference_mode()
 def fused(runner: Runner) -> Runner:
-    from engine.fused import FusedFrame
+    from engine.acceleration.fused import FusedFrame
 
     frame = FusedFrame(runner.model, runner.state)
     assert _frame_cosine(runner, frame) > LEAST_COSINE

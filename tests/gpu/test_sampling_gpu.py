@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from engine.sampling import CodeRules, Noise, Sampler, SamplerLimits
-from engine.sampling_params import Draw, SamplingParams
+from engine.prompt.sampling_params import Draw, SamplingParams
+from engine.runtime.sampler import CodeRules, Noise, Sampler, SamplerLimits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 

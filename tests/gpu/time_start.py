@@ -36,15 +36,15 @@ def start(directory: Path, slots: int) -> dict[str, Any]:
     """Load and accelerate once."""
     from triton import knobs
 
-    from engine.acceleration import Wanted, accelerate
-    from engine.checkpoint import LoadOptions
-    from engine.kernels import ahead
-    from engine.loaded import load_checkpoint
-    from engine.runner import Runner
+    from engine.acceleration.select import Wanted, accelerate
+    from engine.checkpoint.load import LoadOptions
+    from engine.checkpoint.loaded import load_checkpoint
+    from engine.kernels import precompile
+    from engine.runtime.model_runner import Runner
 
     misses: list[bool] = []
     cache, told = Path(os.environ["TRITON_CACHE_DIR"]), {}
-    compile_ahead = ahead.compile_ahead
+    compile_ahead = precompile.compile_ahead
 
     def libraries() -> int:
         return len(list(cache.glob("*/__triton_launcher*")))
@@ -63,7 +63,7 @@ def start(directory: Path, slots: int) -> dict[str, Any]:
     runner = Runner(load_checkpoint(directory, LoadOptions(fold_text=True)).model, slots, 512)
     with (
         patch.object(knobs.compilation, "listener", lambda *, cache_hit, **_: misses.append(not cache_hit)),
-        patch.object(ahead, "compile_ahead", watched),
+        patch.object(precompile, "compile_ahead", watched),
     ):
         began_s = time.perf_counter()
         pace = accelerate(runner, Wanted("fused"))

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoint import load
+from engine.checkpoint.load import load
+from engine.checkpoint.weight_map import codec_weights, model_weights
 from engine.model.mel import log_mel
 from engine.model.speech_model import SpeechModel
-from engine.model.weight_map import codec_weights, model_weights
 from tests.engine.greedy import speak
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_checkpoint import build

@@ -1,0 +1,204 @@
+"""The talker through flash-attn, which finds its way through blocks itself: unpadded prompts, and frames of any length.
+
+Our fused kernels come first where they run: with them a layer is five launches, and here attention alone is several.
+This is for those who want flash-attn, or have it and no Triton that works.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model.attention import Attention, Rotary
+from ..model.layers import DecoderLayer
+from ..model.talker import Rows
+from ..paged.kv_cache import BlockLayer
+from ..paged.runner import PagedRunner
+from ..runtime.decode_step import PlainFrame
+from ..runtime.model_runner import Piece
+from ..runtime.transfer import upload
+
+BLOCK_MULTIPLE = 256
+"""flash-attn reads blocks of a multiple of this many positions."""
+LEAST_COSINE = 0.995
+CHECKED_POSITIONS = 300  # more than one block
+
+
+@dataclass(frozen=True, slots=True)
+class FlashAttention:
+    """The two functions of flash-attn 2, under its names."""
+
+    flash_attn_varlen_func: Callable[..., Any]
+    flash_attn_with_kvcache: Callable[..., Any]
+
+    @classmethod
+    def load(cls) -> FlashAttention:
+        """Import them; raises ImportError."""
+        import flash_attn
+
+        return cls(flash_attn.flash_attn_varlen_func, flash_attn.flash_attn_with_kvcache)
+
+
+def obstacle(runner: PagedRunner) -> str | None:
+    """Why flash-attn cannot serve this runner, before anything is tried; None if it can."""
+    weight = runner.model.talker.head.weight
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed"
+    if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < (8, 0):
+        return "flash-attn needs a GPU from Ampere (RTX 30) on"
+    if weight.dtype == torch.float32:
+        return "flash-attn is for 16-bit weights"
+    if runner.cache.block_positions % BLOCK_MULTIPLE:
+        return f"flash-attn reads blocks of a multiple of {BLOCK_MULTIPLE} positions"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    """How one pass finds what it attends to; `mix` takes queries [B, T, heads, d] and a layer's blocks."""
+
+    rotary: Rotary
+    places: tuple[Tensor, Tensor]
+    mix: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class FlashTalker:
+    """A runner's talker layers with flash-attn between their matrix products."""
+
+    def __init__(self, runner: PagedRunner, attention: FlashAttention) -> None:
+        self._talker, self._cache = runner.model.talker, runner.cache
+        self._attention = attention
+
+    def install(self, runner: PagedRunner) -> None:
+        """Let the runner read prompts and make frames this way."""
+        runner.read_pieces = self.read
+        runner.frame = FlashFrame(runner.model, runner.state, self)
+
+    def step(self, inputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """As `Talker.step`; reads as far as each row has come, whatever `rows.length` says."""
+        starts = rows.starts.unsqueeze(1)  # [B, 1]
+        seen, table = (rows.starts + 1).int(), self._cache.table[rows.slots]
+
+        def mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return self._attention.flash_attn_with_kvcache(
+                query, keys, values, cache_seqlens=seen, block_table=table, causal=True
+            )
+
+        hidden = self._run(inputs.unsqueeze(1), starts, self._cache.places(rows.slots, starts), mix).squeeze(1)
+        return hidden, self._talker.head(hidden)
+
+    def read(self, pieces: Sequence[Piece]) -> None:
+        """Prompts one behind the other, each attending to its own past."""
+        device = self._cache.table.device
+        lengths = [len(piece.inputs) for piece in pieces]
+        ends = [piece.start + length for piece, length in zip(pieces, lengths, strict=True)]
+        positions = [range(piece.start, end) for piece, end in zip(pieces, ends, strict=True)]
+        slots = upload([piece.slot for piece in pieces], device)
+        owners = upload([piece.slot for piece in pieces for _ in range(len(piece.inputs))], device)
+        index = upload([position for each in positions for position in each], device).unsqueeze(1)  # [total, 1]
+        blocks, offsets = self._cache.places(owners, index)
+        table = self._cache.table[slots]
+        heads, tails = (upload(_edges(sizes), device, torch.int32) for sizes in (lengths, ends))
+
+        def mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return self._attention.flash_attn_varlen_func(
+                query.squeeze(0), keys, values, heads, tails, max(lengths), max(ends), causal=True, block_table=table
+            ).unsqueeze(0)
+
+        inputs = torch.cat([piece.inputs for piece in pieces]).unsqueeze(0)  # [1, total, H]
+        self._run(inputs, index.T, (blocks.T, offsets.T), mix)
+
+    def _run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        places: tuple[Tensor, Tensor],
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """x [B, T, H] at positions [B, T] through all layers and the last norm."""
+        how = _Mix((self._cache.cos[positions], self._cache.sin[positions]), places, mix)
+        for layer, kept in zip(self._talker.layers, self._cache.layers, strict=True):
+            x = _layer(layer, x, kept, how)
+        return self._talker.norm(x)
+
+
+def _layer(layer: DecoderLayer, x: Tensor, kept: BlockLayer, how: _Mix) -> Tensor:
+    attention: Attention = layer.attention
+    query, key, value = attention.project(layer.attention_norm(x), how.rotary)
+    kept.write(key, value, how.places)
+    # [blocks, block positions, kv_heads, d], as flash-attn names them; it follows strides
+    mixed = how.mix(query.contiguous(), kept.keys.transpose(1, 2), kept.values.transpose(1, 2))
+    x = x + attention.out(mixed.flatten(2))
+    return x + layer.mlp(layer.mlp_norm(x))
+
+
+def _edges(sizes: Sequence[int]) -> list[int]:
+    """Where each of the pieces laid one behind the other begins, and where the last ends."""
+    edges = [0]
+    for size in sizes:
+        edges.append(edges[-1] + size)
+    return edges
+
+
+class FlashFrame(PlainFrame):
+    """A frame whose talker runs through flash-attn."""
+
+    reads_length = False
+
+    def __init__(self, model: Any, state: Any, talker: FlashTalker) -> None:
+        super().__init__(model, state)
+        self._flash = talker
+
+    def _talk(self, inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        return self._flash.step(inputs, Rows(slots, self._state.next[slots], length))
+
+
+@torch.inference_mode()
+def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
+    """The worst likeness to plain torch over a prompt and three steps, in the spare slot and blocks that are free."""
+    talker, cache, spare = runner.model.talker, runner.cache, runner.slots
+    count = min(CHECKED_POSITIONS, runner.max_positions - 3)
+    noise = torch.Generator(runner.device).manual_seed(0)
+    width = talker.head.weight.shape[1]
+    inputs = torch.randn(count + 3, width, generator=noise, device=runner.device).to(talker.head.weight.dtype)
+    slots = torch.full((1,), spare, device=runner.device)
+    with _lent(runner, spare, count + 3):
+        flash.read([Piece(inputs[:count], spare, 0)])
+        ours = [
+            flash.step(inputs[at : at + 1], Rows(slots, torch.full_like(slots, at), count + 3))[0]
+            for at in range(count, count + 3)
+        ]
+        rows = Rows(slots, torch.zeros_like(slots), count + 3)
+        theirs = talker(inputs[None], cache, rows)[0, count:]
+    found = F.cosine_similarity(torch.cat(ours).float(), theirs.float(), dim=-1).min()
+    return found.nan_to_num(0).item()
+
+
+@contextmanager
+def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
+    """Blocks for a slot that no sequence has."""
+    blocks = runner.paging.pool.take(runner.paging.count(positions))
+    runner.cache.set_rows({slot: blocks})
+    try:
+        yield
+    finally:
+        runner.cache.set_rows({slot: []})
+        runner.paging.pool.give(blocks)
+
+
+def use_flash(runner: PagedRunner) -> str | None:
+    """Let a runner that nobody uses yet speak through flash-attn, if that is like plain torch; or say why not."""
+    if reason := obstacle(runner):
+        return reason
+    flash = FlashTalker(runner, FlashAttention.load())
+    if (found := cosine(runner, flash)) < LEAST_COSINE:
+        return f"its self-check failed (cosine {found:.4f})"
+    flash.install(runner)
+    return None

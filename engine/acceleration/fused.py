@@ -1,0 +1,162 @@
+"""One frame for a batch of slots in fused kernels: what `PlainFrame` computes, in five launches a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..kernels.attention import Past
+from ..kernels.launch import Launch, enqueue, next_power_of_2
+from ..kernels.layer import FusedLayer, norm_of
+from ..kernels.linear import Linear
+from ..kernels.sampling import begin_frame, draw_predictor, draw_talker, end_frame
+from ..model.speech_model import SpeechModel
+from ..runtime.slot_state import SlotState
+
+_KEY_BITS = {torch.bfloat16: 16, torch.float16: 20, torch.float32: 32}
+"""How many leading bits of a score's float32 can differ."""
+
+_WIDTH = 512  # columns that one program of `begin_frame` and `end_frame` handles
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one step: slots [B], where each one's text stands in a table of embeddings, active [B]."""
+
+    slots: Tensor
+    text_table: Tensor
+    text_rows: Tensor
+    active: Tensor
+
+
+class FusedFrame:
+    """Device operations only, of static shapes. Wants text table and predictor table folded."""
+
+    def __init__(self, model: SpeechModel, state: SlotState) -> None:
+        self._model, self._state = model, state
+        talker, predictor = model.talker, model.code_predictor
+        assert talker.text.folded, "the text table must be folded first"
+        self._counting = torch.arange(state.predictor.layers[0].keys.shape[0], device=talker.head.weight.device)
+        self._last_code = model.config.codec.decoder.codebook_size - 1
+        self._launch = launch = Launch.on(talker.head.weight.device)
+        self._talker = [FusedLayer.of(layer, launch) for layer in talker.layers]
+        self._head = Linear(talker.head.weight, launch, norm_of(talker.norm))
+        self._predictor = [FusedLayer.of(layer, launch) for layer in predictor.layers]
+        self._heads = [Linear(head, launch, norm_of(predictor.norm)) for head in predictor.heads]
+        project = predictor.project
+        self._project = (
+            Linear(project.weight, launch, norm_of(talker.norm), bias=project.bias)
+            if isinstance(project, torch.nn.Linear)
+            else None
+        )
+        self._table = predictor.codes.weight if predictor.projected is None else predictor.projected
+        assert self._project is None or predictor.projected is not None, "the predictor's table must be folded first"
+
+    reads_length = False
+
+    def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
+        """See `PlainFrame`. Attention reads as far as each slot has come, whatever `length` says."""
+        batch = self.batch(slots, text, active)
+        x = self.talker(batch)
+        codes, first = self._first_code(x, batch)
+        self.later_codes(first, codes, batch)
+        self._finish(codes, batch)
+        return codes
+
+    def batch(self, slots: Tensor, text: Tensor, active: Tensor) -> Batch:
+        """Text ids [B], or their embeddings [B, H], as the kernels take them."""
+        if text.is_floating_point():
+            return Batch(slots, text, self._counting[: len(slots)], active)
+        return Batch(slots, self._model.talker.text.table, text, active)
+
+    def talker(self, batch: Batch) -> Tensor:
+        """The talker's last layer's output [B, H], before its final norm."""
+        state, frame = self._state, self._state.frame
+        rows, width = len(batch.slots), frame.shape[1]
+        x = frame.new_empty(rows, width)
+        enqueue(
+            begin_frame, (rows, triton.cdiv(width, _WIDTH)),
+            frame, batch.text_table, batch.slots, batch.text_rows, x,
+            WIDTH=width, BLOCK_W=_WIDTH, **self._launch.options,
+        )  # fmt: skip
+        cache = state.cache
+        for layer, kept in zip(self._talker, cache.layers, strict=True):
+            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next, cache.table))
+        return x
+
+    def first_scores(self, hidden: Tensor, code0: Tensor) -> Tensor:
+        """What `CodePredictor.first` computes: hidden [B, H], codes [B] → logits [B, V] of group 1."""
+        inputs = (self._model.code_predictor.project(hidden), F.embedding(code0, self._table))
+        x = torch.stack(inputs, dim=1).flatten(0, 1)  # [2 · B, P]
+        self._pass(x, 0, 2)
+        last = x.view(len(code0), 2, -1)[:, 1].contiguous()
+        return self._heads[0](last, x.new_empty(len(code0), self._heads[0].weight.shape[0]))
+
+    def _first_code(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Group 0 in codes [B, 16], and the code predictor's first two inputs [2 · B, P]."""
+        config, sampler = self._model.config.talker, self._state.sampler
+        rows, width = x.shape[0], self._table.shape[1]
+        logits = self._head(x, x.new_empty(rows, config.vocab_size))
+        first = x.new_empty(rows, 2, width)
+        if self._project:
+            self._project(x, first[:, 0])
+        else:
+            norm = self._model.talker.norm
+            first[:, 0] = F.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
+        codes = torch.empty(rows, config.code_groups, dtype=torch.int64, device=x.device)
+        rules = sampler.rules
+        enqueue(
+            draw_talker, (rows,),
+            logits, batch.slots, batch.active, sampler.draws, sampler.penalty, sampler.window, sampler.min_new,
+            sampler.seed, sampler.samples, sampler.counts, sampler.ring, codes, self._table, first,
+            VOCAB=rules.vocab, BLOCK=next_power_of_2(rules.vocab), EOS=rules.eos, SILENT=rules.suppressed,
+            RING=sampler.ring.shape[1], GROUPS=config.code_groups, **self._row_of(width),
+        )  # fmt: skip
+        return codes, first.view(2 * rows, width)
+
+    def later_codes(self, x: Tensor, codes: Tensor, batch: Batch) -> None:
+        """Groups 1 to 15 into codes [B, 16], in passes over the predictor's layers, the first over x [2 · B, P]."""
+        rows, groups = codes.shape
+        self._pass(x, 0, 2)
+        x = x.view(rows, 2, -1)[:, 1].contiguous()
+        for group in range(1, groups):
+            self._draw(x, codes, batch, group)
+            if group < groups - 1:
+                self._pass(x, group + 1, 1)
+
+    def _pass(self, x: Tensor, start: int, steps: int) -> None:
+        cache = self._state.predictor
+        for layer, kept in zip(self._predictor, cache.layers, strict=True):
+            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin), start, steps)
+
+    def _draw(self, x: Tensor, codes: Tensor, batch: Batch, group: int) -> None:
+        """Draw `group` from the output x [B, P], in whose place its embedding comes."""
+        config, sampler = self._model.code_predictor.config, self._state.sampler
+        rows, vocab = x.shape[0], config.vocab_size
+        logits = self._heads[group - 1](x, x.new_empty(rows, vocab))
+        enqueue(
+            draw_predictor, (rows,),
+            logits, batch.slots, sampler.draws, sampler.seed, sampler.samples, codes, self._table, x, x.stride(0),
+            self._model.code_predictor.codes.vocab_size + (group - 1) * vocab, group,
+            VOCAB=vocab, BLOCK=next_power_of_2(vocab), BITS=_KEY_BITS[x.dtype], GROUPS=config.code_groups,
+            **self._row_of(x.shape[1]),
+        )  # fmt: skip
+
+    def _finish(self, codes: Tensor, batch: Batch) -> None:
+        state, table = self._state, self._model.talker.codes
+        rows, groups = codes.shape
+        width = table.weight.shape[1]
+        enqueue(
+            end_frame, (rows, triton.cdiv(width, _WIDTH)),
+            codes, table.offsets, table.weight, state.frame, batch.slots, batch.active, state.next, state.made,
+            state.codes, LAST_CODE=self._last_code, GROUPS=groups, RING=state.codes.shape[1], WIDTH=width,
+            BLOCK_W=_WIDTH, **self._launch.options,
+        )  # fmt: skip
+
+    def _row_of(self, width: int) -> dict[str, Any]:
+        return {"WIDTH": width, "BLOCK_W": next_power_of_2(width), "num_warps": 4, **self._launch.options}

@@ -1,0 +1,40 @@
+"""The code predictor's share of a frame as a CUDA graph of its own, for frames that are not captured as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..model.speech_model import SpeechModel
+from ..runtime.cuda_graphs import PredictorGraphs
+from ..runtime.decode_step import PlainFrame
+from ..runtime.slot_state import SlotState
+
+
+class DrawGraphs:
+    """Stands in the place of a frame's drawing; batches that were not captured are drawn as before."""
+
+    def __init__(self, frame: PlainFrame, graphs: PredictorGraphs) -> None:
+        self._draw, self._graphs = frame.draw, graphs
+
+    def capture(self, sizes: Iterable[int], model: SpeechModel, state: SlotState) -> None:
+        """Capture batches of these sizes, the small ones first, in the spare slot."""
+        weight = model.talker.head.weight
+        for rows in sizes:
+            slots = torch.full((rows,), state.slots, device=weight.device)
+            hidden, logits = weight.new_zeros(rows, weight.shape[1]), weight.new_zeros(rows, weight.shape[0])
+            self._graphs.capture((rows, 0), (hidden, logits, slots, slots < state.slots), self._draw)
+
+    def __call__(self, hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
+        graph = self._graphs.find(len(slots))
+        exact = graph is not None and len(graph.inputs[0]) == len(slots)
+        return graph(hidden, logits, slots, active) if graph and exact else self._draw(hidden, logits, slots, active)
+
+
+def capture_draws(frame: PlainFrame, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> None:
+    """Let a frame that runs operation by operation draw its codes by graphs for batches of these sizes."""
+    graphs = DrawGraphs(frame, PredictorGraphs(model.talker.head.weight.device))
+    graphs.capture(sizes, model, state)
+    frame.draw = graphs  # type: ignore[method-assign]

@@ -1,0 +1,88 @@
+"""What `enable_streaming_optimizations` takes: the seed's table, each option meaning on this engine what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ..prompt.languages import suggest
+
+LEAST_OVERHEAD = "reduce-overhead"
+LONGEST_WINDOW = 1500
+"""Frames: two minutes. The seed uses 80; the memory that a window takes grows with it."""
+COMPILE_MODES = ("default", LEAST_OVERHEAD, "max-autotune", "max-autotune-no-cudagraphs")
+_GRAPHED_MODES = (LEAST_OVERHEAD, "max-autotune")
+_NUMBERS = ("decode_window_frames", "paged_gpu_memory_utilization")
+_WORDS = ("compile_mode",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizations:
+    """The seed's names and defaults. Raises ValueError for what cannot be, and for what contradicts itself.
+
+    use_compile: the codec in fused kernels (float16), and windows of `decode_window_frames` frames compiled (when a
+    stream with `windowed_decode` wants the first of them; those of other lengths are decoded as before).
+    compile_codebook_predictor: talker and code predictor compiled; by `compile_mode` reduce-overhead in our fused
+    kernels, otherwise by torch.compile in that mode. use_cuda_graphs: whole frames, codec steps and those windows as
+    graphs. use_codebook_cuda_graph: the code predictor as a graph of its own, for `generate_fast` and for frames that
+    are none. capture_async_graph: those windows also where `async_decode` decodes. use_fast_codebook: this engine has
+    no slower way. use_paged_engine and paged_…: the paged attention engine.
+    """
+
+    decode_window_frames: int = 80
+    use_compile: bool = True
+    use_cuda_graphs: bool = True
+    compile_mode: str = LEAST_OVERHEAD
+    use_fast_codebook: bool = False
+    compile_codebook_predictor: bool = True
+    use_codebook_cuda_graph: bool = False
+    capture_async_graph: bool = False
+    use_paged_engine: bool = False
+    paged_gpu_memory_utilization: float = 0.3
+    paged_enforce_eager: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _NUMBERS + _WORDS and not isinstance(value, bool):
+                raise ValueError(f"{field.name} must be True or False, not {value!r}")
+        if self.compile_mode not in COMPILE_MODES:
+            raise ValueError(
+                f"unknown compile_mode {self.compile_mode!r}{suggest(str(self.compile_mode), COMPILE_MODES)}"
+            )
+        _check_between("decode_window_frames", self.decode_window_frames, 1, LONGEST_WINDOW, whole=True)
+        _check_between("paged_gpu_memory_utilization", self.paged_gpu_memory_utilization, 0.01, 0.95)
+        self._check_together()
+
+    @property
+    def kernels(self) -> str:
+        """How frames are made, in the words of `acceleration.Wanted`."""
+        if not self.compile_codebook_predictor:
+            return "plain"
+        return "auto" if self.compile_mode == LEAST_OVERHEAD else "compiled"
+
+    @property
+    def inductor_mode(self) -> str:
+        """torch.compile's mode. Its own graphs are never used: ours hold more, and may be used from any thread."""
+        return "max-autotune-no-cudagraphs" if self.compile_mode.startswith("max-autotune") else "default"
+
+    def check_device(self, kind: str) -> None:
+        """Refuse what was asked for by name and cannot be had on a device that is no GPU. Raises ValueError."""
+        asked = [name for name in ("use_codebook_cuda_graph", "capture_async_graph") if getattr(self, name)]
+        if asked and kind != "cuda":
+            raise ValueError(f"{' and '.join(asked)}: a CUDA graph needs an NVIDIA GPU; this model is on the {kind}")
+
+    def _check_together(self) -> None:
+        if self.use_codebook_cuda_graph and self.compile_codebook_predictor and self.compile_mode in _GRAPHED_MODES:
+            raise ValueError(
+                f"use_codebook_cuda_graph conflicts with compile_codebook_predictor in mode {self.compile_mode!r}, "
+                "which is a graph already: pass compile_codebook_predictor=False or compile_mode='default'"
+            )
+        if self.capture_async_graph and not self.use_cuda_graphs:
+            raise ValueError("capture_async_graph is a CUDA graph: it conflicts with use_cuda_graphs=False")
+
+
+def _check_between(name: str, value: object, least: float, most: float, whole: bool = False) -> None:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} must be a {kind} between {least} and {most}, not {value!r}")

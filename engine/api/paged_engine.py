@@ -1,0 +1,112 @@
+"""The paged attention engine: how much of a GPU it takes, in blocks of which size, and the fastest way to run it there.
+
+It is our engine with another store for the talker's keys and values; weights, codec, code predictor and scheduling are
+the same. The code predictor needs no blocks of its own: a frame is all that it remembers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from ..acceleration.flash import BLOCK_MULTIPLE
+from ..acceleration.select import Wanted, accelerate
+from ..checkpoint.memory_plan import RESERVE_BYTES
+from ..model.speech_model import SpeechModel
+from ..paged.kv_cache import PoolSize
+from ..paged.runner import PagedRunner
+
+BLOCK_POSITIONS = 16
+"""For our kernels and plain torch, which read blocks of any size. The smaller, the more of two prompts is shared and
+the less of a last block lies idle; at 16 a block's keys of one head are 4 KB in a row, enough for one read."""
+KERNELS = ("auto", "fused", "flash", "plain")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedOptions:
+    """`gpu_memory_utilization`: the share of the GPU's memory that blocks may take; `enforce_eager`: no CUDA graphs.
+
+    `kernels`: auto takes our fused ones, flash-attn where those do not run, plain torch where neither does; with
+    `half_codec` the codec is the fused one in float16. On the CPU there are as many blocks as one sequence of full
+    length needs. Raises ValueError.
+    """
+
+    gpu_memory_utilization: float = 0.3
+    enforce_eager: bool = False
+    kernels: str = "auto"
+    half_codec: bool = True
+    slots: int = 32
+    max_positions: int = 4096
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gpu_memory_utilization < 1:
+            raise ValueError(f"gpu_memory_utilization must lie between 0 and 1, not {self.gpu_memory_utilization}")
+        if self.kernels not in KERNELS:
+            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, not {self.kernels!r}")
+        if self.slots < 1 or self.max_positions < 1:
+            raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
+
+
+@torch.inference_mode()
+def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
+    """A runner over blocks, made as fast as its device allows. Nothing else may run on the model meanwhile.
+
+    Raises MemoryError.
+    """
+    device = model.talker.head.weight.device
+    positions = min(options.max_positions, model.config.talker.max_positions)
+    size = pool_size(model, options, positions)
+    runner = PagedRunner(model, options.slots, min(positions, size.positions), size)
+    if device.type == "cuda":
+        model.talker.text.fold()
+    half = options.half_codec
+    graphs = not options.enforce_eager
+    pace = accelerate(runner, Wanted(options.kernels, graphs=graphs, half_codec=half, codec_alone=half))
+    log.info(
+        "paged engine: %d blocks of %d positions, %s kernels, up to %d streams of up to %d positions",
+        size.blocks, size.block_positions, pace.kernels, options.slots, runner.max_positions,
+    )  # fmt: skip
+    return runner
+
+
+def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> PoolSize:
+    """As many blocks as the share of the GPU holds, no more than all slots can fill. Raises MemoryError."""
+    device, block = model.talker.head.weight.device, block_positions(options.kernels)
+    least = -(-positions // block)
+    if device.type != "cuda":
+        return PoolSize(least, block)
+    t, item = model.config.talker.transformer, model.talker.head.weight.dtype.itemsize
+    block_bytes = t.layers * 2 * t.kv_heads * t.head_dim * item * block
+    torch.cuda.empty_cache()
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    blocks = blocks_within(int(options.gpu_memory_utilization * total_bytes), free_bytes, block_bytes)
+    return PoolSize(min(blocks, options.slots * least), block)
+
+
+def blocks_within(budget_bytes: int, free_bytes: int, block_bytes: int) -> int:
+    """How many blocks a budget holds. Raises MemoryError if that is none, or more than is free."""
+    room_bytes = max(0, free_bytes - RESERVE_BYTES)
+    if budget_bytes > room_bytes:
+        raise MemoryError(
+            f"the paged engine's blocks would take {budget_bytes / 1e9:.1f} GB and {room_bytes / 1e9:.1f} GB are left: "
+            "lower paged_gpu_memory_utilization, or close other programs that use the GPU"
+        )
+    blocks = budget_bytes // block_bytes - 1  # block 0 is nobody's
+    if blocks < 1:
+        raise MemoryError(
+            f"{budget_bytes / 1e6:.0f} MB hold no two blocks of {block_bytes / 1e6:.1f} MB: "
+            "raise paged_gpu_memory_utilization"
+        )
+    return blocks
+
+
+def block_positions(kernels: str) -> int:
+    """Positions of a block: what flash-attn wants where it will be used, and small ones otherwise."""
+    has_triton, has_flash = (importlib.util.find_spec(name) is not None for name in ("triton", "flash_attn"))
+    flash = kernels == "flash" or (kernels == "auto" and has_flash and not has_triton)
+    return BLOCK_MULTIPLE if flash else BLOCK_POSITIONS

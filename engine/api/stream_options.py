@@ -1,0 +1,160 @@
+"""The streaming keywords of the seed: names, defaults and meaning. What cannot be is refused with a reason.
+
+Sound is made frame by frame and exactly, in which windows, overlaps and cross-fades have no place. Decoding in windows,
+as the seed does, is there for whoever wants it: `windowed_decode=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..model.config import SAMPLE_RATE
+from ..prompt.sampling_params import SamplingParams
+from ..scheduler.chunking import TwoPhasePlan
+from .inputs import checked_sampling
+from .optimizations import LONGEST_WINDOW
+
+FRAME_SAMPLES = SAMPLE_RATE * 2 // 25
+_LEAST = {
+    "emit_every_frames": 1,
+    "decode_window_frames": 1,
+    "overlap_samples": 0,
+    "max_frames": 1,
+    "first_chunk_emit_every": 0,
+    "first_chunk_decode_window": 1,
+    "first_chunk_frames": 1,
+}
+_MOST = {
+    "decode_window_frames": LONGEST_WINDOW,
+    "first_chunk_decode_window": LONGEST_WINDOW,
+    "max_frames": 2**31 - 2,  # which take one sample more
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """How many frames the window of each chunk has, the chunk's own included, and how far it is blended into the last.
+
+    A window always holds the chunk, and of the chunk before at least the `overlap` samples that both render.
+    """
+
+    emission: TwoPhasePlan
+    first: int
+    steady: int
+    overlap: int
+
+    def frames(self, chunk: int) -> int:
+        """The window's length for chunk number `chunk`, where so many frames are there."""
+        return self.first if self.emission.early(chunk) else self.steady
+
+    @property
+    def longest(self) -> int:
+        return max(self.first, self.steady) if self.emission.first else self.steady
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """The streaming keywords of the seed at its defaults, and `windowed_decode`, which chooses its way of decoding.
+
+    Raises ValueError for values that cannot be, and for values that contradict each other.
+    """
+
+    emit_every_frames: int = 8
+    decode_window_frames: int = 80
+    overlap_samples: int = 512
+    max_frames: int = 10000
+    use_optimized_decode: bool = True
+    first_chunk_emit_every: int = 0
+    first_chunk_decode_window: int = 48
+    first_chunk_frames: int = 48
+    repetition_penalty_window: int = 100
+    repetition_penalty: float = 1.0
+    async_decode: bool = False
+    use_paged_engine: bool = False
+    windowed_decode: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            _check_number(name, getattr(self, name), least, _MOST.get(name, 2**31 - 1))
+        for name in ("use_optimized_decode", "async_decode", "use_paged_engine", "windowed_decode"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.first_chunk_emit_every > self.first_chunk_frames:
+            raise ValueError(
+                f"first_chunk_emit_every={self.first_chunk_emit_every} is more than first_chunk_frames="
+                f"{self.first_chunk_frames}: the first phase would be over before its first chunk"
+            )
+        if self.windowed_decode:
+            self._check_windows()
+
+    @classmethod
+    def split(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
+        """Streaming keywords, and the others, which must be sampling parameters."""
+        names = {field.name for field in fields(cls)}
+        ours = {name: value for name, value in keywords.items() if name in names}
+        return cls(**ours), {name: value for name, value in keywords.items() if name not in names}
+
+    @classmethod
+    def split_batch(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
+        """The same for a batch, where `compact_finished` is known too: it is what the engine does anyway."""
+        return cls.split({name: value for name, value in keywords.items() if name != "compact_finished"})
+
+    @classmethod
+    def pick(cls, given: Mapping[str, Any]) -> StreamOptions:
+        """The streaming keywords among a function's arguments, where all of them are."""
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
+
+    @property
+    def emission(self) -> TwoPhasePlan:
+        """Small chunks until `first_chunk_frames` frames are out, if that is wanted; then steady ones."""
+        return TwoPhasePlan(self.first_chunk_emit_every, self.first_chunk_frames, self.emit_every_frames)
+
+    @property
+    def sounds_itself(self) -> bool:
+        """Whether sound is made of the codes that the engine gives, and not by the engine."""
+        return self.windowed_decode or self.async_decode
+
+    @property
+    def windows(self) -> WindowPlan | None:
+        """How sound is made of windows, where that is wanted."""
+        if not self.windowed_decode:
+            return None
+        return WindowPlan(
+            self.emission, self.first_chunk_decode_window, self.decode_window_frames, self.overlap_samples
+        )
+
+    def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
+        """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
+        penalty = {
+            "repetition_penalty": self.repetition_penalty,
+            "repetition_penalty_window": self.repetition_penalty_window,
+        }
+        most = self.max_frames + 1
+        checked = checked_sampling({**explicit, **penalty}, {**file, "max_new_tokens": most}, codec_vocab)
+        return replace(checked, max_new_tokens=min(checked.max_new_tokens, most))
+
+    def _check_windows(self) -> None:
+        phases = [("emit_every_frames", "decode_window_frames")]
+        if self.first_chunk_emit_every:
+            phases.append(("first_chunk_emit_every", "first_chunk_decode_window"))
+        for chunk_name, window_name in phases:
+            chunk, window = getattr(self, chunk_name), getattr(self, window_name)
+            needed = chunk + -(-self.overlap_samples // FRAME_SAMPLES)
+            if window < needed:
+                raise ValueError(
+                    f"{window_name}={window} must be at least {needed}: it renders the {chunk} frames of a chunk "
+                    f"({chunk_name}) and once more the {self.overlap_samples} samples before it (overlap_samples)"
+                )
+            if self.overlap_samples > chunk * FRAME_SAMPLES:
+                raise ValueError(
+                    f"overlap_samples={self.overlap_samples} is more than a chunk of {chunk} frames has ({chunk_name})"
+                )
+
+
+def _check_number(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must lie between {least} and {most}, not {value}")

@@ -1,0 +1,1 @@
+"""Checkpoints: finding their files, checking them, planning memory, and loading weights."""

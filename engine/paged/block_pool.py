@@ -1,0 +1,179 @@
+"""Blocks of keys and values: who holds which, and which of them already hold what a new prompt begins with.
+
+Only full blocks of prompts are shared, and nobody writes into a full block; so sharing needs no copy-on-write.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import xxhash
+
+from ..prompt.planner import Codec, Position, ReferenceFrame, SpeakerVector
+
+NOBODYS = 0
+"""The block that is never given out: padding is written there, and tables point to it where they are empty."""
+
+Hash = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A full block of a prompt: its content, and a hash of that and of everything before it."""
+
+    key: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceContent:
+    """What stands behind a prompt's marks: the x-vector's digest, and the codes of each reference frame."""
+
+    speaker: bytes = b""
+    frames: Sequence[bytes] = ()
+
+
+def chained(
+    positions: Sequence[Position], voice: VoiceContent, block_positions: int, hashed: Hash = xxhash.xxh3_128_digest
+) -> list[Link]:
+    """The full blocks of a prompt, by all that its embeddings are made of; the last positions may fill none."""
+    links: list[Link] = []
+    for start in range(0, len(positions) - block_positions + 1, block_positions):
+        content = b"".join(_content(position, voice) for position in positions[start : start + block_positions])
+        before = links[-1].key if links else b""
+        links.append(Link(hashed(before + content), content))
+    return links
+
+
+def _content(position: Position, voice: VoiceContent) -> bytes:
+    """One position as bytes that no other position has, alone or in a row."""
+    kind, value = _codec_content(position.codec, voice)
+    return struct.pack("<qBI", position.text, kind, len(value)) + value
+
+
+def _codec_content(codec: Codec | None, voice: VoiceContent) -> tuple[int, bytes]:
+    if codec is None:
+        return 0, b""
+    if isinstance(codec, SpeakerVector):
+        assert voice.speaker, "a speaker position without an x-vector"
+        return 2, voice.speaker
+    if isinstance(codec, ReferenceFrame):
+        return 3, voice.frames[codec.index]
+    return 1, struct.pack("<q", codec)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a block holds, behind which other one; `serial` is never used again, unlike the number of the block."""
+
+    serial: int
+    before: int
+    link: Link
+
+
+class BlockPool:
+    """Blocks 1 to `blocks`, each free or held by some. One that nobody holds may keep its content until it is needed.
+
+    A hash only finds a block: before it is shared, contents are compared, so that no collision can mix up two voices.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self._holders = [0] * (blocks + 1)
+        self._empty = list(range(blocks, 0, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()  # kept and held by nobody, least recently used first
+        self._kept: dict[int, _Kept] = {}
+        self._by_key: dict[bytes, int] = {}
+        self._serials = count(1)
+
+    @property
+    def free(self) -> int:
+        """How many can be had."""
+        return len(self._empty) + len(self._idle)
+
+    @property
+    def used(self) -> int:
+        """How many somebody holds."""
+        return sum(holders > 0 for holders in self._holders)
+
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
+    def find(self, links: Sequence[Link]) -> list[int]:
+        """The blocks that hold the first of these links, as far as they are known."""
+        found: list[int] = []
+        before = 0
+        for link in links:
+            block = self._by_key.get(link.key, NOBODYS)
+            kept = self._kept.get(block)
+            if kept is None or kept.before != before or kept.link != link:
+                break
+            found.append(block)
+            before = kept.serial
+        return found
+
+    def can_take(self, new: int, shared: Sequence[int] = ()) -> bool:
+        """Whether there are so many new blocks beside those `shared`, which `find` gave."""
+        return new <= self.free - sum(block in self._idle for block in shared)
+
+    def take(self, new: int, shared: Sequence[int] = ()) -> list[int]:
+        """Hold the shared blocks and as many new ones: all of them, in this order."""
+        assert self.can_take(new, shared), (new, len(shared), self.free)
+        for block in shared:
+            self._holders[block] += 1
+            self._idle.pop(block, None)
+        fresh = [self._fresh() for _ in range(new)]
+        for block in fresh:
+            self._holders[block] = 1
+        return [*shared, *fresh]
+
+    def keep(self, blocks: Sequence[int], links: Sequence[Link]) -> None:
+        """These held blocks now contain these links: others may share them, now and while nobody needs the room."""
+        before = 0
+        for block, link in zip(blocks, links, strict=True):
+            if block not in self._kept:
+                twin = self._twin(link, before)
+                if twin is not None:  # the same prompt has been read twice at once
+                    before = twin.serial
+                    continue
+                self._kept[block] = _Kept(next(self._serials), before, link)
+                self._by_key[link.key] = block
+            before = self._kept[block].serial
+
+    def give(self, blocks: Sequence[int]) -> None:
+        """Let go of blocks. Of a prompt, the last are forgotten first: without the first, they are of no use."""
+        for block in reversed(blocks):
+            assert self._holders[block] > 0, block
+            self._holders[block] -= 1
+            if self._holders[block]:
+                continue
+            if block in self._kept:
+                self._idle[block] = None
+            else:
+                self._empty.append(block)
+
+    def _fresh(self) -> int:
+        if not self._empty:
+            self._forget(next(iter(self._idle)))
+        return self._empty.pop()
+
+    def _twin(self, link: Link, before: int) -> _Kept | None:
+        """Who is known for the same content already. One that has only the hash in common is known no longer."""
+        block = self._by_key.get(link.key)
+        if block is None:
+            return None
+        kept = self._kept[block]
+        if kept.link == link and kept.before == before:
+            return kept
+        self._forget(block)
+        return None
+
+    def _forget(self, block: int) -> None:
+        del self._by_key[self._kept.pop(block).link.key]
+        if block in self._idle:
+            del self._idle[block]
+            self._empty.append(block)

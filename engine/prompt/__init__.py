@@ -1,0 +1,1 @@
+"""Prompts and what they are made of: tokens, languages, sampling parameters. Nothing here imports torch."""

@@ -1,0 +1,71 @@
+"""The codec decoder over slots as the runner drives it: codes from a ring on the device, streams of any beginning."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..model.codec_decoder import CodecDecoder
+from ..model.streaming import CodecSnapshot
+
+Snapshot = CodecSnapshot | object
+"""A stream's state; only the kind of codec that made it can read it."""
+
+
+class Codec(Protocol):
+    """Streams of slots, the last of which is spare."""
+
+    sizes: tuple[int, ...]
+    """Frames of one step, falling to 1; other numbers are made of these."""
+
+    def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
+        """The next frames of slots [B], from starts [B] on in the ring codes [slots, R, 16]: float32 [B, 1920 · T]."""
+
+    def reset(self, slot: int) -> None:
+        """Begin a new stream in a slot."""
+
+    def prime(self, codes: Tensor) -> Snapshot:
+        """The state after a reference's codes [frames, 16], made in the spare slot."""
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """Make one slot continue where the snapshot was taken."""
+
+
+class PlainCodec:
+    """In plain torch, everywhere and in any type."""
+
+    sizes = (25, 16, 8, 4, 2, 1)
+
+    def __init__(self, decoder: CodecDecoder, slots: int) -> None:
+        self._decoder, self._spare = decoder, slots - 1
+        self._state = decoder.allocate(slots, self.sizes[0])
+
+    def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
+        places = (starts.unsqueeze(1) + torch.arange(frames, device=codes.device)) % codes.shape[1]
+        rows = codes[slots.unsqueeze(1), places]  # [B, frames, 16]
+        return self._decoder.step(rows.mT, slots, self._state).float()
+
+    def reset(self, slot: int) -> None:
+        self._state.reset(torch.full((1,), slot, device=self._state.frames.device))
+
+    def prime(self, codes: Tensor) -> CodecSnapshot:
+        spare = torch.full((1,), self._spare, device=codes.device)
+        self._state.reset(spare)
+        self._decoder.step(codes.T[None], spare, self._state)
+        return self._state.snapshot(self._spare)
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        assert isinstance(snapshot, CodecSnapshot), type(snapshot)
+        self._state.restore(slot, snapshot)
+
+
+def in_steps(frames: int, sizes: tuple[int, ...]) -> list[int]:
+    """A number of frames as steps of the given sizes, the longest first."""
+    steps = []
+    for size in sizes:
+        while frames >= size:
+            steps.append(size)
+            frames -= size
+    return steps

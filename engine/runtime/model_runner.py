@@ -1,0 +1,376 @@
+"""The few calls that move running sequences on. None of them waits for the device.
+
+Frames are made on the current CUDA stream, sound on a stream of its own beside it. Each is strictly in order, and that
+is all the protection a slot needs: what a new job writes comes after everything that was launched for the old one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model.speech_model import SpeechModel
+from ..model.talker import Rows
+from ..prompt.planner import Position, Prompt, ReferenceFrame, SpeakerVector
+from ..prompt.sampling_params import SamplingParams
+from .codec_step import Codec, PlainCodec, Snapshot, in_steps
+from .cuda_graphs import CodecGraphs, FrameGraphs, PromptGraphs
+from .decode_step import Frame, PlainFrame
+from .prefix_cache import PrefixStore
+from .slot_state import RING_FRAMES, SlotState, bucket
+from .transfer import Arrival, HostBuffers, send, upload
+
+LENGTH_STEP = 256
+"""Attention reads a multiple of this many positions, so that there are few shapes."""
+PIECE_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
+"""To how many positions pieces of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
+READ_WITHIN = RING_FRAMES // 2
+"""After so many further frames the codec must have read its codes from the ring, or the next frame waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceVectors:
+    """What a cloned voice adds to its prompt: x-vector [H], and the reference's codes [frames, 16]."""
+
+    speaker: Tensor | None = None
+    codes: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sequence about to begin in `slot`."""
+
+    slot: int
+    prompt: Prompt
+    voice: VoiceVectors
+    sampling: SamplingParams
+    seed: int
+    primed: Snapshot | None = None
+
+    @property
+    def first_text(self) -> int:
+        """The text id of the prompt's last position, with which the first frame is made."""
+        return self.prompt.body[-1].text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Inputs [T, H] of one slot, the first at position `start`."""
+
+    inputs: Tensor
+    slot: int
+    start: int
+
+
+class Made:
+    """A frame that has been launched."""
+
+    def __init__(self, arrival: Arrival, rows: int) -> None:
+        self._arrival, self._rows = arrival, rows
+
+    def codes(self) -> list[list[int]]:
+        """Wait for it: [B][16]."""
+        return self._arrival.read()[: self._rows].tolist()
+
+
+class Wave:
+    """Sound that has been launched."""
+
+    def __init__(self, arrival: Arrival, rows: int) -> None:
+        self._arrival, self._rows = arrival, rows
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return self._arrival.ready
+
+    def read(self) -> Tensor:
+        """Wait for it: float32 [B, 1920 · frames] on the host."""
+        return self._arrival.read()[: self._rows]
+
+
+class Runner:
+    """Talker, code predictor and codec over static slots.
+
+    Every slot can hold `max_positions`. With `first_positions` memory is taken for that many at first, and for twice
+    as many whenever a sequence outgrows them. `lag` is how many launches its user should be ahead of the results; with
+    a lag batches are padded to a `bucket`. By default 1 on a GPU, where that hides the host's work, and 0 on the CPU.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: SpeechModel,
+        slots: int,
+        max_positions: int,
+        first_positions: int | None = None,
+        lag: int | None = None,
+    ) -> None:
+        self.model, self.slots, self.max_positions = model, slots, max_positions
+        self.device = model.talker.head.weight.device
+        on_gpu = self.device.type == "cuda"
+        self.lag = int(on_gpu) if lag is None else lag
+        self.frame_samples = model.decoder.frame_samples
+        self.prefixes: PrefixStore[Tensor] = PrefixStore()
+        self.state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
+        self.frame: Frame = PlainFrame(model, self.state)
+        self.codec: Codec = PlainCodec(model.decoder, slots + 1)
+        self.frame_graphs: FrameGraphs | None = None
+        self.codec_graphs: CodecGraphs | None = None
+        self.prompt_graphs: PromptGraphs | None = None
+        self._buffers = HostBuffers(pinned=on_gpu)
+        self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
+        self._frame_done: torch.cuda.Event | None = None
+        self._reads: deque[tuple[int, torch.cuda.Event]] = deque()  # codec steps, each with the launches before it
+        self._launches = 0
+        # What the device counts too, on the host, a number per slot:
+        self._next = [0] * (slots + 1)  # position of the next input
+        self._made = [0] * (slots + 1)  # frames ever launched
+        self._decoded = [0] * (slots + 1)  # frames ever launched or given up, for the codec
+
+    @property
+    def decode_frames(self) -> int:
+        """The most frames of one `decode`."""
+        return self.codec.sizes[0]
+
+    def room(self, slot: int) -> int:
+        """How many positions a slot has left."""
+        return self.max_positions - self._next[slot]
+
+    def admit(self, lengths: Sequence[int]) -> int:
+        """How many of the waiting prompts, of so many positions each, may begin now: the first of them."""
+        return len(lengths)
+
+    def fitting(self, slots: Sequence[int]) -> Sequence[int]:
+        """Those of the slots that wish to go on, the oldest first, for whose next position there is memory."""
+        return slots
+
+    def leave(self, slot: int) -> None:
+        """The sequence of a slot has ended."""
+
+    # --- a sequence begins --------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def join(self, entries: Sequence[Entry]) -> None:
+        """Bring sequences into their slots: all of the prompt but its last position, whose text `advance` takes.
+
+        Doing it again begins again, so a call that ran out of memory leaves nothing behind.
+        """
+        self._read(entries)
+        for entry in entries:
+            self._settle(entry)
+
+    def _read(self, entries: Sequence[Entry]) -> None:
+        """Make the keys and values of all but each prompt's last position."""
+        self._reserve(max(len(entry.prompt.head) for entry in entries))
+        for entry in entries:
+            self._put_prefix(entry)
+            if body := entry.prompt.body[:-1]:
+                self.read_pieces([Piece(self._embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))])
+
+    def _put_prefix(self, entry: Entry) -> None:
+        """Copy the prefix's keys and values, or make them."""
+        prompt, cache = entry.prompt, self.state.cache
+        count = len(prompt.prefix)
+        if not count:
+            return
+        if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
+            cache.put_prefix(entry.slot, kept)
+            return
+        self.read_pieces([Piece(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
+        kept = self.state.cache.prefix(entry.slot, count)
+        self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Make keys and values of pieces; another way of it may be put in the place of this method.
+
+        Here each is read alone, padded at its end and as a graph where there is one: always to the same bits.
+        """
+        for piece in pieces:
+            count = len(piece.inputs)
+            size, length = self._piece_shape(count, piece.start)
+            inputs = F.pad(piece.inputs, (0, 0, 0, size - count))[None]  # [1, size, H]
+            slot, start = upload([[piece.slot], [piece.start]], self.device)
+            read = self.prompt_graphs.find(size, length) if self.prompt_graphs else None
+            (read or partial(self.read_piece, length))(inputs, slot, start)
+
+    def read_piece(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+        """Inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
+        return self.model.talker(inputs, self.state.cache, Rows(slots, starts, length))
+
+    def _piece_shape(self, count: int, start: int) -> tuple[int, int]:
+        """To how many positions a piece is padded, and how many attention reads."""
+        shapes = PIECE_SHAPES if self.lag else ()
+        fitting = (
+            (size, length) for size, length in shapes if count <= size and start + size <= length <= self.max_positions
+        )
+        size, length = next(fitting, (count, start + count))
+        self._reserve(length)
+        return size, self._length(length)
+
+    def _settle(self, entry: Entry) -> None:
+        state, slot = self.state, entry.slot
+        last = len(entry.prompt.head) - 1
+        code = entry.prompt.head[last].codec
+        assert not isinstance(code, SpeakerVector | None), code
+        state.frame[slot] = (
+            self.model.talker.codes.weight[code]
+            if isinstance(code, int)
+            else self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
+        )
+        state.next[slot].fill_(last)  # `= last` would wait for the device
+        state.sampler.join(slot, entry.sampling, entry.seed)
+        self._next[slot] = last
+        self._decoded[slot] = self._made[slot]
+        with self.beside():
+            if entry.primed is None:
+                self.codec.reset(slot)
+            else:
+                self.codec.restore(slot, entry.primed)
+
+    # --- frames -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def advance(self, slots: Sequence[int], text_ids: Sequence[int]) -> Made:
+        """Launch the next frame of running sequences, each with its next text id."""
+        fill = self._batch(len(slots)) - len(slots)
+        ids = [*text_ids, *[0] * fill]
+        index, text = upload([[*slots, *[self.slots] * fill], ids], self.device)
+        if self.model.talker.text.table.device != self.device:
+            text = self._text(ids)
+        length = 1 + max(self._next[slot] for slot in slots)
+        self._reserve(length)
+        self._keep_ring()
+        codes = self._make_frame(index, text, length)
+        self._mark_frame()
+        for slot in slots:
+            self._next[slot] += 1
+            self._made[slot] += 1
+        return Made(Arrival(codes, self._buffers), len(slots))
+
+    def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
+        """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
+        if self.frame_graphs and (graph := self.frame_graphs.find(len(slots), positions)):
+            return graph(slots, text)
+        return self.frame(slots, text, slots < self.slots, self._length(positions))
+
+    def _mark_frame(self) -> None:
+        self._launches += 1
+        if self._side is not None:
+            self._frame_done = torch.cuda.Event()
+            self._frame_done.record(torch.cuda.current_stream(self.device))
+
+    def _keep_ring(self) -> None:
+        """Let no frame overwrite codes that the codec has been told to read and has not read yet."""
+        while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
+            torch.cuda.current_stream(self.device).wait_event(self._reads.popleft()[1])
+
+    # --- sound --------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[int], frames: int, urgent: bool = False) -> Wave:
+        """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had.
+
+        No further frame takes multiprocessors from `urgent` sound: it begins when that is made.
+        """
+        assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
+        fill = self._batch(len(slots)) - len(slots)
+        starts = [*(self._decoded[slot] % RING_FRAMES for slot in slots), *[0] * fill]
+        with self.beside():
+            if self._side is not None and self._frame_done is not None:
+                self._side.wait_event(self._frame_done)
+            index, first = upload([[*slots, *[self.slots] * fill], starts], self.device)
+            wave = self._make_wave(index, first, frames)
+            self._mark_read()
+            arrival = Arrival(wave, self._buffers)
+        if urgent and self._side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
+        for slot in slots:
+            self._decoded[slot] += frames
+        return Wave(arrival, len(slots))
+
+    def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
+        """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""
+        waves = []
+        for size in in_steps(frames, self.codec.sizes):
+            graph = self.codec_graphs.find(len(slots), size) if self.codec_graphs else None
+            step = graph or partial(self.codec.step, self.state.codes, frames=size)
+            waves.append(step(starts, slots))
+            starts = starts + size
+        return waves[0] if len(waves) == 1 else torch.cat(waves, dim=1)
+
+    def _mark_read(self) -> None:
+        if self._side is not None:
+            read = torch.cuda.Event()
+            read.record(self._side)
+            self._reads.append((self._launches, read))
+
+    @torch.inference_mode()
+    def prime(self, codes: Tensor) -> Snapshot:
+        """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
+        if self._side is not None:  # the codes may just have been made on a GPU
+            self._side.wait_stream(torch.cuda.current_stream(self.device))
+        with self.beside():
+            return self.codec.prime(send(codes, self.device))
+
+    def beside(self) -> AbstractContextManager[object]:
+        """The codec's stream. Its state and the snapshots of it are touched there only."""
+        return nullcontext() if self._side is None else torch.cuda.stream(self._side)
+
+    # --- prompts as tensors -------------------------------------------------------------------------------------
+
+    def _embed(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
+        """Embeddings [T, H]: projected text everywhere, plus the codec part where there is one."""
+        text = self._text([position.text for position in positions])
+        return self.model.talker.text(text) + self._codec_parts(positions, voice)
+
+    def _text(self, ids: Sequence[int]) -> Tensor:
+        """Text as the frame takes it: ids on the device, or rows of a table that lies in host memory."""
+        words = self.model.talker.text
+        if words.table.device == self.device:
+            return self._index(ids)
+        return send(words.rows(torch.tensor(ids)), self.device)
+
+    def _codec_parts(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
+        """What stands beside the text: [T, H], zero where nothing does."""
+        codes = self.model.talker.codes
+        parts = codes.weight.new_zeros(len(positions), codes.weight.shape[1])
+        marks = {n: p.codec for n, p in enumerate(positions) if isinstance(p.codec, int)}
+        if marks:
+            parts.index_copy_(0, self._index([*marks]), codes.mark(self._index([*marks.values()])))
+        frames = {n: p.codec.index for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)}
+        if frames:
+            assert voice.codes is not None, "a reference frame without a reference"
+            heard = send(voice.codes[[*frames.values()]], self.device)
+            parts.index_copy_(0, self._index([*frames]), codes(heard))
+        for n, position in enumerate(positions):
+            if isinstance(position.codec, SpeakerVector):
+                assert voice.speaker is not None, "a speaker position without an x-vector"
+                parts[n] = send(voice.speaker, self.device)
+        return parts
+
+    # --- shapes -------------------------------------------------------------------------------------------------
+
+    def _batch(self, rows: int) -> int:
+        return bucket(rows) if self.lag else rows
+
+    def _length(self, positions: int) -> int:
+        return min(self.state.cache.max_positions, -(-positions // LENGTH_STEP) * LENGTH_STEP)
+
+    def _reserve(self, positions: int) -> None:
+        """Make the cache long enough. It moves then, which only a `first_positions` asks for."""
+        size = self.state.cache.max_positions
+        while size < positions:
+            size = min(2 * size, self.max_positions)
+        if size > self.state.cache.max_positions:
+            self.state.cache = self.model.talker.enlarged(self.state.cache, size)
+
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return upload(numbers, self.device)

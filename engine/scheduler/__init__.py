@@ -1,0 +1,1 @@
+"""The engine loop: which sequences run, and when their frames become chunks."""

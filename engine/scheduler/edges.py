@@ -1,0 +1,28 @@
+"""How a job's audio begins and how it is broken off."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..model.config import SAMPLE_RATE
+
+SILENCE = 10 ** (-50 / 20)
+"""Amplitude of -50 dBFS: what is softer is heard by nobody."""
+BEFORE_ONSET = SAMPLE_RATE // 100
+
+
+def without_silence(wave: Tensor, most: int) -> Tensor:
+    """wave [n] without the silence that it begins with, but for 10 ms; at most `most` samples are left out."""
+    loud = (wave.abs() > SILENCE).nonzero()
+    quiet = max(int(loud[0]) - BEFORE_ONSET, 0) if len(loud) else len(wave)
+    return wave[min(quiet, most) :]
+
+
+def faded(wave: Tensor, samples: int) -> Tensor:
+    """The wave with its last `samples` samples falling to silence along a half cosine."""
+    tail = min(samples, wave.shape[-1])
+    ramp = 0.5 * (1 + torch.cos(torch.linspace(0, math.pi, tail)))
+    return torch.cat((wave[..., : wave.shape[-1] - tail], wave[..., wave.shape[-1] - tail :] * ramp), dim=-1)

@@ -1,0 +1,299 @@
+"""The engine: several sequences that advance together, join and leave between steps, and become audio as they go.
+
+A step launches the next frame of all sequences, and only then looks at the frame launched `runner.lag` steps ago. So
+the device never waits for the host, and the end of a sequence is read when frames after it are already made: those are
+forgotten, sound of them included.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from ..prompt.languages import PromptError
+from ..prompt.tokenizer import TextTokenizer
+from ..runtime.model_runner import Entry, Made, Runner
+from .chunking import FRAME_S, Moment, Smoothed
+from .job import Piece, Progress, RunningJob, Utterance
+from .sequence import Guards, Sequence, end_ids
+
+__all__ = ["Engine", "Progress", "Utterance"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """A frame under way, and for each of its jobs whether its slot is full after it."""
+
+    jobs: list[RunningJob]
+    full: list[bool]
+    made: Made
+
+
+class Engine:
+    """Speaks jobs, `runner.slots` of them at once and the others after them. One thread drives it."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: TextTokenizer,
+        guards: Guards | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._guards = guards or Guards()
+        self._clock = clock
+        self._ends = end_ids(runner.model.config.talker)
+        self._jobs: dict[int, RunningJob] = {}
+        self._free = deque(range(runner.slots))
+        self._flight: deque[_Launch] = deque()
+        self._step_time, self._delivery_time = Smoothed(), Smoothed()
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def add(self, job: int, utterance: Utterance) -> None:
+        """Begin a job; its text follows."""
+        assert job not in self._jobs, job
+        sampling = utterance.sampling
+        ends = self._ends.union(sampling.end_ids)
+        sequence = Sequence(job, utterance.plan, sampling.max_new_tokens, ends, self._guards)
+        self._jobs[job] = RunningJob(utterance, sequence, self._tokenizer.stream(), self._runner.frame_samples)
+
+    def append_text(self, job: int, text: str) -> None:
+        """More text, split anywhere: its ids are those of the whole text."""
+        self._jobs[job].sequence.append(self._jobs[job].text.feed(text))
+
+    def end_text(self, job: int) -> None:
+        """No more text comes."""
+        entry = self._jobs[job]
+        if not entry.text.ended:
+            entry.sequence.append(entry.text.end())
+            entry.sequence.end_text()
+
+    def hold(self, job: int, held: bool) -> None:
+        """Launch no frame for a job while `held`; what is under way still comes."""
+        self._jobs[job].held = held
+
+    def cancel(self, job: int) -> None:
+        """Forget a job, known or not."""
+        if entry := self._jobs.pop(job, None):
+            self._release(entry)
+
+    def wants_text(self, job: int) -> bool:
+        """Whether nothing more comes of a job before more of its text does."""
+        entry = self._jobs.get(job)
+        if entry is None or entry.text.ended or entry.unsent or entry.under_way:
+            return False
+        return not entry.sequence.can_begin if entry.slot is None else entry.sequence.starved
+
+    @property
+    def jobs(self) -> tuple[int, ...]:
+        return tuple(self._jobs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        able = (
+            job.unsent or self._is_empty(job) or self._can_begin(job) or self._can_advance(job)
+            for job in self._jobs.values()
+        )
+        return bool(self._flight) or any(able)
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Progress]:
+        """Launch one frame for every sequence that can make one; gives what has become audio, ends included.
+
+        Waits for the device only where there is nothing to launch, and for a job's first sound. Each job of the
+        result with `ended` is forgotten. A CUDA error leaves the engine unusable; after OutOfMemoryError the jobs that
+        are not held must be cancelled.
+        """
+        began_s = self._clock()
+        done = self._without_prompt()
+        launch, failed = self._launch()
+        if launch:
+            self._flight.append(launch)
+            self._decode_due(launch.jobs)
+        lag = self._runner.lag if launch else 0
+        collected = len(self._flight) > lag
+        while len(self._flight) > lag:
+            self._judge(self._flight.popleft())
+        self._finish_ended()
+        done += failed + self._deliver(wait=launch is None)
+        if launch and collected:
+            self._step_time.add(self._clock() - began_s)
+        return done
+
+    def _can_begin(self, job: RunningJob) -> bool:
+        return job.slot is None and not job.held and bool(self._free) and job.sequence.can_begin
+
+    def _can_advance(self, job: RunningJob) -> bool:
+        if job.slot is None or job.held or job.over or job.sequence.starved:
+            return False
+        return self._runner.room(job.slot) > 0
+
+    def _is_empty(self, job: RunningJob) -> bool:
+        return job.slot is None and job.text.ended and job.sequence.text_ids == 0
+
+    def _without_prompt(self) -> list[Progress]:
+        """End the jobs that have nothing to say, or too much."""
+        empty = [self._ended_unheard(job) for job in list(self._jobs.values()) if self._is_empty(job)]
+        room = self._runner.max_positions
+        refused = []
+        for job in [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]:
+            if (needed := job.sequence.prompt_positions) >= room:
+                error = PromptError(
+                    f"the prompt takes {needed} positions and a slot has {room}: shorten text, instruct or reference"
+                )
+                refused.append(self._ended_unheard(job, error))
+        return empty + refused
+
+    def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> Progress:
+        number = job.sequence.job
+        self.cancel(number)
+        return Progress(number, torch.empty(16, 0, dtype=torch.int64), torch.empty(0), ended=True, failed=failed)
+
+    # --- launching ----------------------------------------------------------------------------------------------
+
+    def _launch(self) -> tuple[_Launch | None, list[Progress]]:
+        """The next frame of whoever can make one, newcomers included; and newcomers that found no memory."""
+        running = self._fitting([job for job in self._jobs.values() if self._can_advance(job)])
+        entries = [(job, self._enter(job)) for job in self._beginners()]
+        failed = self._join(entries) if entries else []
+        entered = [(job, entry.first_text) for job, entry in entries if job.slot is not None]
+        jobs = [*running, *(job for job, _ in entered)]
+        if not jobs:
+            return None, failed
+        texts = [*(job.sequence.next_text() for job in running), *(text for _, text in entered)]
+        slots = [job.slot for job in jobs if job.slot is not None]
+        made = self._runner.advance(slots, texts)
+        for job in jobs:
+            job.launched += 1
+        return _Launch(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
+
+    def _fitting(self, jobs: list[RunningJob]) -> list[RunningJob]:
+        fitting = self._runner.fitting([job.slot for job in jobs if job.slot is not None])
+        return jobs if len(fitting) == len(jobs) else [job for job in jobs if job.slot in fitting]
+
+    def _beginners(self) -> list[RunningJob]:
+        waiting = [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
+        return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
+
+    def _enter(self, job: RunningJob) -> Entry:
+        """Give a job its slot."""
+        job.slot = self._free.popleft()
+        utterance = job.utterance
+        seed = utterance.sampling.seed
+        return Entry(
+            slot=job.slot,
+            prompt=job.sequence.begin(),
+            voice=utterance.voice,
+            sampling=utterance.sampling,
+            seed=secrets.randbits(62) if seed is None else seed,
+            primed=utterance.primed,
+        )
+
+    def _join(self, entries: Rows[tuple[RunningJob, Entry]]) -> list[Progress]:
+        """Read the prompts, together if memory allows it; a job whose prompt does not even fit alone has failed."""
+        if self._joined([entry for _, entry in entries]):
+            return []
+        failed = [job for job, entry in entries if not self._joined([entry])]
+        return [self._ended_unheard(job, MemoryError("the GPU ran out of memory")) for job in failed]
+
+    def _joined(self, entries: list[Entry]) -> bool:
+        try:
+            self._runner.join(entries)
+        except torch.cuda.OutOfMemoryError as error:
+            log.error("out of GPU memory for %d new prompts: %s", len(entries), str(error).splitlines()[0])
+            return False
+        return True
+
+    # --- decoding -----------------------------------------------------------------------------------------------
+
+    def _decode_due(self, jobs: Iterable[RunningJob]) -> None:
+        """Launch the codec for chunks that the frame just launched completes."""
+        due: list[tuple[RunningJob, int, bool]] = []
+        longest = self._runner.decode_frames
+        for job in jobs:
+            frames = job.utterance.emission.due(self._moment(job))
+            if frames:
+                due.append((job, job.closed + frames - job.decoded, True))
+            elif job.launched - job.decoded >= longest:
+                due.append((job, longest, False))  # a part of a long chunk, before the ring of codes comes round
+        self._decode(due)
+
+    def _moment(self, job: RunningJob) -> Moment:
+        under_way_s = (job.closed - job.sent) * FRAME_S
+        return Moment(
+            chunk=job.chunks,
+            waiting=job.launched - job.closed,
+            starved=job.sequence.starved,
+            in_hand_s=job.playback.in_hand_s(self._clock(), under_way_s),
+            step_s=self._step_time.value_s,
+            delivery_s=self._delivery_time.value_s,
+        )
+
+    def _decode(self, due: Iterable[tuple[RunningJob, int, bool]]) -> None:
+        """Pieces of one length together, the short ones first: a job's first sound is among them."""
+        lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
+        for job, frames, closes in due:
+            if job.utterance.codes_only:
+                job.take_piece(Piece(None, 0, frames, closes, self._clock()))
+            else:
+                lengths[frames, closes].append(job)
+        for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
+            slots = [job.slot for job in group if job.slot is not None]
+            wave = self._runner.decode(slots, frames, urgent=any(job.chunks == 0 for job in group))
+            now_s = self._clock()
+            for row, job in enumerate(group):
+                job.take_piece(Piece(wave, row, frames, closes, now_s))
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    def _judge(self, launch: _Launch) -> None:
+        """Wait for a frame and look at it; what was made for jobs that are gone or over is forgotten."""
+        for job, full, codes in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
+            if not job.over and self._jobs.get(job.sequence.job) is job:
+                job.take_frame(codes, last=full)
+
+    def _finish_ended(self) -> None:
+        """Launch the rest of ended jobs' sound and free their slots.
+
+        A frame that was launched for such a slot in vain may still be under way. Its next job need not wait for it:
+        frames, and sound, are each made in the order of their launch, and what a job needs is written at its start.
+        """
+        ended = [job for job in self._jobs.values() if job.over and job.slot is not None]
+        self._decode([(job, job.kept - job.decoded, True) for job in ended if job.kept > job.decoded])
+        for job in ended:
+            self._release(job)
+
+    def _release(self, job: RunningJob) -> None:
+        if job.slot is not None:
+            self._free.append(job.slot)
+            self._runner.leave(job.slot)
+            job.slot = None
+
+    # --- delivering ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, wait: bool) -> list[Progress]:
+        """What can be sent now, for each job in order. With `wait`, all that has been launched."""
+        done = []
+        for job in list(self._jobs.values()):
+            while job.unsent and job.judged and (wait or not job.heard or job.arrived):
+                progress, took_s = job.next_chunk(self._clock)
+                done.append(progress)
+                if took_s is not None:
+                    self._delivery_time.add(took_s)
+                if progress.ended:
+                    del self._jobs[progress.job]
+                    break
+        return done

@@ -1,0 +1,188 @@
+"""A job while it runs: how far its frames have come, and the chunks that they become."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..model.streaming import CodecSnapshot
+from ..prompt.languages import PromptError
+from ..prompt.planner import PromptPlan
+from ..prompt.sampling_params import SamplingParams
+from ..prompt.tokenizer import TokenStream
+from ..runtime.model_runner import VoiceVectors, Wave
+from .chunking import FRAME_S, CreditPlan, Emission, Playback
+from .edges import faded, without_silence
+from .sequence import Cut, Sequence, Verdict
+
+log = logging.getLogger(__name__)
+
+RUNAWAY = (Cut.TOO_LONG, Cut.LOOP)
+SILENT_FRAMES = 5
+"""So many leading frames at most may be left out as silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Everything about a job but its text. With `trim_silence` its audio begins with its sound.
+
+    `codes_only`: whoever asks makes the sound out of the codes; the chunks' waves are empty.
+    """
+
+    plan: PromptPlan
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    voice: VoiceVectors = field(default_factory=VoiceVectors)
+    primed: CodecSnapshot | None = None
+    emission: Emission = field(default_factory=CreditPlan)
+    trim_silence: bool = False
+    codes_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed,
+    none where only codes are wanted.
+
+    `failed` says why a job could not even begin, PromptError or MemoryError; it has ended then.
+    """
+
+    job: int
+    codes: Tensor
+    wave: Tensor
+    ended: bool = False
+    cut: Cut | None = None
+    failed: PromptError | MemoryError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A job's row of a wave that has been launched (None: codes only), and whether a chunk ends with it."""
+
+    wave: Wave | None
+    row: int
+    frames: int
+    closes: bool
+    launched_s: float
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return self.wave is None or self.wave.ready
+
+    def read(self) -> Tensor:
+        """Wait for it: [1920 · frames] on the host, or nothing."""
+        return torch.empty(0) if self.wave is None else self.wave.read()[self.row]
+
+
+@dataclass(slots=True, eq=False)
+class RunningJob:
+    """Frames are launched, decoded, closed into chunks and sent, in this order; `kept` of them are judged speech."""
+
+    utterance: Utterance
+    sequence: Sequence
+    text: TokenStream
+    frame_samples: int
+    slot: int | None = None
+    held: bool = False
+    launched: int = 0
+    decoded: int = 0
+    closed: int = 0
+    sent: int = 0
+    kept: int = 0
+    chunks: int = 0  # closed ones
+    playback: Playback = field(default_factory=Playback)
+    _codes: list[list[int]] = field(default_factory=list)  # kept and not sent
+    _pieces: deque[Piece] = field(default_factory=deque)  # decoded and not sent
+
+    @property
+    def over(self) -> bool:
+        return self.sequence.verdict is not Verdict.FRAME
+
+    @property
+    def heard(self) -> bool:
+        return self.playback.ends_s is not None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a frame of it has been launched and not judged."""
+        return not self.over and self.launched > self.sequence.samples
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something of it will be sent even if no further frame is made."""
+        return self.over or self.sent < self.closed
+
+    @property
+    def judged(self) -> bool:
+        """Whether it is known which frames of its next chunk are speech."""
+        return self.over or self.kept >= self.sent + sum(piece.frames for piece in self._next_pieces())
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the sound of its next chunk is there; true of one that has none."""
+        return all(piece.ready for piece in self._next_pieces())
+
+    def take_frame(self, codes: list[int], last: bool) -> None:
+        """Judge a frame, the last one for which there is room or not; keep it if it is speech.
+
+        A runaway's last frame is kept too: it carries the fade.
+        """
+        verdict = self.sequence.accept(codes[0])
+        if verdict is Verdict.FRAME and last:
+            self.sequence.cut_short(Cut.TOO_LONG)
+        if verdict is Verdict.FRAME or self.sequence.cut in RUNAWAY:
+            self._codes.append(codes)
+            self.kept += 1
+
+    def take_piece(self, piece: Piece) -> None:
+        """Sound of the next frames has been launched."""
+        self._pieces.append(piece)
+        self.decoded += piece.frames
+        if piece.closes:
+            self.closed = self.decoded
+            self.chunks += 1
+
+    def next_chunk(self, clock: Callable[[], float]) -> tuple[Progress, float | None]:
+        """What is to be sent next, waiting for it, and how long its sound was under way if it has any.
+
+        Nothing of it comes from behind the job's end, whatever has been decoded in vain.
+        """
+        pieces = self._next_pieces()
+        for _ in pieces:
+            self._pieces.popleft()
+        frames = min(sum(piece.frames for piece in pieces), self.kept - self.sent)
+        wave = torch.cat([piece.read() for piece in pieces]) if frames else torch.empty(0)
+        now_s = clock()
+        ended = self.over and self.sent + frames == self.kept
+        wave = self._edged(wave[: frames * self.frame_samples], ended)
+        codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, 16).mT  # [16, n]
+        del self._codes[:frames]
+        self.sent += frames
+        if len(wave):
+            self.playback.receive(now_s, len(wave) / self.frame_samples * FRAME_S)
+        progress = Progress(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
+        return progress, now_s - pieces[-1].launched_s if frames and pieces[-1].wave else None
+
+    def _next_pieces(self) -> list[Piece]:
+        """Those of its next chunk; of an ended job's last chunk, whatever is left."""
+        pieces: list[Piece] = []
+        for piece in self._pieces:
+            pieces.append(piece)
+            if piece.closes:
+                break
+        return pieces
+
+    def _edged(self, wave: Tensor, ended: bool) -> Tensor:
+        """A chunk's wave without leading silence where that is wanted, and faded at a runaway's end."""
+        if self.utterance.trim_silence and not self.heard:
+            wave = without_silence(wave, max(SILENT_FRAMES - self.sent, 0) * self.frame_samples)
+        if not (ended and self.sequence.cut in RUNAWAY):
+            return wave
+        log.warning("job %d cut after %d frames for %d text ids: %s", self.sequence.job, self.kept,
+                    self.sequence.text_ids, self.sequence.cut)  # fmt: skip
+        return faded(wave, self.frame_samples)

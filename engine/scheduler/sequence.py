@@ -1,0 +1,175 @@
+"""One job inside the engine: which text is still to be read, and when its speech is over.
+
+Pure bookkeeping on the host. The device knows slots and tensors; everything that is decided about a job is here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from ..model.config import TalkerConfig
+from ..prompt.planner import Prompt, PromptPlan
+
+
+class Verdict(enum.Enum):
+    """What a group-0 sample means: a frame, or that the speech is over and this sample makes none."""
+
+    FRAME = "frame"
+    END = "end"
+    CUT = "cut"
+
+
+class Cut(enum.StrEnum):
+    """Why a job was ended before the model ended it."""
+
+    MAX_NEW_TOKENS = "max_new_tokens"
+    TOO_LONG = "too_long"
+    LOOP = "loop"
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Bounds that only runaway speech meets. Ordinary speech takes 3 to 6 frames for each text id.
+
+    A loop is a window of frames most of whose n-grams of group-0 codes are repeats; `loop_frames` 0 switches it off.
+    """
+
+    frames_per_text_id: int = 20
+    min_frames: int = 192
+    loop_frames: int = 128
+    loop_ngram: int = 4
+    loop_distinct: float = 0.25
+
+    def max_frames(self, text_ids: int) -> int:
+        return max(self.min_frames, self.frames_per_text_id * text_ids)
+
+
+class LoopDetector:
+    """Watches the last frames' n-grams; speech that turns in a circle has few distinct ones."""
+
+    def __init__(self, guards: Guards) -> None:
+        self._guards = guards
+        self._latest: deque[int] = deque(maxlen=max(guards.loop_ngram, 1))
+        self._ngrams: deque[tuple[int, ...]] = deque()
+        self._seen: Counter[tuple[int, ...]] = Counter()
+
+    def add(self, code: int) -> bool:
+        """Take one frame's group-0 code; return whether the speech is in a loop."""
+        self._latest.append(code)
+        if not self._guards.loop_frames or len(self._latest) < self._guards.loop_ngram:
+            return False
+        ngram = tuple(self._latest)
+        self._ngrams.append(ngram)
+        self._seen[ngram] += 1
+        if len(self._ngrams) > self._guards.loop_frames:
+            self._forget(self._ngrams.popleft())
+        full = len(self._ngrams) == self._guards.loop_frames
+        return full and len(self._seen) <= self._guards.loop_distinct * self._guards.loop_frames
+
+    def _forget(self, ngram: tuple[int, ...]) -> None:
+        self._seen[ngram] -= 1
+        if not self._seen[ngram]:
+            del self._seen[ngram]
+
+
+class Sequence:
+    """A job from its first text id to its last frame.
+
+    Text is appended as it comes. Once `can_begin`, `begin` gives the prompt; from then on every step takes one
+    `next_text`, and a job whose text is late is `starved`: it waits, for padding would end its sentence.
+    """
+
+    def __init__(self, job: int, plan: PromptPlan, max_new_tokens: int, ends: Collection[int], guards: Guards) -> None:
+        self.job = job
+        self.plan = plan
+        self.frames = 0
+        self.samples = 0
+        self.text_ids = 0
+        self.verdict = Verdict.FRAME
+        self.cut: Cut | None = None
+        self._max_new_tokens = max_new_tokens
+        self._ends = ends
+        self._guards = guards
+        self._loop = LoopDetector(guards)
+        self._pending: deque[int] = deque()
+        self._text_ended = False
+        self._begun = False
+
+    def append(self, ids: Iterable[int]) -> None:
+        """Take text ids that have become known."""
+        assert not self._text_ended, f"job {self.job}: text after its end"
+        before = len(self._pending)
+        self._pending.extend(ids)
+        self.text_ids += len(self._pending) - before
+
+    def end_text(self) -> None:
+        """No more text comes: tts_eos follows what is pending. A second call changes nothing."""
+        if self._begun and not self._text_ended:
+            self._pending.append(self.plan.ids.tts_eos)
+        self._text_ended = True
+
+    @property
+    def can_begin(self) -> bool:
+        return not self._begun and self.plan.ready(len(self._pending), self._text_ended)
+
+    def begin(self) -> Prompt:
+        """Turn the text known so far into the prompt. Raises PromptError if the text has ended and is empty."""
+        assert self.can_begin, f"job {self.job} cannot begin"
+        prompt = self.plan.begin(list(self._pending), self._text_ended)
+        self._pending = deque(prompt.trailing)
+        self._begun = True
+        return prompt
+
+    @property
+    def prompt_positions(self) -> int:
+        """How many positions the prompt of the text known so far takes."""
+        return self.plan.positions(len(self._pending), self._text_ended)
+
+    @property
+    def starved(self) -> bool:
+        """Whether the next step must wait for text."""
+        return self._begun and not self._pending and not self._text_ended
+
+    def next_text(self) -> int:
+        """The text id that goes into the next step: the text, then tts_eos, then tts_pad for ever."""
+        assert self._begun, f"job {self.job} has not begun"
+        assert not self.starved, f"job {self.job} is starved"
+        return self._pending.popleft() if self._pending else self.plan.ids.tts_pad
+
+    def accept(self, code: int) -> Verdict:
+        """Judge the next group-0 sample. Only FRAME makes a frame; after anything else the job is over.
+
+        As in the reference, `max_new_tokens` samples without an end give one frame less.
+        """
+        assert self.verdict is Verdict.FRAME, f"job {self.job} is over"
+        self.samples += 1
+        if code in self._ends:
+            self.verdict = Verdict.END
+        elif cut := self._reason_to_cut(code):
+            self.verdict, self.cut = Verdict.CUT, cut
+        else:
+            self.frames += 1
+        return self.verdict
+
+    def cut_short(self, reason: Cut) -> None:
+        """End here, for a reason that only the engine knows."""
+        self.verdict, self.cut = Verdict.CUT, reason
+
+    def _reason_to_cut(self, code: int) -> Cut | None:
+        if self.samples >= self._max_new_tokens:
+            return Cut.MAX_NEW_TOKENS
+        if self.frames >= self._guards.max_frames(self.text_ids):
+            return Cut.TOO_LONG
+        return Cut.LOOP if self._loop.add(code) else None
+
+
+def end_ids(talker: TalkerConfig) -> frozenset[int]:
+    """Group-0 ids that end speech: of the seed's list, those that are codec ids.
+
+    The others are text ids; what stands at their numbers among the codes, if anything, is a sound. Only codec_eos is
+    ever drawn: the sampler keeps all other marks out, ends or not.
+    """
+    return frozenset(each for each in (talker.ids.eos, talker.ids.think_eos) if each < talker.vocab_size)

@@ -1,0 +1,1 @@
+"""Voices in a folder, and what a recording says about a speaker."""

@@ -1,0 +1,97 @@
+"""A cloned voice: what a recording says about a speaker, computed once and kept."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.mel import log_mel
+from ..model.speech_model import SpeechModel
+from ..prompt.planner import CloneVoice, Reference, content_digest
+from ..runtime.model_runner import VoiceVectors
+from .audio import RATE, Samples
+
+FORMAT = 1
+SHORTEST_SAMPLES = RATE // 10
+
+
+class VoicePromptError(Exception):
+    """A voice prompt cannot be made or read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoicePrompt:
+    """x-vector float32 [H] and, for in-context cloning, the reference's codes int64 [frames, 16] and its words."""
+
+    speaker: Tensor
+    codes: Tensor | None = None
+    text: str | None = None
+
+    @property
+    def clone(self) -> CloneVoice:
+        """What the prompt planner needs: content by digest."""
+        speaker = _digest(self.speaker)
+        if self.codes is None or self.text is None:
+            return CloneVoice(speaker)
+        return CloneVoice(speaker, Reference(self.text, len(self.codes), _digest(self.codes)))
+
+    @property
+    def vectors(self) -> VoiceVectors:
+        """What the runner needs: the content itself."""
+        return VoiceVectors(self.speaker, self.codes)
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        codes = np.empty((0, 16), np.int64) if self.codes is None else self.codes.cpu().numpy()
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.touch(0o600)  # somebody's voice is nobody else's business
+        try:
+            with partial.open("wb") as file:
+                speaker = self.speaker.float().cpu().numpy()
+                np.savez(file, format=FORMAT, speaker=speaker, codes=codes, text=self.text or "")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> VoicePrompt:
+        """Read what `save` wrote. Raises VoicePromptError, FileNotFoundError."""
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                if int(kept["format"]) != FORMAT:
+                    raise VoicePromptError(f"{path}: format {kept['format']} is not {FORMAT}")
+                codes, text = torch.from_numpy(kept["codes"]), str(kept["text"])
+                return cls(torch.from_numpy(kept["speaker"]), codes if len(codes) else None, text or None)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise VoicePromptError(f"{path}: no voice prompt ({error})") from error
+
+
+@torch.inference_mode()
+def make_voice_prompt(model: SpeechModel, samples: Samples, text: str | None) -> VoicePrompt:
+    """Hear a recording (float32 mono at 24 kHz); with its words, `text`, also for in-context cloning.
+
+    Raises VoicePromptError when the checkpoint has no encoders: only a Base model clones voices.
+    """
+    if model.speaker_encoder is None or model.encoder is None:
+        raise VoicePromptError("this checkpoint cannot clone a voice; a Qwen3-TTS Base model can")
+    if len(samples) < SHORTEST_SAMPLES:
+        raise VoicePromptError(f"the recording is too short: {len(samples) / RATE:.3f} s")
+    device = model.talker.head.weight.device
+    wave = torch.from_numpy(samples)[None]
+    speaker = model.speaker_encoder(log_mel(wave, RATE).to(device))[0].float().cpu()
+    codes = model.encoder(wave.to(device))[0].T.cpu() if text is not None else None
+    return VoicePrompt(speaker, codes, text)
+
+
+def _digest(tensor: Tensor) -> str:
+    array = tensor.cpu().contiguous().numpy()
+    return content_digest(str((array.dtype, array.shape)).encode(), array.tobytes())

@@ -1,0 +1,1 @@
+"""The engine worker process and its backends."""

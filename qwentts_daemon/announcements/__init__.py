@@ -1,0 +1,1 @@
+"""Announcements: a bounded queue, and their playback on targets."""

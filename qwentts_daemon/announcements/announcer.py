@@ -1,0 +1,151 @@
+"""Speaks announcements: keeps their line, and for each target one task that plays the next of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Container, Iterable, Mapping
+
+from ..config.schema import Announce
+from ..errors import Code, SpeechError
+from .playback import Outcome, Outlet, Performance, Stage
+from .queue import Announcement, Line, QuietHours, Urgency
+
+KEPT_BYTES = 64 << 20
+"""Sound that fast targets have made the slow ones keep; a fast one waits when it is more."""
+
+
+class Announcer:
+    """`say` puts in line; each target plays what is next for it, until `close`."""
+
+    def __init__(self, stage: Stage, outlets: Mapping[str, Outlet], config: Announce) -> None:
+        self._stage = stage
+        self._outlets = outlets
+        self._line = Line(config.max_waiting, config.coalesce)
+        self._quiet_hours = QuietHours.parse(config.quiet_hours) if config.quiet_hours else None
+        self._performances: dict[str, Performance] = {}
+        self._news = {name: asyncio.Event() for name in outlets}
+        self._ended = asyncio.Event()
+        self._is_ending = False
+        self._serving = [
+            stage.tasks.create_task(self._serve(name, outlet), name=f"target {name}")
+            for name, outlet in outlets.items()
+        ]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self._outlets)
+
+    @property
+    def depth(self) -> int:
+        """How many wait, at least on one target."""
+        return len(self._line)
+
+    def require_place(self, name: str | None) -> None:
+        """Raises RepeatedId for an id that was taken, and SpeechError when there is no place for another."""
+        if self._is_ending:
+            raise SpeechError(Code.SHUTTING_DOWN, "this daemon is shutting down")
+        self._line.require_place(name)
+
+    def say(self, announcement: Announcement) -> None:
+        """Put it in line. Raises what `Line.add` raises."""
+        self._line.add(announcement)
+        self._stage.tell(announcement, "queued", {"queue_depth": self.depth})
+        asyncio.get_running_loop().call_at(announcement.expires_at_s, self._expire)
+        self._look()
+
+    def stop(self, name: str | None = None, targets: Container[str] | None = None, why: str = "stopped") -> None:
+        """End what is being spoken, or only the one with this id, which may wait as well; everywhere or somewhere."""
+        targets = self._outlets if targets is None else targets
+        spoken = [each for each in self._performances.values() if each.is_begun]
+        wanted = {each.announcement.id for each in spoken} if name is None else {name}
+        for performance in spoken:
+            if performance.announcement.id in wanted:
+                performance.stop(targets, why)
+        self._drop(lambda waiting: waiting.id in wanted, why, targets)
+
+    def clear(self, why: str = "cleared") -> None:
+        """Forget what waits; what is being spoken goes on where it has begun."""
+        self._drop(lambda _: True, why)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Begin nothing more, let what is being spoken come to its end for up to `timeout_s`, and end it then."""
+        self._is_ending = True
+        self.clear("shutting-down")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until_silent()
+        except TimeoutError:
+            self.stop(why="shutting-down")
+            await self._until_silent()
+
+    def close(self) -> None:
+        """No target takes anything any more."""
+        for task in self._serving:
+            task.cancel()
+
+    # --- speaking ---------------------------------------------------------------------------------------------
+
+    async def _serve(self, name: str, outlet: Outlet) -> None:
+        while True:
+            self._news[name].clear()
+            announcement = self._line.take(name) if self._may_begin(name) else None
+            if announcement is None:
+                await self._news[name].wait()
+            elif self._is_quiet(announcement):
+                self._cancel(announcement, [name], "quiet-hours")
+            else:
+                performance = self._performance(announcement)
+                await performance.play(name, outlet)
+                self._settle(performance)
+
+    def _may_begin(self, name: str) -> bool:
+        performances = self._performances.values()
+        kept_bytes = sum(each.kept_bytes for each in performances)
+        return kept_bytes <= KEPT_BYTES or any(each.awaits(name) for each in performances)
+
+    def _is_quiet(self, announcement: Announcement) -> bool:
+        if self._quiet_hours is None or announcement.urgency is Urgency.HIGH:
+            return False
+        return self._quiet_hours.cover(datetime.datetime.now().time())
+
+    def _performance(self, announcement: Announcement) -> Performance:
+        """The one that all its targets share."""
+        if announcement.id not in self._performances:
+            self._performances[announcement.id] = Performance(announcement, self._stage)
+        return self._performances[announcement.id]
+
+    async def _until_silent(self) -> None:
+        while self._performances:
+            self._ended.clear()
+            await self._ended.wait()
+
+    # --- what is not spoken -----------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._drop(lambda waiting: waiting.expires_at_s <= now_s, "expired")
+        for performance in self._performances.values():
+            if performance.announcement.expires_at_s <= now_s and not performance.is_heard:
+                performance.stop(self._outlets, "expired")
+
+    def _drop(self, wanted: Callable[[Announcement], bool], why: str, targets: Container[str] | None = None) -> None:
+        for announcement, dropped in self._line.drop(wanted, targets):
+            self._cancel(announcement, dropped, why)
+
+    def _cancel(self, announcement: Announcement, targets: Iterable[str], why: str) -> None:
+        performance = self._performance(announcement)
+        for name in targets:
+            performance.close(name, Outcome("cancelled", why))
+        self._settle(performance)
+
+    def _settle(self, performance: Performance) -> None:
+        if performance.is_over:
+            self._performances.pop(performance.announcement.id, None)
+            self._ended.set()
+        self._look()
+
+    def _look(self) -> None:
+        """Something has changed that may let a target begin."""
+        for news in self._news.values():
+            news.set()

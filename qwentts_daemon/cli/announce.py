@@ -1,0 +1,103 @@
+"""One announcement from the command line, through the broker as anybody else's, followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import aiomqtt
+
+from ..config.schema import Config
+from ..errors import ConfigError, StartError
+from ..mqtt.connection import BrokerError, Connection, Incoming, connected, make_broker, node_id
+from ..mqtt.messages import Topics
+
+ANSWER_TIMEOUT_S = 5.0
+LONGEST_SPEECH_S = 900.0
+LAST = ("finished", "cancelled", "failed")
+
+Event = Mapping[str, Any]
+Post = asyncio.Queue[Incoming | aiomqtt.MqttError]
+
+
+async def announce(config: Config, say: Mapping[str, object], follow: bool, show: Callable[[Event], None]) -> bool:
+    """Send what `say` holds and show the events about it. Whether it was spoken, or with `follow` False, sent.
+
+    Raises ConfigError, and StartError when there is no broker or no daemon.
+    """
+    if not config.mqtt.host:
+        raise ConfigError("mqtt.host: no broker is configured")
+    topics = Topics(f"{config.mqtt.base_topic}/{node_id(config.mqtt)}")
+    number = secrets.token_hex(6)
+    post = Post()
+    try:
+        async with connected(make_broker(config.mqtt, f"qwentts-announce-{number}"), post.put_nowait) as connection:
+            await connection.subscribe([(topics.event, 1), (topics.status, 1)])
+            await _require_daemon(post, topics)
+            await connection.publish(topics.say, json.dumps({"id": number, **say}), qos=1)
+            if not follow:
+                return True
+            async with _watched(connection, post):
+                return await _follow(post, topics, number, show)
+    except BrokerError as error:
+        raise StartError(str(error)) from error
+
+
+async def _require_daemon(post: Post, topics: Topics) -> None:
+    """The broker keeps what the daemon said of itself last."""
+    try:
+        message = await _next(post, topics.status, ANSWER_TIMEOUT_S)
+    except TimeoutError:
+        raise StartError(f"no daemon was ever seen at {topics.base} (mqtt.base_topic, mqtt.node_id)") from None
+    if message.payload != b"online":
+        raise StartError(f"the daemon at {topics.base} is offline")
+
+
+async def _follow(post: Post, topics: Topics, number: str, show: Callable[[Event], None]) -> bool:
+    """Whether the last event is a good one."""
+    patience_s = ANSWER_TIMEOUT_S
+    while True:
+        try:
+            message = await _next(post, topics.event, patience_s)
+        except TimeoutError:
+            raise StartError(f"no word of the announcement within {patience_s:g} s") from None
+        event: Event = json.loads(message.payload)
+        if event.get("id") != number:
+            continue
+        show(event)
+        if event["event_type"] in LAST:
+            return bool(event["event_type"] == "finished")
+        patience_s = LONGEST_SPEECH_S
+
+
+async def _next(post: Post, topic: str, timeout_s: float) -> Incoming:
+    """The next message on a topic. Raises TimeoutError, and MqttError when the connection is lost."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            message = await post.get()
+            if isinstance(message, aiomqtt.MqttError):
+                raise message
+            if message.topic == topic:
+                return message
+
+
+@contextlib.asynccontextmanager
+async def _watched(connection: Connection, post: Post) -> AsyncIterator[None]:
+    """The loss of the connection comes with the post."""
+
+    async def watch() -> None:
+        try:
+            await connection.alive()
+        except aiomqtt.MqttError as error:
+            post.put_nowait(error)
+
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch(), name="connection")
+        try:
+            yield
+        finally:
+            watching.cancel()

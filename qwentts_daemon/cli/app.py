@@ -1,0 +1,311 @@
+"""The command line: `qwentts-daemon [run]`, `say`, `announce`, `voices`, `download`, `clone`, `check-config`, `doctor`,
+`install-service`, `uninstall-service`.
+
+Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
+a pipe, a name that no voice can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, no
+voice can be loaded, or the doctor has found an error · 73 a file cannot be written · 74 standard output cannot be
+written · 77 permission denied · 78 wrong configuration · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__, logs
+from ..config.live import LiveConfig
+from ..config.loader import ENV_CONFIG, default_path, load, voices_dir
+from ..config.schema import Config, check_language
+from ..daemon import program_uri, serve
+from ..doctor import findings
+from ..doctor.checks import examine
+from ..errors import ConfigError, QwenTtsError, SpeechError, StartError
+from ..service import install
+from ..workers import engine_settings
+from ..workers.engine_settings import Clone
+from ..wyoming import client
+from . import streams, try_voice
+
+DEFAULT_COMMAND = "run"
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="Configuration file (YAML).", show_envvar=True)
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may stand several times.")
+]
+Uri = Annotated[str | None, typer.Option("--uri", help="tcp://HOST:PORT, unix:///PATH or stdio://.")]
+Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the daemon listens.")]
+
+
+def run_cli() -> None:
+    """Run the command line. Exits with a status whatever became of the standard streams."""
+    streams.set_up()
+    try:
+        _run_command(sys.argv[1:])
+    finally:
+        _flush_results()
+
+
+def _run_command(arguments: list[str]) -> None:
+    """Parse and obey; without a command, `run`. A user's mistake is one line and an exit status, no traceback."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+        arguments.insert(0, DEFAULT_COMMAND)
+    try:
+        app(arguments, prog_name="qwentts-daemon")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BaseExceptionGroup as group:
+        known, unknown = group.split(QwenTtsError)
+        if unknown or not known:
+            raise
+        _fail(_first(known))
+    except QwenTtsError as error:
+        _fail(error)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(__version__)
+
+
+@app.command()
+def run(
+    config: ConfigPath = None,
+    settings: Settings = None,
+    uri: Uri = None,
+    voice: Annotated[str | None, typer.Option(help="Default voice (voices.default).")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, qwen3 or espeak (engine.backend).")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more (log.level).")] = False,
+) -> None:
+    """Run the daemon (the default)."""
+    shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
+    words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
+    file = config or default_path(os.environ)  # once found, a reload does not do without it
+    live = LiveConfig(lambda: _load(file, words))
+    logs.set_up(live.now.log, os.environ)
+    os.umask(0o077)  # what the daemon and its workers write is theirs alone
+    asyncio.run(serve(live))
+
+
+app.command("install-service")(install.install_service)
+app.command("uninstall-service")(install.uninstall_service)
+
+
+@app.command("check-config")
+def check_config(config: ConfigPath = None, settings: Settings = None) -> None:
+    """Check the configuration and say what is in force."""
+    loaded = _load(config, settings)
+    out.print_json(loaded.model_dump_json())
+
+
+@app.command()
+def doctor(
+    config: ConfigPath = None,
+    settings: Settings = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out the files' hashes and the spoken sentence.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at everything that speech depends on, and say what to do. Changes nothing."""
+    fault = None
+    try:
+        found = examine(_load(config, settings), os.environ, quick)
+    except ConfigError as error:
+        fault = error
+        found = iter([findings.error("configuration", str(error), "correct it; config.example.yaml shows every key")])
+    shown = list(found) if as_json else findings.show(found, out)
+    if as_json:
+        print(findings.as_json(shown))
+    raise SystemExit(fault.exit_status if fault else findings.exit_status(shown))
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; `-` reads standard input and speaks while it arrives.")],
+    config: ConfigPath = None,
+    uri: Uri = None,
+    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a WAV file.")] = None,
+    play: Annotated[bool, typer.Option("--play", help="Play on this machine while it arrives.")] = False,
+    wait: Wait = 0.0,
+) -> None:
+    """Speak a text through a running daemon; prints time to first audio, length and real-time factor."""
+    if output is None and not play:
+        raise typer.BadParameter("choose --output FILE or --play")
+    if speaker and not voice:
+        raise typer.BadParameter("--speaker needs --voice: the protocol sends a style only with a voice")
+    request = client.Request(_daemon_uri(config, uri), voice, speaker, wait)
+    pieces = client.stdin_pieces() if text == "-" else client.whole(text)
+    with client.sink(output, play) as write:
+        result = asyncio.run(client.say(request, pieces, write))
+    out.print(
+        f"first audio {result.first_audio_s * 1000:.1f} ms, {result.audio_s:.2f} s of audio in {result.chunks} chunks, "
+        f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def announce(
+    text: Annotated[str, typer.Argument(help="What to announce.")],
+    targets: Annotated[list[str] | None, typer.Option("--target", "-t", help="Where; may stand several times.")] = None,
+    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
+    language: Annotated[str | None, typer.Option(help="Such as de-DE.")] = None,
+    style: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
+    instruct: Annotated[str | None, typer.Option(help="How to speak, in words.")] = None,
+    volume: Annotated[float | None, typer.Option(help="0 to 100.")] = None,
+    priority: Annotated[str, typer.Option(help="high, normal or low; high also in quiet hours.")] = "normal",
+    chime: Annotated[bool | None, typer.Option("--chime/--no-chime", help="A chime before it.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Forget it if it could not begin for so many seconds.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until it has been spoken.")] = True,
+    config: ConfigPath = None,
+    settings: Settings = None,
+) -> None:
+    """Announce a text by MQTT, with the broker of the configuration, and follow it to its end."""
+    from .announce import announce
+
+    wishes = {
+        "text": text, "targets": targets, "voice": voice, "language": language, "style": style, "instruct": instruct,
+        "volume": volume, "priority": priority, "chime": chime, "expires_s": expires,
+    }  # fmt: skip
+    say = {name: value for name, value in wishes.items() if value is not None}
+    if not asyncio.run(announce(_load(config, settings), say, follow, _print_event)):
+        raise SystemExit(1)
+
+
+def _print_event(event: Mapping[str, Any]) -> None:
+    facts = {name: value for name, value in event.items() if name not in ("event_type", "id")}
+    words = ", ".join(f"{name} {value}" for name, value in facts.items())
+    console = err if event["event_type"] in ("failed", "cancelled") else out
+    console.print(event["event_type"] + (f": {words}" if words else ""), soft_wrap=True, markup=False)
+
+
+@app.command()
+def voices(config: ConfigPath = None, uri: Uri = None, wait: Wait = 0.0) -> None:
+    """List the voices of a running daemon."""
+    request = client.Request(_daemon_uri(config, uri), None, None, wait)
+    table = Table("voice", "description", "languages", "styles", box=None)
+    for listed in asyncio.run(client.voices(request)):
+        styles = ", ".join(speaker.name for speaker in listed.speakers or ())
+        table.add_row(listed.name, listed.description, ", ".join(listed.languages), styles)
+    out.print(table)
+
+
+@app.command()
+def download(
+    model: Annotated[str | None, typer.Argument(help="A hub id; without it, engine.model.")] = None,
+    config: ConfigPath = None,
+    settings: Settings = None,
+) -> None:
+    """Fetch a model before it is needed. An interrupted download goes on where it was."""
+    words = ["engine.offline=false", *([f"engine.model={model}"] if model else [])]
+    loaded = _load(config, [*(settings or []), *words])
+    directory = engine_settings.download(loaded)
+    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    out.print(f"{loaded.engine.model} is there, {size / 1e9:.2f} GB in {directory}", soft_wrap=True)
+
+
+@app.command()
+def clone(
+    name: Annotated[str, typer.Argument(help="What the voice shall be called.")],
+    audio: Annotated[Path, typer.Option("--audio", help="3 to 30 s of one person speaking: WAV, FLAC, OGG or MP3.")],
+    transcript: Annotated[
+        str | None, typer.Option(help="The words of the recording; the clone is closer then.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="The language of the voice, such as de-DE.")] = None,
+    description: Annotated[str | None, typer.Option(help="What lists of voices show.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the voice of this name.")] = False,
+    config: ConfigPath = None,
+    settings: Settings = None,
+    uri: Uri = None,
+) -> None:
+    """Make a voice out of a recording, for a Base model; a running daemon finds it by itself."""
+    folder = voices_dir(_load(config, settings), os.environ)
+    engine_settings.check_voice_name(name)
+    if (folder / name).exists() and not replace:
+        raise StartError(f"{folder / name} exists already; use another name, or --replace", os.EX_CANTCREAT)
+    for advice in engine_settings.judge_recording(audio):
+        err.print(f"{audio}: {advice}", soft_wrap=True, markup=False)
+    new = not (folder / name).exists()
+    if language:
+        try:
+            check_language(language)
+        except ValueError as error:
+            raise typer.BadParameter(f"--language {language}: {error}") from None
+    directory = engine_settings.add_clone(folder, Clone(name, audio, transcript, language, description))
+    out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
+    _try_out(client.Request(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None)
+
+
+def _try_out(request: client.Request, name: str, language: str | None, directory: Path | None) -> None:
+    """Let a running daemon speak with a new voice, or say how to; one that was replaced is still the old one."""
+    later = f"try it: qwentts-daemon say --voice {name} --play 'Good evening.'"
+    if directory is None:
+        out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
+        return
+    try:
+        listed = asyncio.run(try_voice.appears(request, name))
+    except StartError as error:
+        model = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
+        out.print(f"{error}; run one with a Base model (engine.model: {model}), then {later}", soft_wrap=True)
+        return
+    if not listed:
+        out.print(
+            f"the running daemon does not list {name}: its log says why (voices.dir, engine.model)", soft_wrap=True
+        )
+        raise SystemExit(1)
+    output = directory / "sample.wav"
+    result = asyncio.run(try_voice.speak(request, name, language, output))
+    out.print(f"{name} has spoken {result.audio_s:.1f} s: {output}", soft_wrap=True)
+
+
+def _load(config: Path | None, settings: list[str] | None = None) -> Config:
+    return load(config or default_path(os.environ), os.environ, settings or [])
+
+
+def _daemon_uri(config: Path | None, uri: str | None) -> str:
+    return program_uri(_load(config, [f"wyoming.uri={uri}"] if uri else []))
+
+
+def _fail(error: BaseException) -> NoReturn:
+    status = error.exit_status if isinstance(error, ConfigError | StartError) else 1
+    code = f" ({error.code})" if isinstance(error, SpeechError) else ""
+    line = f"qwentts-daemon: {error}{code}"
+    if logs.goes_to_journal(os.environ, sys.stderr):
+        line = logs.with_priority(logging.ERROR, line)
+    err.print(line, soft_wrap=True, markup=False)
+    raise SystemExit(status)
+
+
+def _flush_results() -> None:
+    try:
+        streams.flush_results()
+    except BrokenPipeError:
+        raise SystemExit(1) from None  # the reader has what it wanted (`voices | head`), as click and rich see it
+    except OSError as error:
+        err.print(f"qwentts-daemon: cannot write to standard output: {error.strerror}", soft_wrap=True, markup=False)
+        raise SystemExit(os.EX_IOERR) from None
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -1,0 +1,44 @@
+"""The first words of a new voice: waits until a running daemon has found it, and lets it speak."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..wyoming import client
+
+FOUND_WITHIN_S = 45.0
+"""A daemon looks at its folder every second, and tries a model that had no voice at most every 30 s."""
+RETRY_S = 0.5
+SENTENCES = {
+    "en": "Good evening. This is my new voice, and I hope that you like it.",
+    "de": "Guten Abend. Das ist meine neue Stimme, und ich hoffe, dass sie gefällt.",
+    "es": "Buenas tardes. Esta es mi nueva voz, y espero que te guste.",
+    "fr": "Bonsoir. Voici ma nouvelle voix, et j'espère qu'elle vous plaît.",
+    "it": "Buonasera. Questa è la mia nuova voce, e spero che ti piaccia.",
+    "pt": "Boa noite. Esta é a minha nova voz, e espero que goste dela.",
+    "ru": "Добрый вечер. Это мой новый голос, надеюсь, он вам понравится.",
+    "ja": "こんばんは。これが私の新しい声です。気に入っていただけるとうれしいです。",
+    "ko": "안녕하세요. 이것은 제 새 목소리입니다. 마음에 드셨으면 좋겠습니다.",
+    "zh": "晚上好。这是我的新声音，希望你喜欢。",
+}
+
+
+async def appears(request: client.Request, name: str) -> bool:
+    """Whether the daemon lists the voice soon. Raises StartError when there is no daemon."""
+    until_s = time.monotonic() + FOUND_WITHIN_S
+    while name not in [voice.name for voice in await client.voices(request)]:
+        if time.monotonic() > until_s:
+            return False
+        await asyncio.sleep(RETRY_S)  # the daemon is another process and tells nobody when its voices change
+    return True
+
+
+async def speak(request: client.Request, name: str, language: str | None, output: Path) -> client.Result:
+    """A sentence with the new voice, written to `output`. Raises SpeechError and StartError."""
+    tag = (language or "en").replace("_", "-").split("-")[0].lower()
+    with client.sink(output, play=False) as write:
+        text = client.whole(SENTENCES.get(tag, SENTENCES["en"]))
+        return await client.say(replace(request, voice=name), text, write)

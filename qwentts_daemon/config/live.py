@@ -1,0 +1,62 @@
+"""The configuration in force: whoever needs a value asks when it is needed, so that a reload reaches everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .schema import Config, Queue, Text, Wyoming
+
+LIVE = {
+    "wyoming": set(Wyoming.model_fields) - {"uri", "name", "zeroconf"},
+    "engine": {"job_timeout", "heartbeat_timeout", "restart_delay_max"},
+    "voices": {"default", "language", "pin_languages", "styles", "aliases"},
+    "audio": {"lead_silence", "tail_silence", "stall_silence", "stall_silence_max"},
+    "text": set(Text.model_fields),
+    "queue": set(Queue.model_fields),
+    "daemon": {"shutdown_timeout"},
+    "log": {"level"},
+}
+"""The keys that are asked for when they are needed; every other one is for the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What another reading of the sources comes to: `config` holds what may change now, and the rest as it was."""
+
+    config: Config
+    taken: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+class LiveConfig:
+    """`now` is the configuration in force; `read` reads its sources once more."""
+
+    def __init__(self, read: Callable[[], Config]) -> None:
+        """Raises what `read` raises."""
+        self.read = read
+        self.now = read()
+
+
+def compare(old: Config, new: Config) -> Change:
+    """The keys that differ, and the configuration that a running daemon can make of them."""
+    taken: dict[str, dict[str, Any]] = {}
+    restart = []
+    for section, key in _differences(old, new):
+        if key in LIVE.get(section, ()):
+            taken.setdefault(section, {})[key] = getattr(getattr(new, section), key)
+        else:
+            restart.append(f"{section}.{key}")
+    sections = {section: getattr(old, section).model_copy(update=values) for section, values in taken.items()}
+    names = [f"{section}.{key}" for section, values in taken.items() for key in values]
+    return Change(old.model_copy(update=sections), tuple(names), tuple(restart))
+
+
+def _differences(old: Config, new: Config) -> list[tuple[str, str]]:
+    return [
+        (section, key)
+        for section in Config.model_fields
+        for key in type(getattr(old, section)).model_fields
+        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+    ]

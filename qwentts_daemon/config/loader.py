@@ -1,0 +1,262 @@
+"""The configuration: a YAML file, QWENTTS_<SECTION>_<KEY> and the command line, checked once and strictly.
+
+Later sources win: default < file < environment < command line. The keys and their defaults: `sections`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from ..errors import ConfigError
+from .ownership import SERVICE_STATE, acts_for_the_service
+from .schema import Config
+
+ENV_PREFIX = "QWENTTS_"
+ENV_CONFIG = "QWENTTS_CONFIG"
+IN_YAML = {
+    "tuple_type": "write a list, such as [one, another]",
+    "dict_type": "write names and values, such as {name: value}",
+    "model_type": "write keys and values, such as {key: value}",
+}
+"""What pydantic calls a tuple, a dictionary or a model."""
+
+
+def default_paths(environment: Mapping[str, str]) -> list[Path]:
+    """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
+    paths = [Path("/etc/qwentts/config.yaml")]
+    with contextlib.suppress(ConfigError):
+        home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
+        paths.insert(0, home / "qwentts" / "config.yaml")
+    return paths
+
+
+def default_path(environment: Mapping[str, str]) -> Path | None:
+    """The first of `default_paths` that is there. Raises ConfigError where nobody can tell."""
+    for path in default_paths(environment):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; name a file with --config") from error
+        return path
+    return None
+
+
+def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
+    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
+    try:
+        return Path(environment.get(variable) or usual).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key}: this user has no home directory; name a folder") from None
+
+
+def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of cloned and designed voices: `voices.dir`, a service's own state (for root too), or the user's."""
+    if config.voices.dir:
+        return Path(config.voices.dir).expanduser().absolute()
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(state) / "voices"
+    if acts_for_the_service():
+        return SERVICE_STATE / "voices"
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "voices.dir") / "qwentts" / "voices"
+
+
+def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
+    if config.http.cache_dir:
+        return Path(config.http.cache_dir).expanduser().absolute()
+    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(cache) / "audio"
+    return user_dir(environment, "XDG_CACHE_HOME", "~/.cache", "http.cache_dir") / "qwentts" / "audio"
+
+
+def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
+    """Read every source. `settings` are `section.key=value` words of the command line. Raises ConfigError."""
+    values = _read_file(path) if path else {}
+    _merge(values, _from_environment(environment))
+    _merge(values, dict(_from_setting(word) for word in settings))
+    return _validate(values, str(path) if path else "configuration")
+
+
+# --- sources --------------------------------------------------------------------------------------------------
+
+Values = dict[str, Any]
+Key = tuple[str, str]
+
+
+def _read_file(path: Path) -> Values:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected sections such as `wyoming:`, found a {type(document).__name__}")
+    return document
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
+    known = {
+        f"{ENV_PREFIX}{section}_{key}".upper(): (section, key)
+        for section, field in Config.model_fields.items()
+        for kind in _models(field.annotation)
+        for key in kind.model_fields
+    }
+    given = {name: text for name, text in environment.items() if name.startswith(ENV_PREFIX) and name != ENV_CONFIG}
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"environment variable {name}: unknown{_nearest(name, known)}")
+    return {
+        known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
+        for name, text in given.items()
+    }
+
+
+def _from_setting(word: str) -> tuple[Key, Any]:
+    path, equals, text = word.partition("=")
+    section, dot, key = path.partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {word}: write it as section.key=value")
+    if _is_secret((section, key)):
+        raise ConfigError(
+            f"--set {path}: everybody on this machine would see it; use {path}_file or "
+            + f"{ENV_PREFIX}{section}_{key}".upper()
+        )
+    return (section, key), _parse_value(text, f"--set {path}")
+
+
+def _parse_value(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: no valid YAML value: {text!r:.80}") from error
+
+
+def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
+    for (section, key), value in changes.items():
+        inside = values.get(section)
+        if inside is not None and not isinstance(inside, dict):
+            return  # validation names it
+        values[section] = {**(inside or {}), key: value}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last, and what contains itself."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # else an alias inside its own anchor would be no error
+        return super().construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is no word", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# --- validation -----------------------------------------------------------------------------------------------
+
+
+def _validate(values: Values, source: str) -> Config:
+    filled = _lists_to_tuples({section: inside for section, inside in values.items() if inside is not None})
+    try:
+        return Config.model_validate(filled)
+    except ValidationError as error:
+        problems = [_explain(dict(problem), filled) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _explain(problem: Mapping[str, Any], values: Values) -> str:
+    path, tags = _split_tags(problem["loc"], values)
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_nearest(path[-1], _siblings(path, tags))}"
+    if problem["type"] == "union_tag_invalid":
+        found, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        return f"{where}.type: must be one of {known} (found {found!r:.60})"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}: needs a type (found {problem['input']!r:.60})"
+    reason = IN_YAML.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
+    hidden = isinstance(problem["input"], dict) or _is_secret(tuple(path[:2]))
+    return f"{where}: {reason[:1].lower()}{reason[1:]}" + ("" if hidden else f" (found {problem['input']!r:.60})")
+
+
+def _is_secret(key: tuple[str, ...]) -> bool:
+    """Whether this section.key holds a secret, which is shown nowhere."""
+    section = Config.model_fields.get(key[0])
+    kinds = _models(section.annotation) if section and len(key) == 2 else []
+    fields = [kind.model_fields[key[1]] for kind in kinds if key[1] in kind.model_fields]
+    return any(SecretStr in (field.annotation, *get_args(field.annotation)) for field in fields)
+
+
+def _split_tags(location: Sequence[str | int], values: Any) -> tuple[list[str], set[str]]:
+    """Where a problem stands as its writer sees it, and apart from that the `type` of each mapping on the way there."""
+    path: list[str] = []
+    tags: set[str] = set()
+    inside = values
+    for part, following in itertools.pairwise((*location, None)):
+        if following is not None and isinstance(inside, dict) and inside.get("type") == part:
+            tags.add(str(part))
+            inside = {key: value for key, value in inside.items() if key != "type"}
+            continue
+        path.append(str(part))
+        inside = inside[part] if _holds(inside, part) else None
+    return path, tags
+
+
+def _holds(values: Any, part: Any) -> bool:
+    if isinstance(values, dict):
+        return part in values
+    return isinstance(values, tuple | list) and isinstance(part, int) and part < len(values)
+
+
+def _siblings(path: Sequence[str], tags: set[str]) -> list[str]:
+    """The keys that are known where the last word of `path` stands, in sections of the types in `tags`."""
+    kinds: list[type[BaseModel]] = [Config]
+    for word in path[:-1]:
+        if fields := [kind.model_fields[word] for kind in kinds if word in kind.model_fields]:
+            kinds = [kind for field in fields for kind in _models(field.annotation)]
+    kinds = [kind for kind in kinds if "type" not in kind.model_fields or _type_of(kind) in tags]
+    return [name for kind in kinds for name in kind.model_fields]
+
+
+def _type_of(kind: type[BaseModel]) -> Any:
+    return get_args(kind.model_fields["type"].annotation)[0]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key of this kind may hold, in lists and mappings too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for inside in get_args(annotation) for kind in _models(inside)]
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """YAML knows lists only; immutable sections hold tuples."""
+    if isinstance(value, dict):
+        return {key: _lists_to_tuples(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(inside) for inside in value)
+    return value

@@ -1,0 +1,201 @@
+"""Recordings that can be fetched while they are being made and for a while after, in a bounded space on disk.
+
+Each lies in a file without a name, which the system frees together with the process: nothing is left behind, and nobody
+else can read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..audio.wav import HEADER_BYTES, header
+from ..errors import QwenTtsError
+from ..synthesis.reply import Pcm
+
+MAX_RECORDINGS = 100  # each keeps a file open
+ID_BYTES = 16
+
+
+class ShelfError(QwenTtsError):
+    """No place for a recording, or not for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where recordings lie, how much they may take together, and how long a complete one stays."""
+
+    directory: Path
+    max_bytes: int
+    keep_s: float
+
+
+class Shelf:
+    """All recordings. The oldest that is complete, and that nobody listens to, makes room for a new one."""
+
+    def __init__(self, space: Space, url_of: Callable[[str], str]) -> None:
+        """`url_of` gives the address of an id."""
+        self.space = space
+        self.used_bytes = 0
+        self._url_of = url_of
+        self._recordings: dict[str, Recording] = {}  # the oldest first
+
+    @property
+    def listeners(self) -> int:
+        """How many are fetching something now."""
+        return sum(recording.listeners for recording in self._recordings.values())
+
+    def begin(self) -> Recording:
+        """A new recording, which can be found and listened to at once. Raises ShelfError."""
+        if len(self._recordings) >= MAX_RECORDINGS:
+            self.drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
+        identity = secrets.token_urlsafe(ID_BYTES)
+        recording = Recording(self, identity, self._url_of(identity))
+        self._recordings[identity] = recording
+        return recording
+
+    def find(self, identity: str) -> Recording | None:
+        """The recording of that id, while it is there."""
+        return self._recordings.get(identity)
+
+    def take(self, size: int) -> None:
+        """Account for `size` bytes more, for which older recordings may go. Raises ShelfError."""
+        while self.used_bytes + size > self.space.max_bytes:
+            self.drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
+        self.used_bytes += size
+
+    def remove(self, recording: Recording) -> None:
+        """It can no longer be found; those who listen to it may go on."""
+        if self._recordings.pop(recording.identity, None):
+            recording.retire()
+
+    def close(self) -> None:
+        """Withdraw everything."""
+        for recording in list(self._recordings.values()):
+            recording.withdraw()
+
+    def drop_oldest(self, problem: str) -> None:
+        """Make room. Raises ShelfError, for this problem, when there is nothing that could go."""
+        idle = (each for each in self._recordings.values() if each.is_complete and not each.listeners)
+        oldest = next(idle, None)
+        if oldest is None:
+            raise ShelfError(f"{problem}; see http.cache_megabytes and http.keep")
+        self.remove(oldest)
+
+
+class Recording:
+    """One WAV file: first in the making, then complete, or withdrawn."""
+
+    def __init__(self, shelf: Shelf, identity: str, url: str) -> None:
+        self.identity = identity
+        self.url = url
+        self.is_complete = False
+        self.is_withdrawn = False
+        self.listeners = 0
+        self.size = 0  # in bytes, the header included
+        self._shelf = shelf
+        self._rate = 0  # until the first of the sound has come
+        self._retired = False
+        self._news = asyncio.Event()
+        self._fetched_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._file = self._opened()
+
+    @property
+    def duration_s(self) -> float:
+        """Of what there is by now."""
+        return (self.size - HEADER_BYTES) / 2 / self._rate if self._rate else 0.0
+
+    def append(self, pcm: Pcm) -> None:
+        """More sound, to be heard at once. Raises ShelfError."""
+        if not self._rate:
+            self._append(header(pcm.rate, None))
+            self._rate = pcm.rate
+        self._append(pcm.samples)
+        self._tell()
+
+    def complete(self) -> None:
+        """That was all: from now on its length is known, and its time on the shelf runs. There must be some of it."""
+        os.pwrite(self._file.fileno(), header(self._rate, self.size - HEADER_BYTES), 0)
+        self.is_complete = True
+        self._tell()
+        asyncio.get_running_loop().call_later(self._shelf.space.keep_s, self._shelf.remove, self)
+
+    def withdraw(self) -> None:
+        """It ends at once, also for those who are listening."""
+        self.is_withdrawn = True
+        self._tell()
+        self._shelf.remove(self)
+
+    def retire(self) -> None:
+        """It is no longer on the shelf and goes with its last listener."""
+        self._retired = True
+        self._free_if_unused()
+
+    def read(self, begin: int, size: int) -> bytes:
+        """What there is of the file, at most `size` bytes from `begin` on."""
+        return os.pread(self._file.fileno(), size, begin)
+
+    async def grown(self, beyond: int) -> None:
+        """Returns when there is more than `beyond` bytes, or nothing more will come."""
+        while self.size <= beyond and not (self.is_complete or self.is_withdrawn):
+            await self._news.wait()
+
+    async def first_fetched(self) -> float:
+        """When somebody began to listen, which may be still to come; by the monotonic clock."""
+        return await asyncio.shield(self._fetched_s)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """For as long as somebody fetches it."""
+        self.listeners += 1
+        if not self._fetched_s.done():
+            self._fetched_s.set_result(time.monotonic())
+        try:
+            yield
+        finally:
+            self.listeners -= 1
+            self._free_if_unused()
+
+    def _opened(self) -> io.FileIO:
+        try:
+            return tempfile.TemporaryFile(dir=self._shelf.space.directory, buffering=0)
+        except OSError as error:
+            raise ShelfError(f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)") from error
+
+    def _append(self, data: bytes) -> None:
+        self._shelf.take(len(data))
+        try:
+            self._write(memoryview(data))
+        except ShelfError:
+            self._shelf.used_bytes -= len(data)
+            raise
+        self.size += len(data)
+
+    def _write(self, data: memoryview) -> None:
+        """All of it, or a ShelfError; a disk that is full before our space is gets room as the space does."""
+        while data:
+            try:
+                data = data[self._file.write(data) :]
+            except OSError as error:
+                problem = f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)"
+                if error.errno != errno.ENOSPC:
+                    raise ShelfError(problem) from error
+                self._shelf.drop_oldest(problem)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _free_if_unused(self) -> None:
+        if self._retired and not self.listeners and not self._file.closed:
+            self._file.close()
+            self._shelf.used_bytes -= self.size

@@ -1,0 +1,1 @@
+"""MQTT: the connection to the broker, commands, and Home Assistant's discovery."""

@@ -1,0 +1,139 @@
+"""Keeps the connection to the broker: comes back when it is lost, and says once what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from ..errors import ConfigError
+from ..sinks import SinkError
+from .connection import Broker, BrokerError, Connection, Incoming, connected
+from .publisher import Letter, Outbox
+
+FIRST_PAUSE_S = 0.2
+STEADY_AFTER_S = 10.0
+GOODBYE_TIMEOUT_S = 1.0
+ONLINE, OFFLINE = b"online", b"offline"
+
+log = logging.getLogger(__name__)
+
+
+class Bridge:
+    """Sends what is in the outbox and hands on what arrives, whenever there is a broker."""
+
+    def __init__(self, broker: Broker, outbox: Outbox, status_topic: str) -> None:
+        self._broker = broker
+        self._outbox = outbox
+        self._status_topic = status_topic
+        self._connection: Connection | None = None
+        self._connected_s: float | None = None
+        self._complaints: set[str] = set()
+        self._is_news = True  # that there is a connection
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """One message now or never. Raises SinkError when there is no broker."""
+        if self._connection is None:
+            raise SinkError(f"{self._broker} is not connected")
+        try:
+            await self._connection.publish(topic, payload, qos=0)
+        except aiomqtt.MqttError as error:
+            raise SinkError(f"{self._broker}: {error}") from error
+        _end_if_cancelled()
+
+    async def run(self, take: Callable[[Incoming], None], topics: Sequence[str]) -> None:
+        """Until cancelled. `take` gets what arrives on `topics`."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            self._connected_s = None
+            try:
+                await self._live_once(take, topics)
+            except (BrokerError, ConfigError) as error:
+                if self._has_lasted:
+                    pause_s = FIRST_PAUSE_S
+                    self._complaints.clear()
+                self._complain(str(error))
+            except Exception:
+                log.exception("MQTT: internal error; a new connection is made")
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, self._broker.config.reconnect_delay_max)
+
+    @property
+    def _has_lasted(self) -> bool:
+        return self._connected_s is not None and time.monotonic() - self._connected_s > STEADY_AFTER_S
+
+    async def _live_once(self, take: Callable[[Incoming], None], topics: Sequence[str]) -> None:
+        """One connection, from its making to its loss."""
+        will = aiomqtt.Will(self._status_topic, OFFLINE, qos=1, retain=True)
+        async with connected(self._broker, take, will, lasting=True) as connection:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(connection.alive(), name="connection")
+                    tasks.create_task(self._serve(connection, topics), name="outbox")
+            except ExceptionGroup as group:
+                if group.split(aiomqtt.MqttError)[1]:
+                    raise
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            except asyncio.CancelledError:
+                await self._say_goodbye(connection)
+                raise
+            finally:
+                self._connection = None
+
+    async def _serve(self, connection: Connection, topics: Sequence[str]) -> None:
+        await self._subscribe(connection, topics)
+        level = logging.INFO if self._is_news else logging.DEBUG
+        log.log(level, "MQTT: connected to %s as %s", self._broker, self._broker.client_id)
+        self._connection, self._connected_s = connection, time.monotonic()
+        self._outbox.show_again()
+        self._outbox.show(self._status_topic, ONLINE)
+        await self._outbox.send(lambda letter: self._post(connection, letter), _end_if_cancelled)
+
+    async def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
+        answers = await connection.subscribe([(topic, 1) for topic in topics])
+        for topic, answer in zip(topics, answers, strict=True):
+            if isinstance(answer, ReasonCode) and answer.is_failure:
+                log.error("MQTT: %s does not let us listen to %s; look at its ACL", self._broker, topic)
+
+    async def _post(self, connection: Connection, letter: Letter) -> None:
+        properties = None
+        if letter.correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = letter.correlation
+        await connection.publish(
+            letter.topic, letter.payload, qos=1 if letter.retain else 0, retain=letter.retain, properties=properties
+        )
+        if letter.retain and connection.refusal:
+            self._complain(
+                f"{self._broker} does not let us show {letter.topic} ({connection.refusal}); look at its ACL"
+            )
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        """The last events, and that we are gone: the broker tells that only of an end without order."""
+        with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
+            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                await self._outbox.flush(lambda letter: self._post(connection, letter))
+                await self._post(connection, Letter(self._status_topic, OFFLINE, retain=True))
+
+    def _complain(self, reason: str) -> None:
+        """Each reason once, until a connection has lasted: two clients of one name put each other out for ever."""
+        self._is_news = reason not in self._complaints
+        log.log(
+            logging.WARNING if self._is_news else logging.DEBUG, "MQTT: %s; it is tried again until it works", reason
+        )
+        self._complaints.add(reason)
+
+
+def _end_if_cancelled() -> None:
+    """Python 3.11 loses a cancellation that comes in the same moment as what aiomqtt waits for."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError

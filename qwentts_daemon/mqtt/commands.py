@@ -1,0 +1,238 @@
+"""What comes in on the command topics, carried out at once or refused with a reason; nothing is kept here."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..announcements.announcer import Announcer
+from ..announcements.playback import EventType
+from ..announcements.queue import Announcement, Coalesced, RepeatedId, ReplyTo, Urgency
+from ..config.schema import Announce
+from ..errors import Code, SpeechError
+from .connection import Incoming
+from .entities import Panel
+from .hermes import SAY, Hermes
+from .messages import Change, Command, CommandError, Press, Say, Stop, Topics, parse
+from .preferences import changed, request_for
+from .publisher import Letter, Outbox
+
+REMEMBERED_MESSAGES = 256
+OVERFLOW_INTERVAL_S = 1.0
+MAX_TOPIC_LENGTH = 200
+"""Of where an answer may go: brokers hang up on whoever publishes to a topic of more levels than that."""
+
+log = logging.getLogger(__name__)
+
+
+class Events:
+    """Tells what becomes of announcements: to everybody, and to who asked for an answer."""
+
+    def __init__(self, topics: Topics, outbox: Outbox, hermes: Hermes) -> None:
+        self._topics = topics
+        self._outbox = outbox
+        self.hermes = hermes
+
+    def tell(self, announcement: Announcement, event: EventType, facts: Mapping[str, object]) -> None:
+        """One step in the life of an announcement."""
+        if event in ("finished", "cancelled", "failed"):
+            said = f"{len(announcement.text)} characters for {', '.join(announcement.targets)}"
+            log.info("announcement %s %s: %s", announcement.id, event, said)
+            self.hermes.over(announcement.id)
+        self._send({"event_type": event, "id": announcement.id, **facts}, announcement.reply_to)
+
+    def refuse(self, name: str | None, code: str, reason: str, reply_to: ReplyTo | None) -> None:
+        """A message that comes to nothing."""
+        named = {} if name is None else {"id": name}
+        self._send({"event_type": "failed", **named, "code": code, "error": reason}, reply_to)
+
+    def _send(self, event: Mapping[str, object], reply_to: ReplyTo | None) -> None:
+        payload = json.dumps(event, ensure_ascii=False).encode()
+        self._outbox.tell(Letter(self._topics.event, payload))
+        if reply_to:
+            self._outbox.tell(Letter(reply_to.topic, payload, correlation=reply_to.correlation))
+
+
+class Overflow:
+    """Refusals for want of a place that carry no id: nobody could tell them apart, so they are told together."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._untold = 0
+        self._pause: asyncio.TimerHandle | None = None
+
+    def add(self, reason: str) -> None:
+        """The first is told at once, then at most one event a second tells of all others."""
+        self._untold += 1
+        if self._pause is None:
+            self._tell(reason)
+
+    def _tell(self, reason: str) -> None:
+        self._pause = None
+        if not self._untold:
+            return
+        log.warning("%d announcements are refused: %s", self._untold, reason)
+        self._events.refuse(None, Code.QUEUE_FULL, f"{reason}; {self._untold} refused", None)
+        self._untold = 0
+        self._pause = asyncio.get_running_loop().call_later(OVERFLOW_INTERVAL_S, self._tell, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What the rest of the daemon can be told to do; None where it cannot."""
+
+    reload: Callable[[], None] | None = None
+    unload: Callable[[], None] | None = None
+
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        """Of the device in Home Assistant."""
+        own = (name for name in ("reload", "unload") if getattr(self, name))
+        return ("stop", "clear", *own)
+
+
+class Commands:
+    """Takes every message that arrives; never raises."""
+
+    def __init__(self, announcer: Announcer, events: Events, panel: Panel, config: Announce, controls: Controls):
+        self._announcer = announcer
+        self._events = events
+        self._panel = panel
+        self._config = config
+        self._controls = controls
+        self._overflow = Overflow(events)
+        self._received: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_MESSAGES)
+
+    def take(self, incoming: Incoming) -> None:
+        """Do what it says, or tell its sender why not."""
+        if incoming.topic == self._panel.birth_topic:
+            if not incoming.retained:
+                self._panel.greet(incoming.payload)
+            return
+        if self._is_to_ignore(incoming):
+            return
+        if incoming.topic.startswith("hermes/"):
+            self._hear_rhasspy(incoming)
+            return
+        reply_to = self._reply_to(incoming)
+        name: str | None = None
+        try:
+            command = parse(self._panel.topics, incoming.topic, incoming.payload)
+            name = command.id if isinstance(command, Say) else None
+            self._obey(command, incoming, reply_to)
+        except CommandError as error:
+            self._events.refuse(error.id or name, Code.INVALID_REQUEST, str(error), reply_to)
+        except SpeechError as error:
+            if error.code == Code.QUEUE_FULL and not (name or reply_to):
+                self._overflow.add(str(error))
+                return
+            self._events.refuse(name, error.code, str(error), reply_to)
+        except Exception:
+            log.exception("%s: internal error", incoming.topic)
+            self._events.refuse(name, Code.INTERNAL_ERROR, "internal error; see the log of the daemon", reply_to)
+
+    def _hear_rhasspy(self, incoming: Incoming) -> None:
+        hermes = self._events.hermes
+        if incoming.topic != SAY:
+            hermes.played(incoming.payload)
+        elif asked := hermes.asked(incoming.payload):
+            say, session = asked
+            say = say.model_copy(update={"id": secrets.token_hex(6)})
+            hermes.begin(say.id or "", session)
+            try:
+                self._announcer.require_place(None)
+                self._say(say, incoming, None)
+            except (CommandError, SpeechError) as error:
+                log.warning("%s: %s", SAY, error)
+                hermes.over(say.id or "")
+
+    def _is_to_ignore(self, incoming: Incoming) -> bool:
+        """A retained command would be carried out at every start; a repeated one has been already."""
+        if incoming.retained:
+            log.info("%s: a retained message is no command, ignored", incoming.topic)
+            return True
+        mark = (incoming.number, hash((incoming.topic, incoming.payload)))
+        if incoming.repeated and mark in self._received:
+            log.info("%s: the broker repeats message %d, ignored", incoming.topic, incoming.number)
+            return True
+        self._received.append(mark)
+        return False
+
+    def _reply_to(self, incoming: Incoming) -> ReplyTo | None:
+        """Where to answer; not where the answer would be taken for something else."""
+        topic = incoming.response_topic
+        if not topic or len(topic) > MAX_TOPIC_LENGTH or not topic.isprintable() or set(topic) & set("+#"):
+            return None
+        if topic.startswith(("$", *self._panel.own_prefixes)):
+            return None
+        return ReplyTo(topic, incoming.correlation)
+
+    def _obey(self, command: Command, incoming: Incoming, reply_to: ReplyTo | None) -> None:
+        match command:
+            case Say():
+                try:
+                    self._announcer.require_place(command.id)
+                    self._say(command, incoming, reply_to)
+                except RepeatedId as repeated:
+                    log.info("announcement %s was taken before, ignored", repeated)
+            case Stop(id=name, targets=targets):
+                self._announcer.stop(name, None if targets is None else self._known(targets))
+            case Press("clear"):
+                self._announcer.clear()
+            case Press(button):
+                self._press(button)
+            case Change(setting, value):
+                self._panel.prefer(changed(self._panel.preferences, setting, value, self._panel.catalogue()))
+
+    def _say(self, say: Say, incoming: Incoming, reply_to: ReplyTo | None) -> None:
+        now_s = time.monotonic()
+        preferences = self._panel.preferences
+        patience_s = [say.expires_s or self._config.expires, *([incoming.expires_s] if incoming.expires_s else [])]
+        announcement = Announcement(
+            id=say.id or secrets.token_hex(6),
+            text=say.text,
+            request=request_for(say, preferences, self._panel.catalogue()),
+            targets=self._targets(say),
+            urgency=Urgency[say.priority.upper()],
+            volume=(preferences.volume if say.volume is None else say.volume) / 100,
+            chime=self._config.chime if say.chime is None else say.chime,
+            arrived_s=now_s,
+            expires_at_s=now_s + min(patience_s),
+            reply_to=reply_to,
+        )
+        try:
+            self._announcer.say(announcement)
+        except Coalesced as same:
+            self._events.tell(announcement, "cancelled", {"reason": "coalesced", "into": same.into})
+
+    def _targets(self, say: Say) -> tuple[str, ...]:
+        if say.targets is not None:
+            return self._known(say.targets)
+        targets = self._config.default_targets or self._announcer.targets
+        if not targets:
+            raise CommandError("no target is configured (announce.targets)", say.id)
+        return targets
+
+    def _known(self, names: list[str]) -> tuple[str, ...]:
+        for name in names:
+            if name not in self._announcer.targets:
+                close = difflib.get_close_matches(name, self._announcer.targets, n=1)
+                known = ", ".join(self._announcer.targets) or "none (announce.targets)"
+                raise CommandError(
+                    f"no target {name!r:.80}; " + (f"did you mean {close[0]}?" if close else f"there are {known}")
+                )
+        return tuple(dict.fromkeys(names))
+
+    def _press(self, button: str) -> None:
+        act = getattr(self._controls, button) if button in self._controls.buttons else None
+        if act is None:
+            raise CommandError(f"there is no {button!r:.40} here")
+        log.info("%s is asked for by MQTT", button)
+        act()

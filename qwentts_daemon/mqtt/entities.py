@@ -1,0 +1,168 @@
+"""What Home Assistant shows of this daemon: the device, its preferences, and how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .. import __version__
+from ..config.mqtt_schema import Mqtt
+from ..synthesis.stats import Activity
+from ..voices.catalog import Catalogue
+from .discovery import device_message, discovery_topic
+from .messages import Topics
+from .preferences import NONE, Preferences, PreferencesFile, options
+from .publisher import Outbox
+
+STATE_INTERVAL_S = 1.0
+LOOK_EVERY_S = 5.0
+"""GPU memory and the voices tell nobody when they change."""
+GREETING_DELAY_S = (1.0, 3.0)
+"""Home Assistant has just started: it is not flooded by all its devices at once."""
+
+
+class EngineFacts(Protocol):
+    """The engine as `WorkerPool` reports it."""
+
+    @property
+    def model_loaded(self) -> bool: ...
+    @property
+    def failure(self) -> str | None: ...
+    @property
+    def rests(self) -> bool: ...
+    @property
+    def gpu_memory_bytes(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the panel's facts come from; each is asked when it is shown."""
+
+    catalogue: Callable[[], Catalogue]
+    engine: EngineFacts
+    activity: Activity
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What this daemon is at the broker, and which buttons it has."""
+
+    config: Mqtt
+    node: str
+    buttons: tuple[str, ...]
+
+
+class Panel:
+    """Puts into the outbox what is to be shown. Owns the preferences."""
+
+    def __init__(self, device: Device, outbox: Outbox, sources: Sources, file: PreferencesFile) -> None:
+        self._device = device
+        self.topics = Topics(f"{device.config.base_topic}/{device.node}")
+        self._outbox = outbox
+        self._sources = sources
+        self._file = file
+        self.preferences = file.load()
+        self._shown_catalogue: Catalogue | None = None
+        self._changed = asyncio.Event()
+        self._to_save = asyncio.Event()
+        sources.activity.watch = self._changed.set
+
+    @property
+    def birth_topic(self) -> str:
+        """Where Home Assistant says that it is there."""
+        return f"{self._device.config.discovery_prefix}/status"
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """Every topic to listen to."""
+        return [*self.topics.commands(self._device.buttons), self.birth_topic]
+
+    @property
+    def own_prefixes(self) -> tuple[str, ...]:
+        """Topics below which nobody else's messages belong."""
+        return (f"{self.topics.base}/", f"{self._device.config.discovery_prefix}/")
+
+    def catalogue(self) -> Catalogue:
+        """The voices as of now."""
+        return self._sources.catalogue()
+
+    async def run(self, queue_depth: Callable[[], int]) -> None:
+        """Show what changes, at most once a second, until cancelled."""
+        while True:
+            self._changed.clear()
+            self.show(queue_depth())
+            await asyncio.sleep(STATE_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._changed.wait()
+
+    async def save(self) -> None:
+        """Keep every new preference, until cancelled; in a thread, for a disk may sleep."""
+        while True:
+            await self._to_save.wait()
+            self._to_save.clear()
+            await asyncio.to_thread(self._file.save, self.preferences)
+
+    def show(self, queue_depth: int) -> None:
+        """Everything, as it is now."""
+        if self.catalogue() is not self._shown_catalogue:
+            self._shown_catalogue = self.catalogue()
+            self._show_device()
+            self._show_preferences()
+        self._outbox.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
+
+    def greet(self, payload: bytes) -> None:
+        """Home Assistant has come up: show it everything again."""
+        if payload == b"online":
+            asyncio.get_running_loop().call_later(random.uniform(*GREETING_DELAY_S), self._outbox.show_again)
+
+    def prefer(self, preferences: Preferences) -> None:
+        """From now on, and after a restart."""
+        if preferences != self.preferences:
+            self.preferences = preferences
+            self._to_save.set()
+            self._show_preferences()
+
+    def _show_preferences(self) -> None:
+        """A voice or style that is no longer there is shown as no choice."""
+        known = options(self.catalogue())
+        shown = {
+            name: value if name not in known or value in known[name] else NONE[name]
+            for name, value in self.preferences.words().items()
+        }
+        self._outbox.show(self.topics.settings, json.dumps(shown, ensure_ascii=False).encode())
+
+    def _show_device(self) -> None:
+        config, node = self._device.config, self._device.node
+        topic = discovery_topic(config.discovery_prefix, node)
+        if not config.discovery:
+            self._outbox.show(topic, b"")  # removes one that was shown before
+            return
+        message = device_message(node, self.topics, self._device.buttons, options(self.catalogue()))
+        self._outbox.show(topic, json.dumps(message, ensure_ascii=False).encode())
+
+    def _state(self, queue_depth: int) -> Mapping[str, object]:
+        activity, engine = self._sources.activity, self._sources.engine
+        memory_bytes = engine.gpu_memory_bytes
+        return {
+            "state": self._state_word(),
+            "queue_depth": queue_depth,
+            "ttfa_ms": None if activity.first_audio_s is None else round(activity.first_audio_s * 1000, 1),
+            "rtf": None if activity.real_time_factor is None else round(activity.real_time_factor, 4),
+            "gpu_memory_mb": None if memory_bytes is None else round(memory_bytes / 1e6),
+            "model_loaded": engine.model_loaded,
+            "version": __version__,
+        }
+
+    def _state_word(self) -> str:
+        engine = self._sources.engine
+        if self._sources.activity.speaking:
+            return "speaking"
+        if engine.failure:
+            return "failed"
+        return "idle" if engine.model_loaded or engine.rests else "loading"

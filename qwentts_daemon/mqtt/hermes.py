@@ -1,0 +1,134 @@
+"""Rhasspy's Hermes: who says `hermes/tts/say` for one of our sites hears it there, and is told when it is over.
+
+A site is a target of type `hermes`; without one nothing of this is listened to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .messages import MAX_PAYLOAD_BYTES, Say, check_text
+from .publisher import Letter, Outbox
+
+SAY = "hermes/tts/say"
+SAY_FINISHED = "hermes/tts/sayFinished"
+REMEMBERED = 256
+"""So many requests at most are under way; the answer to an older one is given up."""
+
+log = logging.getLogger(__name__)
+
+
+class _Asked(BaseModel):
+    """Other keys are Rhasspy's own affair."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    text: Annotated[str, AfterValidator(check_text)]
+    siteId: Annotated[str, Field(max_length=200)] = "default"
+    lang: Annotated[str, Field(max_length=120)] | None = None
+    id: Annotated[str, Field(max_length=200)] | None = None
+    sessionId: Annotated[str, Field(max_length=200)] | None = None
+
+
+class _Played(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+
+
+_Message = TypeVar("_Message", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whom to answer."""
+
+    id: str | None
+    site: str
+    session: str | None
+
+
+class Hermes:
+    """The sites that are targets, the requests of theirs that are under way, and what is being played there."""
+
+    def __init__(self, sites: Mapping[str, str], outbox: Outbox) -> None:
+        """`sites`: the target of each site."""
+        self._sites = dict(sites)
+        self._outbox = outbox
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._playing: dict[str, asyncio.Event] = {}
+
+    @property
+    def topics(self) -> list[str]:
+        """To listen to."""
+        return [SAY, *(played_topic(site) for site in self._sites)] if self._sites else []
+
+    def asked(self, payload: bytes) -> tuple[Say, Session] | None:
+        """What `hermes/tts/say` asks for; None, and a line in the log, if that is nothing for us."""
+        asked = _read(_Asked, SAY, payload)
+        if asked is None:
+            return None
+        if asked.siteId not in self._sites:
+            log.debug("%s: the site %r is none of ours", SAY, asked.siteId[:60])
+            return None
+        say = Say(text=asked.text, language=asked.lang or None, targets=[self._sites[asked.siteId]])
+        return say, Session(asked.id, asked.siteId, asked.sessionId)
+
+    def begin(self, announcement: str, session: Session) -> None:
+        """Whoever asks is answered when this announcement is over."""
+        self._sessions[announcement] = session
+        if len(self._sessions) > REMEMBERED:
+            self._sessions.popitem(last=False)
+
+    def over(self, announcement: str) -> None:
+        """It was spoken, or never will be."""
+        if session := self._sessions.pop(announcement, None):
+            self.answer(session)
+
+    def answer(self, session: Session) -> None:
+        """Say that it is over; dialogues wait for that, also when nothing was heard."""
+        answer = {"id": session.id, "siteId": session.site, "sessionId": session.session}
+        self._outbox.tell(Letter(SAY_FINISHED, json.dumps(answer).encode()))
+
+    def play(self, request: str) -> asyncio.Event:
+        """Set when a site says that it has played this; to be given back by `forget`."""
+        return self._playing.setdefault(request, asyncio.Event())
+
+    def forget(self, request: str) -> None:
+        self._playing.pop(request, None)
+
+    def played(self, payload: bytes) -> None:
+        """`playFinished` of a site; those of others and of nobody are no news."""
+        told = _read(_Played, "playFinished", payload)
+        if told and (finished := self._playing.get(told.id)):
+            finished.set()
+
+
+def _read(kind: type[_Message], what: str, payload: bytes) -> _Message | None:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        log.warning("%s: the payload has %d bytes; at most %d are read", what, len(payload), MAX_PAYLOAD_BYTES)
+        return None
+    try:
+        return kind.model_validate_json(payload)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        log.warning("%s: %s", what, ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"]))))
+        return None
+
+
+def played_topic(site: str) -> str:
+    """Where a site's loudspeaker says that it has played something."""
+    return f"hermes/audioServer/{site}/playFinished"
+
+
+def play_topic(site: str, request: str) -> str:
+    """Where it takes a WAV file."""
+    return f"hermes/audioServer/{site}/playBytes/{request}"

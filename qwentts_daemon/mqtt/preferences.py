@@ -1,0 +1,145 @@
+"""How announcements sound when they do not say: chosen in Home Assistant, kept over restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..config.loader import user_dir
+from ..errors import SpeechError
+from ..voices.catalog import Catalogue
+from ..workers.job import Request
+from .messages import CommandError, Say
+
+NONE = {"voice": "default", "language": "auto", "style": "default"}
+"""The words for no choice; Home Assistant keeps the word `none` for itself."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """None: as the rest of the configuration says. The volume goes from 0 to 100."""
+
+    voice: str | None = None
+    language: str | None = None
+    style: str | None = None
+    volume: int = 100
+
+    def words(self) -> dict[str, str | int]:
+        """As they are shown."""
+        return {name: NONE.get(name, "") if value is None else value for name, value in asdict(self).items()}
+
+
+def options(catalogue: Catalogue) -> dict[str, list[str]]:
+    """What can be chosen, for each preference that is a choice."""
+    entries = catalogue.entries
+    return {
+        "voice": [NONE["voice"], *(entry.id for entry in entries)],
+        "language": [NONE["language"], *sorted({tag for entry in entries for tag in entry.languages})],
+        "style": [NONE["style"], *sorted({style for entry in entries for style in entry.styles})],
+    }
+
+
+def changed(preferences: Preferences, name: str, value: str, catalogue: Catalogue) -> Preferences:
+    """With another value for one of them. Raises CommandError."""
+    if name == "volume":
+        return replace(preferences, volume=_volume(value))
+    known = options(catalogue)[name]
+    if value not in known:
+        raise CommandError(f"{name}: {value!r:.80} is none of {', '.join(known[:12])}{', …' * (len(known) > 12)}")
+    choice: dict[str, Any] = {name: None if value == NONE[name] else value}
+    return replace(preferences, **choice)
+
+
+def _volume(value: str) -> int:
+    try:
+        volume = round(float(value))
+    except (ValueError, OverflowError):
+        raise CommandError(f"volume: {value!r:.40} is no number") from None
+    if not 0 <= volume <= 100:
+        raise CommandError(f"volume: {value:.40} lies not between 0 and 100")
+    return volume
+
+
+def request_for(say: Say, preferences: Preferences, catalogue: Catalogue) -> Request:
+    """How a text is to be spoken. A preference that does not fit is left out; a wish that does not raises SpeechError.
+
+    A voice that is named brings its own style, if any.
+    """
+    voice, language = say.voice or preferences.voice, say.language or preferences.language
+    style = say.style or (None if say.voice else preferences.style)
+    for wish in itertools.product((voice, say.voice), (style, say.style), (language, say.language)):
+        with contextlib.suppress(SpeechError):
+            return _instructed(catalogue, catalogue.resolve(wish[0], wish[2], wish[1]), say)
+    return _instructed(catalogue, catalogue.resolve(say.voice, say.language, say.style), say)
+
+
+def _instructed(catalogue: Catalogue, request: Request, say: Say) -> Request:
+    return catalogue.instructed(request, say.instruct) if say.instruct else request
+
+
+class PreferencesFile:
+    """Where they are kept. A file that cannot be read or written is one line in the log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._complained = False
+
+    def load(self) -> Preferences:
+        """What was chosen last."""
+        try:
+            return _from_json(json.loads(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return Preferences()
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("%s cannot be used, so every preference is at its default: %s", self._path, error)
+            return Preferences()
+
+    def save(self, preferences: Preferences) -> None:
+        """Either whole or not at all, whatever happens meanwhile."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
+                try:
+                    json.dump(asdict(preferences), file)
+                    file.close()
+                    os.replace(file.name, self._path)  # noqa: PTH105 - both are names already
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            level = logging.DEBUG if self._complained else logging.WARNING
+            log.log(level, "%s cannot be written, so preferences are lost at the end: %s", self._path, error)
+            self._complained = True
+
+
+def _from_json(found: object) -> Preferences:
+    """Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    known = {field.name: found[field.name] for field in fields(Preferences) if field.name in found}
+    for name, value in known.items():
+        fits = _is_volume(value) if name == "volume" else value is None or isinstance(value, str)
+        if not fits:
+            raise ValueError(f"{name} cannot be {value!r:.40}")
+    return Preferences(**known)
+
+
+def _is_volume(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
+
+
+def preferences_path(environment: Mapping[str, str]) -> Path:
+    """A service's own state, or the user's. Raises ConfigError for a user without a home."""
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(state) / "preferences.json"
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "XDG_DATA_HOME") / "qwentts" / "preferences.json"

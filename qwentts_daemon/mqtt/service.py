@@ -1,0 +1,91 @@
+"""Everything behind `mqtt.host`: made, connected and ended here, and imported only when there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..announcements.announcer import Announcer
+from ..announcements.playback import Outlet, Stage
+from ..audio.chime import Chime
+from ..config.mqtt_schema import Mqtt
+from ..config.schema import Announce, Config
+from ..config.target_schema import HermesTarget
+from ..errors import ConfigError
+from ..http.recordings import Shelf
+from ..sinks import Services, make_sink
+from ..synthesis.reply import Speaker
+from ..voices.catalog import Catalogue
+from .bridge import Bridge
+from .commands import Commands, Controls, Events
+from .connection import make_broker, node_id
+from .entities import Device, Panel, Sources
+from .hermes import Hermes
+from .preferences import PreferencesFile, preferences_path
+from .publisher import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What announcements need of the rest of the daemon."""
+
+    speaker: Speaker
+    catalogue: Callable[[], Catalogue]
+    shelf: Shelf | None
+    controls: Controls
+
+
+@contextlib.asynccontextmanager
+async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Announcer]:
+    """Announcements by MQTT while the context is open; `drain` comes before its end. Raises ConfigError."""
+    client_id = config.mqtt.client_id or f"qwentts-{node_id(config.mqtt)}"
+    broker, outbox = make_broker(config.mqtt, client_id), Outbox()
+    panel = _panel(config.mqtt, outbox, around)
+    bridge = Bridge(broker, outbox, panel.topics.status)
+    hermes = _hermes(config.announce, outbox)
+    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf, hermes))
+    chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
+    events = Events(panel.topics, outbox, hermes)
+    async with asyncio.TaskGroup() as tasks:
+        announcer = Announcer(Stage(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce)
+        commands = Commands(announcer, events, panel, config.announce, around.controls)
+        subscriptions = [*panel.subscriptions, *hermes.topics]
+        panel.show(announcer.depth)
+        running = [
+            tasks.create_task(bridge.run(commands.take, subscriptions), name="mqtt bridge"),
+            tasks.create_task(panel.run(lambda: announcer.depth), name="mqtt panel"),
+            tasks.create_task(panel.save(), name="preferences"),
+        ]
+        try:
+            yield announcer
+        finally:
+            announcer.close()
+            for task in running:
+                task.cancel()
+
+
+def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
+    sources = Sources(around.catalogue, around.speaker.pool, around.speaker.activity)
+    device = Device(config, node_id(config), around.controls.buttons)
+    return Panel(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
+
+
+def _hermes(config: Announce, outbox: Outbox) -> Hermes:
+    """Raises ConfigError when two targets are one site."""
+    sites: dict[str, str] = {}
+    for name, target in config.targets.items():
+        if isinstance(target, HermesTarget) and sites.setdefault(target.site, name) != name:
+            raise ConfigError(f"announce.targets.{name}: the site {target.site} is already {sites[target.site]}")
+    return Hermes(sites, outbox)
+
+
+def _chime(config: Announce) -> Chime:
+    return Chime(Path(config.chime_file).expanduser() if config.chime_file else None)
+
+
+def _outlets(config: Config, services: Services) -> dict[str, Outlet]:
+    return {name: Outlet(target, make_sink(name, target, services)) for name, target in config.announce.targets.items()}

@@ -1,0 +1,1 @@
+"""systemd: notifications, watchdog, reload, and installing the units."""

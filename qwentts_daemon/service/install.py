@@ -1,0 +1,227 @@
+"""`install-service` and `uninstall-service`: the systemd units of this very installation, written and taken away.
+
+What is to be done is planned first, so that `--dry-run` shows the same steps that would be taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import StartError
+
+SERVICE, SOCKET, DROP_INS = "qwentts.service", "qwentts.socket", "qwentts.service.d"
+MARK = "# Written by qwentts-daemon "
+PLACEHOLDER = "/opt/qwentts/bin/qwentts-daemon"
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # by ProtectHome= and PrivateTmp=
+ADVICE = (
+    "Give the service a place of its own: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip install "
+    "'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it for "
+    "yourself alone with --user"
+)
+
+User = Annotated[bool, typer.Option("--user", help="A service of your own, without root.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Extra = Annotated[
+    list[str] | None, typer.Option("--with", help="local-sound, strict-memory or own-network; may stand several times.")
+]
+Root = Annotated[Path, typer.Option("--root", help="Install into a mounted image; nothing is started.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do. `line` says what; without `act` it has been done already."""
+
+    line: str
+    act: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose service it is, and below which root directory."""
+
+    user: bool = False
+    root: Path = Path("/")
+
+    @property
+    def folder(self) -> Path:
+        """Where its units lie."""
+        if not self.user:
+            return self.root / "etc/systemd/system"
+        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "systemd/user"
+
+    @property
+    def is_image(self) -> bool:
+        return self.root != Path("/")
+
+    def systemctl(self, *words: str) -> Step:
+        """A call of systemctl for it."""
+        where = ["--user"] if self.user else [f"--root={self.root}"] if self.is_image else []
+        command = ["systemctl", *where, *words]
+        return Step(f"run {' '.join(command)}", lambda: _run(command))
+
+
+def install_service(
+    user: User = False,
+    dry_run: DryRun = False,
+    root: Root = Path("/"),
+    extra: Extra = None,
+) -> None:
+    """Start this installation at boot, as a systemd service (after an upgrade: renew it)."""
+    target = _target(user, root, dry_run)
+    program = Path(sys.prefix) / "bin" / "qwentts-daemon"
+    check_program(program, target.user)
+    _perform(plan_install(target, program, extra or []), dry_run)
+    option = "--user " if user else ""
+    if not (dry_run or target.is_image):
+        print(f"It runs: systemctl {option}status qwentts, journalctl {option}-u qwentts -f")
+        if user:
+            print("It runs while you are logged in; `loginctl enable-linger` lets it start at boot")
+
+
+def uninstall_service(user: User = False, dry_run: DryRun = False, root: Root = Path("/")) -> None:
+    """Stop the service and remove its units. Configuration, voices and models stay."""
+    _perform(plan_uninstall(_target(user, root, dry_run)), dry_run)
+    where = "~/.config, ~/.local/share and ~/.cache" if user else "/etc, /var/lib and /var/cache"
+    print(f"Configuration, voices and models stay: the folders `qwentts` in {where}")
+
+
+# --- planning -------------------------------------------------------------------------------------------------
+
+
+def plan_install(target: Target, program: Path, extra: Sequence[str]) -> list[Step]:
+    """What makes `program` a service. Raises StartError."""
+    files = {target.folder / SERVICE: _unit("user/qwentts.service" if target.user else SERVICE, program)}
+    if not target.user:
+        files[target.folder / SOCKET] = _unit(SOCKET, program)
+    for name in _drop_ins(target, extra):
+        files[target.folder / DROP_INS / f"{name}.conf"] = _unit(f"{DROP_INS}/{name}.conf", program)
+    writing = [_write(path, text) for path, text in files.items()]
+    if target.is_image:
+        return [*writing, target.systemctl("enable", SERVICE)]
+    begin = "restart" if any(step.act for step in writing) else "start"
+    return [*writing, target.systemctl("daemon-reload"), target.systemctl("enable", SERVICE),
+            target.systemctl(begin, SERVICE)]  # fmt: skip
+
+
+def plan_uninstall(target: Target) -> list[Step]:
+    """What takes away everything that `plan_install` may have written, and nothing else."""
+    paths = [target.folder / SERVICE, target.folder / SOCKET, *sorted((target.folder / DROP_INS).glob("*.conf"))]
+    ours = [path for path in paths if _is_ours(path)]
+    if not ours:
+        return [Step(f"nothing of qwentts-daemon in {target.folder}")]
+    units = [path.name for path in ours if path.parent == target.folder]
+    now = [] if target.is_image else ["--now"]
+    steps = [target.systemctl("disable", *now, *units)] if units else []
+    steps += [Step(f"remove {path}", path.unlink) for path in ours]
+    if set(paths[2:]) and set(paths[2:]) <= set(ours):
+        steps.append(Step(f"remove {target.folder / DROP_INS}", (target.folder / DROP_INS).rmdir))
+    return steps if target.is_image else [*steps, target.systemctl("daemon-reload")]
+
+
+def check_program(program: Path, user: bool) -> None:
+    """Raises StartError, with advice, when a service could not run this program."""
+    if sys.prefix == sys.base_prefix or not program.exists():
+        raise StartError(f"this Python ({sys.prefix}) is no virtual environment with qwentts-daemon in it. {ADVICE}")
+    if not re.fullmatch(r"[\w./+@:,~-]+", str(program)):
+        raise StartError(f"{program}: systemd wants a path without blanks and signs. {ADVICE}")
+    needed = (program, Path(sys.base_prefix), Path(__file__))
+    problem = None if user else next(filter(None, map(unreadable, needed)), None)
+    if problem:
+        raise StartError(f"{problem}. {ADVICE}", os.EX_NOPERM)
+
+
+def unreadable(path: Path) -> str | None:
+    """Why another user's service cannot read `path`, if so."""
+    path = path.resolve()
+    if any(path.is_relative_to(folder) for folder in HIDDEN):
+        return f"{path} lies where a service cannot look (ProtectHome=, PrivateTmp=)"
+    for each in (path, *path.parents):
+        wanted = stat.S_IXOTH if each.is_dir() else stat.S_IROTH
+        if not each.stat().st_mode & wanted:
+            return f"{each} is closed to other users (chmod o+{'x' if each.is_dir() else 'r'})"
+    return None
+
+
+# --- steps ----------------------------------------------------------------------------------------------------
+
+
+def _target(user: bool, root: Path, dry_run: bool) -> Target:
+    target = Target(user, root.absolute())
+    if user and target.is_image:
+        raise typer.BadParameter("--root and --user exclude each other")
+    if not (dry_run or target.is_image or Path("/run/systemd/system").is_dir()):
+        raise StartError("this machine is not run by systemd; start `qwentts-daemon` by its own means")
+    return target
+
+
+def _source() -> Path:
+    """The folder systemd/ of the sources, which a wheel carries as `units`."""
+    packaged = Path(__file__).parents[1] / "units"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "systemd"
+
+
+def _unit(name: str, program: Path) -> str:
+    """One of its files, for this program."""
+    text = (_source() / name).read_text(encoding="utf-8").replace(PLACEHOLDER, str(program))
+    return f"{MARK}{__version__}, `install-service`.\n{text}"
+
+
+def _drop_ins(target: Target, extra: Sequence[str]) -> Iterable[str]:
+    """The additions that are wanted now or were wanted before."""
+    known = sorted(path.stem for path in (_source() / DROP_INS).glob("*.conf"))
+    if unknown := sorted(set(extra) - set(known)):
+        raise typer.BadParameter(f"--with {unknown[0]}: known are {', '.join(known)}")
+    if target.user and extra:
+        raise typer.BadParameter("--with is for the service of the system")
+    return [name for name in known if name in extra or _is_ours(target.folder / DROP_INS / f"{name}.conf")]
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+
+
+def _write(path: Path, text: str) -> Step:
+    if path.exists() and not _is_ours(path):
+        raise StartError(f"{path} is not of `install-service`; move it away first", os.EX_CANTCREAT)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return Step(f"keep {path}")
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+
+    return Step(f"write {path}", write)
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise StartError(f"{command[0]} is not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise StartError(f"`{' '.join(command)}` failed: {error.stderr.strip() or error.returncode}") from error
+
+
+def _perform(steps: Sequence[Step], dry_run: bool) -> None:
+    for step in steps:
+        print(f"would {step.line}" if dry_run and step.act else step.line, flush=True)
+        if dry_run or not step.act:
+            continue
+        try:
+            step.act()
+        except PermissionError as error:
+            raise StartError(f"{error.filename}: permission denied; run it with sudo", os.EX_NOPERM) from error
+        except OSError as error:
+            raise StartError(f"{error.filename}: {error.strerror}", os.EX_CANTCREAT) from error

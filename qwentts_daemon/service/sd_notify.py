@@ -1,0 +1,92 @@
+"""What systemd and a service tell each other: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
+
+Each function takes its variables out of the environment, so that no worker believes that it is meant.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import stat
+import time
+from collections.abc import MutableMapping
+
+from ..errors import StartError
+
+FIRST_DESCRIPTOR = 3
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Tells systemd how the service is; says nothing where nobody listens. The words: sd_notify(3)."""
+
+    def __init__(self, address: str | None) -> None:
+        """`address` is a path, or a name of the abstract kind that begins with `@`."""
+        self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def ready(self) -> None:
+        """The service can be used; also the end of a reload."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` follows."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, within_s: float) -> None:
+        """The service ends, which may take longer than the unit allows."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_s * 1e6)}")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={text.splitlines()[0]}")
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            self._socket.sendto(message.encode(), self._address)
+        except OSError as error:
+            log.warning("systemd was not told %s: %s", message.partition("=")[0], error)
+
+
+def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
+    """The way to whoever has started this service."""
+    return Notifier(environment.pop("NOTIFY_SOCKET", None))
+
+
+def take_watchdog_s(environment: MutableMapping[str, str]) -> float:
+    """After how much silence systemd takes this process for dead; infinite when it does not watch."""
+    interval_us, process = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
+    if not interval_us.isdecimal() or process not in ("", str(os.getpid())):
+        return math.inf
+    return int(interval_us) / 1e6 or math.inf
+
+
+def take_sockets(environment: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
+    """The listening sockets that systemd has opened for this process, by FileDescriptorName=. Raises StartError."""
+    process, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
+    if process != str(os.getpid()) or not count.isdecimal():
+        return {}
+    sockets: dict[str, list[socket.socket]] = {}
+    for number in range(int(count)):
+        name = names[number] if len(names) == int(count) and names[number] else "unknown"
+        sockets.setdefault(name, []).append(_listening_socket(FIRST_DESCRIPTOR + number, name))
+    return sockets
+
+
+def _listening_socket(descriptor: int, name: str) -> socket.socket:
+    os.set_inheritable(descriptor, False)
+    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        found = socket.socket(fileno=descriptor)
+        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return found
+    raise StartError(f"the descriptor {name!r} from systemd is no listening socket; Accept=no and ListenStream= it is")

@@ -1,0 +1,71 @@
+"""What every sink promises to the announcer, and what most of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Protocol
+
+from ..errors import QwenTtsError
+from ..synthesis.reply import Pcm
+
+Report = Callable[[Mapping[str, object]], None]
+"""Takes facts for the announcement's events, such as {"url": ...}."""
+
+
+class SinkError(QwenTtsError):
+    """A loudspeaker, or what stands for it, cannot be reached or does not play."""
+
+
+class Sink(Protocol):
+    """Where announcements of one target become sound; one after the other."""
+
+    async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
+        """Play one announcement (its id) to its end, streaming, paced by what the loudspeaker takes.
+
+        Raises SinkError. Cancelled: silent at once, everything released.
+        """
+
+
+class Publish(Protocol):
+    """Sends one MQTT message. Raises SinkError when there is no broker."""
+
+    async def __call__(self, topic: str, payload: bytes) -> None: ...
+
+
+class Player(Protocol):
+    """One announcement on its way through a sink."""
+
+    async def write(self, pcm: Pcm) -> None:
+        """Returns when the loudspeaker can soon take more. Raises SinkError."""
+
+    async def finish(self) -> None:
+        """That was all; returns when it has been heard. Raises SinkError."""
+
+
+async def play_through(pcm: AsyncIterator[Pcm], opened: Callable[[int], AbstractAsyncContextManager[Player]]) -> None:
+    """Write it all to a player that is opened, for this rate, when the first of it is there."""
+    player: Player | None = None
+    async with AsyncExitStack() as stack:
+        async for piece in pcm:
+            if player is None:
+                player = await stack.enter_async_context(opened(piece.rate))
+            await player.write(piece)
+        if player:
+            await player.finish()
+
+
+async def drain(writer: asyncio.StreamWriter, name: str, timeout_s: float) -> None:
+    """Wait until the other side has taken what was written. Raises SinkError, and ConnectionError when it has gone."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await writer.drain()
+    except TimeoutError:
+        raise SinkError(f"{name} took no sound for {timeout_s:g} s") from None
+
+
+def plain(announcement: str) -> str:
+    """The id of an announcement as a word that is safe in a topic and in the name of a file."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", announcement)[:64] or "_"

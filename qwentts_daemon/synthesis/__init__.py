@@ -1,0 +1,1 @@
+"""From text to PCM: replies and the voices that can speak them."""

@@ -1,0 +1,1 @@
+"""Text made speakable while it is still arriving."""

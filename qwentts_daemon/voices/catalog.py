@@ -1,0 +1,228 @@
+"""Voices as clients name them, and what the engine is told for each name.
+
+Home Assistant sends neither a language nor an instruction, only the id of a voice and a free word `speaker`.
+So both are part of the id: `ryan@de-DE` pins a language, `ryan+whisper` a style, and `speaker` names a style too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..config.schema import Voices
+from ..errors import Code, ConfigError, SpeechError
+from ..workers.job import Request
+
+
+class EngineVoice(Protocol):
+    """A voice as the engine reports it (`engine.ipc.messages.Voice`)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def styles(self) -> tuple[str, ...]: ...
+    @property
+    def follows_instruct(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the list that clients see."""
+
+    id: str
+    description: str
+    languages: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+class Catalogue:
+    """Lists and resolves voice names. Immutable; a change of voices makes a new one.
+
+    `awaited` says which configured names are nobody's yet.
+    """
+
+    def __init__(
+        self, voices: Sequence[EngineVoice], config: Voices, more_may_come: bool = False, stands_in: bool = False
+    ) -> None:
+        """A configured name that is nobody's raises ConfigError, unless its voice may still come.
+
+        `stands_in`: these voices speak for those that this machine cannot have at present, whatever their names.
+        """
+        if not voices:
+            raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
+        self._voices = {voice.id: voice for voice in voices}
+        self._config = config
+        self._more_may_come = more_may_come or stands_in
+        self._stands_in = stands_in
+        self.awaited: list[str] = []
+        self._check_languages()
+        self.default = self._default(voices)
+        self.entries = self._entries()
+
+    def _check_languages(self) -> None:
+        configured = {
+            "voices.language": [self._config.language or ""],
+            "voices.pin_languages": self._config.pin_languages,
+        }
+        for key, tags in configured.items():
+            for tag in filter(None, tags):
+                if all(voice.languages and not match_language(tag, voice.languages) for voice in self._voices.values()):
+                    raise ConfigError(f"{key}: no voice speaks {tag}")
+
+    def _default(self, voices: Sequence[EngineVoice]) -> str:
+        wanted = self._config.default
+        if wanted is not None and self._configured("voices.default", wanted):
+            return wanted
+        return best_voice(voices, self._config.language or "en").id
+
+    def _configured(self, key: str, name: str) -> Request | None:
+        """What a name in the configuration means; None when its voice may still come. Raises ConfigError."""
+        try:
+            return self._resolved(name)
+        except SpeechError as error:
+            if not (self._more_may_come and error.code == Code.VOICE_NOT_FOUND):
+                raise ConfigError(f"{key}: {error}") from None
+            self.awaited.append(f"{key}: {error}")
+            return None
+
+    def _entries(self) -> list[Entry]:
+        """The default voice first, then all others with their pinned languages and styles, then the aliases.
+
+        An alias may have a voice's name, and stands in its place.
+        """
+        plain = [entry for voice in self._voices.values() for entry in self._entries_of(voice)]
+        aliases = [entry for item in self._config.aliases.items() for entry in self._alias_entries(*item)]
+        named = {entry.id: entry for entry in plain + aliases}
+        return sorted(named.values(), key=lambda entry: entry.id != self.default)
+
+    def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
+        """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
+        try:
+            return self._resolved(name, language, speaker)
+        except SpeechError as error:
+            if not (self._stands_in and error.code == Code.VOICE_NOT_FOUND):
+                raise
+            return self._instead(name, language)
+
+    def _resolved(self, name: str | None, language: str | None = None, speaker: str | None = None) -> Request:
+        asked = name
+        if name is None and language is not None:
+            name = self._for_language(language)
+        name = self._config.aliases.get(name or self.default, name or self.default)
+        base, style, pinned = _split(name)
+        voice = self._voices.get(base)
+        if voice is None:
+            names = [*self._voices, *self._config.aliases]
+            raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{_nearest(base, names)}")
+        style = speaker or style
+        wanted = pinned or language if asked else language or pinned  # a pin in the default voice's name is a default
+        tag = self._language(voice, wanted or self._config.language)
+        if style is None:
+            return Request(voice.id, tag)
+        if style not in self._styles(voice):
+            known = self._styles(voice)
+            raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
+        return Request(voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None)
+
+    def _instead(self, name: str | None, language: str | None) -> Request:
+        """For a name or a style that only a voice has which cannot be had at present."""
+        base, _, pinned = _split(self._config.aliases.get(name or self.default, name or self.default))
+        wanted = pinned or language or self._config.language or "en"
+        return Request((self._voices.get(base) or best_voice(list(self._voices.values()), wanted)).id)
+
+    def instructed(self, request: Request, words: str) -> Request:
+        """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
+        if not self._voices[request.voice].follows_instruct:
+            if self._stands_in:
+                return request
+            raise SpeechError(Code.INVALID_REQUEST, f"instruct: the voice {request.voice} does not follow instructions")
+        return replace(request, instruct=" ".join(filter(None, (request.instruct, words))))
+
+    def _for_language(self, language: str) -> str:
+        default = self._voices[self.resolve().voice]
+        if match_language(language, default.languages):
+            return self.default
+        return best_voice(list(self._voices.values()), language, strict=True).id
+
+    def _language(self, voice: EngineVoice, wanted: str | None) -> str | None:
+        """The voice's own spelling of a wanted language; None leaves it to the engine."""
+        if wanted is None or not voice.languages:
+            return wanted
+        found = match_language(wanted, voice.languages)
+        if found is None and wanted != self._config.language:
+            raise SpeechError(
+                Code.LANGUAGE_NOT_SUPPORTED,
+                f"voice {voice.id} does not speak {wanted!r:.40}; it speaks {', '.join(voice.languages)}",
+            )
+        return found
+
+    def _styles(self, voice: EngineVoice) -> tuple[str, ...]:
+        described = tuple(self._config.styles) if voice.follows_instruct else ()
+        return tuple(dict.fromkeys((*voice.styles, *described)))
+
+    def _entries_of(self, voice: EngineVoice) -> Iterable[Entry]:
+        styles = self._styles(voice)
+        yield Entry(voice.id, voice.description, voice.languages, styles)
+        if len(voice.languages) > 1:
+            for language in self._config.pin_languages:
+                if tag := match_language(language, voice.languages):
+                    yield Entry(f"{voice.id}@{language}", f"{voice.description} ({language})", (tag,), styles)
+        if voice.follows_instruct:
+            for style in self._config.styles:
+                yield Entry(f"{voice.id}+{style}", f"{voice.description}, {style}", voice.languages, ())
+
+    def _alias_entries(self, alias: str, name: str) -> Iterable[Entry]:
+        if request := self._configured(f"voices.aliases.{alias}", name):
+            voice = self._voices[request.voice]
+            languages = (request.language,) if request.language else voice.languages
+            yield Entry(alias, alias.capitalize(), languages, self._styles(voice))
+
+
+def match_language(wanted: str, offered: Sequence[str]) -> str | None:
+    """The offered BCP-47 tag that fits best: the same, else one of the same language. Case and `_` do not matter."""
+    tag = wanted.replace("_", "-").lower()
+    same = [other for other in offered if other.lower() == tag]
+    related = [other for other in offered if other.lower().split("-")[0] == tag.split("-")[0]]
+    return next(iter(same + related), None)
+
+
+def best_voice(voices: Sequence[EngineVoice], language: str, strict: bool = False) -> EngineVoice:
+    """The voice that speaks a language best: as its own, in that region, or at all.
+
+    With `strict` a language nobody speaks raises SpeechError.
+    """
+    exact = language.replace("_", "-").lower()
+    fits: list[Callable[[EngineVoice], bool]] = [
+        lambda voice: exact in (tag.lower() for tag in voice.languages[:1]),
+        lambda voice: exact in (tag.lower() for tag in voice.languages),
+        lambda voice: match_language(language, voice.languages[:1]) is not None,
+        lambda voice: not voice.languages or match_language(language, voice.languages) is not None,
+    ]
+    for fit in fits:
+        for voice in voices:
+            if fit(voice):
+                return voice
+    if strict:
+        raise SpeechError(Code.LANGUAGE_NOT_SUPPORTED, f"no voice speaks {language!r:.40}")
+    return voices[0]
+
+
+def _split(name: str) -> tuple[str, str | None, str | None]:
+    """`voice+style@language` as its parts, the two additions in any order."""
+    voice, *additions = re.split(r"(?=[@+])", name)
+    given = {addition[0]: addition[1:] for addition in additions}
+    return voice, given.get("+") or None, given.get("@") or None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known[:12])}{', …' if len(known) > 12 else ''}" if known else ""

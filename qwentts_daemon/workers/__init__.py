@@ -1,0 +1,1 @@
+"""Engine worker processes as the daemon sees them: queue, jobs, health."""

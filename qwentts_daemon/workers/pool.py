@@ -1,0 +1,140 @@
+"""The engines of one daemon: the one that was chosen, and the embedded one that covers for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+from ..config.live import LiveConfig
+from ..errors import StartError, WorkerLost
+from ..voices.catalog import EngineVoice, best_voice
+from .group import WorkerGroup
+from .job import Job, Request
+from .queue import Priority
+
+
+class WorkerPool:
+    """Gives each job to an engine that can speak it now."""
+
+    def __init__(self, live: LiveConfig, primary: WorkerGroup, embedded: WorkerGroup | None) -> None:
+        self._live = live
+        self._primary = primary
+        self._embedded = embedded
+        self._groups = [primary, embedded] if embedded else [primary]
+
+    @property
+    def running(self) -> int:
+        """How many jobs are being spoken."""
+        return sum(group.running for group in self._groups)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return sum(group.waiting for group in self._groups)
+
+    @property
+    def state(self) -> str:
+        """Why the chosen engine cannot speak at present, in a few words; empty when it can."""
+        return self._primary.state
+
+    def trouble(self, silence_s: float) -> str | None:
+        """What is wrong with a worker (see `WorkerClient.trouble`)."""
+        return next(filter(None, (group.trouble(silence_s) for group in self._groups)), None)
+
+    def set_log_level(self, level: str) -> None:
+        """How much every worker logs from now on."""
+        for group in self._groups:
+            group.set_log_level(level)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could speak now, or as soon as somebody asks."""
+        return any(group.ready or group.rests for group in self._groups)
+
+    @property
+    def takes_new_voices(self) -> bool:
+        """Whether a voice that nobody has may still come."""
+        return self._primary.takes_new_voices
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the embedded voice speaks only because this machine cannot run the other (`engine.backend: auto`)."""
+        engine = self._live.now.engine
+        return self._embedded is None and engine.backend == "auto" and engine.fallback
+
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the chosen engine can speak, not only the one that covers for it."""
+        return self._primary.ready
+
+    @property
+    def rests(self) -> bool:
+        """Whether the chosen engine has given its GPU back and waits to be wanted."""
+        return self._primary.rests
+
+    @property
+    def failure(self) -> str | None:
+        """Why the chosen engine never will."""
+        return self._primary.failure
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """In use on the GPUs, by whomever; None where none is known."""
+        return self._primary.gpu_memory_bytes
+
+    @property
+    def voices(self) -> tuple[EngineVoice, ...]:
+        """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
+        return self._primary.voices or (self._embedded.voices if self._embedded else ())
+
+    def unload(self) -> None:
+        """Let the chosen engine give its GPU back, after the jobs that run; the next request loads it again."""
+        self._primary.unload()
+
+    @asynccontextmanager
+    async def job(self, request: Request, text: str, priority: Priority, again: bool = False) -> AsyncIterator[Job]:
+        """Begin a job (see `WorkerGroup.job`): with the embedded voice while the chosen one is not ready.
+
+        `again`: the chosen one has been lost with this text, which it shall not meet twice.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                if again or self._is_embedded(request):
+                    raise WorkerLost
+                if self._is_covered:
+                    self._primary.wake()
+                    raise WorkerLost
+                job = await stack.enter_async_context(self._primary.job(request, text, priority))
+            except WorkerLost:
+                if self._embedded is None:
+                    raise
+                asked = self._embedded_request(self._embedded, request)
+                job = await stack.enter_async_context(self._embedded.job(asked, text, priority))
+            yield job
+
+    @property
+    def _is_covered(self) -> bool:
+        speaks = self._primary.ready and self._primary.voices
+        return self._embedded is not None and not self._embedded.failure and not speaks
+
+    def _is_embedded(self, request: Request) -> bool:
+        """Whether only the embedded engine has this voice: chosen when the other had none yet."""
+        if self._embedded is None or request.voice in {voice.id for voice in self._primary.voices}:
+            return False
+        return request.voice in {voice.id for voice in self._embedded.voices}
+
+    async def run(self) -> None:
+        """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
+        async with asyncio.TaskGroup() as tasks:
+            for group in self._groups:
+                tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")
+        raise StartError(f"no voice can be loaded: {self._primary.failure}")
+
+    def _embedded_request(self, group: WorkerGroup, request: Request) -> Request:
+        if request.voice in {voice.id for voice in group.voices}:
+            return request
+        voice = best_voice(group.voices, request.language or self._live.now.voices.language or "en")
+        style = request.style if request.style in voice.styles else None
+        return replace(request, voice=voice.id, language=None, style=style, instruct=None)

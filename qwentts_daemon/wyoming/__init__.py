@@ -1,0 +1,1 @@
+"""The Wyoming protocol: server, client, discovery by Zeroconf."""

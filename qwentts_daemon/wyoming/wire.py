@@ -1,0 +1,109 @@
+"""Wyoming events as bytes, with limits: the wyoming package's own reader accepts headers and bodies of any size.
+
+An event is a line of JSON, then `data_length` bytes of JSON that are merged over the line's `data`, then
+`payload_length` bytes. `parse_header` and `parse_data` are pure; only WireError leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from wyoming import __version__ as WYOMING_VERSION
+from wyoming.event import Event
+
+from ..errors import WireError
+
+HEADER_BYTES = 64 * 1024
+DATA_BYTES = 1024 * 1024
+PAYLOAD_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of an event."""
+
+    type: str
+    data: dict[str, Any]
+    data_length: int
+    payload_length: int
+
+
+def parse_header(line: bytes) -> Header:
+    """Check one line. Raises WireError."""
+    header = _json_object(line, "header")
+    kind = header.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise WireError("the event's header has no type")
+    data = header.get("data")
+    if data is not None and not isinstance(data, dict):
+        raise WireError(f"the data of {kind[:40]!r} is no JSON object")
+    return Header(
+        kind,
+        data or {},
+        _length(header, "data_length", DATA_BYTES),
+        _length(header, "payload_length", PAYLOAD_BYTES),
+    )
+
+
+def parse_data(body: bytes) -> dict[str, Any]:
+    """The JSON object after the header. Raises WireError."""
+    return _json_object(body, "data")
+
+
+async def read_event(reader: asyncio.StreamReader) -> Event | None:
+    """The next event, or None at the end of the stream. The reader's own limit must be `HEADER_BYTES`.
+
+    Raises WireError for anything that is no event and for a stream that ends inside one.
+    """
+    try:
+        line = await reader.readuntil(b"\n")
+    except asyncio.LimitOverrunError as error:
+        raise WireError(f"the event's header is longer than {HEADER_BYTES} bytes") from error
+    except asyncio.IncompleteReadError as error:
+        if error.partial.strip():
+            raise WireError("the stream ended inside a header") from error
+        return None
+    header = parse_header(line)
+    try:
+        body = await reader.readexactly(header.data_length)
+        payload = await reader.readexactly(header.payload_length)
+    except asyncio.IncompleteReadError as error:
+        raise WireError(f"the stream ended inside {header.type[:40]!r}") from error
+    data = header.data | parse_data(body) if body else header.data
+    return Event(header.type, data, payload or None)
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as bytes, to be written in one call so that events of several tasks never interleave."""
+    header: dict[str, Any] = {"type": event.type, "version": WYOMING_VERSION}
+    body = json.dumps(event.data).encode() if event.data else b""
+    payload = event.payload or b""
+    if body:
+        header["data_length"] = len(body)
+    if payload:
+        header["payload_length"] = len(payload)
+    return b"".join((json.dumps(header).encode(), b"\n", body, payload))
+
+
+def _json_object(text: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the event's {what} is no JSON") from error
+    if not isinstance(value, dict):
+        raise WireError(f"the event's {what} is no JSON object")
+    return value
+
+
+def _length(header: dict[str, Any], key: str, limit: int) -> int:
+    length = header.get(key)
+    if length is None:
+        return 0
+    if not isinstance(length, int) or isinstance(length, bool) or length < 0:
+        raise WireError(f"{key} is no length")
+    if length > limit:
+        raise WireError(f"{key} {length} is above the limit of {limit} bytes")
+    return length
