@@ -18,20 +18,20 @@ from .config.loader import cache_dir
 from .config.schema import Config, Voices
 from .config.target_schema import UrlTarget
 from .errors import ConfigError
-from .http.recordings import Shelf
+from .http.recordings import RecordingStore
 from .service.reload import Reload
 from .service.sd_notify import take_notifier, take_sockets, take_watchdog_s
-from .service.watchdog import Supervision
-from .synthesis.reply import Speaker
-from .voices.catalog import Catalogue, EngineVoice
+from .service.watchdog import WatchdogReporter
+from .synthesis.reply import Synthesizer
+from .voices.catalog import EngineVoice, VoiceCatalog
 from .workers.engine_settings import check_installation, choose_engines
 from .workers.group import WorkerGroup
-from .workers.idle import Presence
+from .workers.idle import IdleManager
 from .workers.pool import WorkerPool
 from .workers.process import WorkerClient
-from .workers.queue import Admission
+from .workers.queue import JobQueue
 from .wyoming.listeners import listening
-from .wyoming.rate_limit import Addresses, allow_descriptors
+from .wyoming.rate_limit import ClientLimiter, allow_descriptors
 from .wyoming.server import Service, WyomingServer
 from .wyoming.zeroconf import advertised
 
@@ -49,16 +49,16 @@ async def serve(live: LiveConfig) -> None:
     notifier, watchdog_s, given = take_notifier(os.environ), take_watchdog_s(os.environ), take_sockets(os.environ)
     stopping, changed = asyncio.Event(), asyncio.Event()
     pool = make_pool(live, changed.set)
-    catalogues = Catalogues(live, pool)
-    speaker = Speaker(pool, live)
+    catalogues = VoiceRegistry(live, pool)
+    speaker = Synthesizer(pool, live)
     reload = Reload(live, pool, catalogues.check, notifier)
-    supervision = Supervision(live, pool, notifier, changed, watchdog_s)
+    supervision = WatchdogReporter(live, pool, notifier, changed, watchdog_s)
     allow_descriptors(live.now.wyoming.max_connections)
     _on_signals(stopping, reload.asked)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
         stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)
-        server = WyomingServer(Service(live, speaker, catalogues.current, Addresses(live)), tasks)
-        workers = Workers(pool)
+        server = WyomingServer(Service(live, speaker, catalogues.current, ClientLimiter(live)), tasks)
+        workers = PoolTask(pool)
         stack.push_async_callback(workers.stop)
         shelf = await stack.enter_async_context(shelved(live.now, lambda: pool.ready))
         announcer = await stack.enter_async_context(_announcing(live.now, speaker, catalogues, shelf, reload))
@@ -79,7 +79,7 @@ async def serve(live: LiveConfig) -> None:
 
 @contextlib.asynccontextmanager
 async def _announcing(
-    config: Config, speaker: Speaker, catalogues: Catalogues, shelf: Shelf | None, reload: Reload
+    config: Config, speaker: Synthesizer, catalogues: VoiceRegistry, shelf: RecordingStore | None, reload: Reload
 ) -> AsyncIterator[Announcer | None]:
     """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
     if not config.mqtt.host:
@@ -87,11 +87,11 @@ async def _announcing(
             log.warning("announce.targets: without a broker (mqtt.host) nobody can announce anything")
         yield None
         return
-    from .mqtt.commands import Controls
-    from .mqtt.service import Surroundings, announcing
+    from .mqtt.commands import DaemonControls
+    from .mqtt.service import Dependencies, announcing
 
-    controls = Controls(reload.asked.set, speaker.pool.unload)
-    async with announcing(config, Surroundings(speaker, catalogues.current, shelf, controls)) as announcer:
+    controls = DaemonControls(reload.asked.set, speaker.pool.unload)
+    async with announcing(config, Dependencies(speaker, catalogues.current, shelf, controls)) as announcer:
         yield announcer
 
 
@@ -104,7 +104,7 @@ async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: 
 
 
 @contextlib.asynccontextmanager
-async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[Shelf | None]:
+async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore | None]:
     """The HTTP server and its shelf, where one is wanted. Raises StartError."""
     if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
         yield None
@@ -120,14 +120,14 @@ def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> W
     engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
-        admission = Admission(live, covered=workers is not engines[-1], changed=changed)
-        presence = Presence(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        admission = JobQueue(live, covered=workers is not engines[-1], changed=changed)
+        presence = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
         clients = [WorkerClient(each, live, admission, presence) for each in workers]
         groups.append(WorkerGroup(clients, admission, presence))
     return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)
 
 
-class Workers:
+class PoolTask:
     """The pool's task: begun once the sockets are there, ended after the last reply."""
 
     def __init__(self, pool: WorkerPool) -> None:
@@ -156,7 +156,7 @@ class Workers:
             await asyncio.wait([self._task])
 
 
-class Catalogues:
+class VoiceRegistry:
     """The catalogue of the pool's voices, made again only when they or the names for them change.
 
     An engine that loses its last voice stays listed with those that it had: Home Assistant drops what has none.
@@ -168,7 +168,7 @@ class Catalogues:
         self._made_of = (pool.voices, live.now.voices)
         self._catalogue = self._made()
 
-    def current(self) -> Catalogue:
+    def current(self) -> VoiceCatalog:
         """The catalogue as of now."""
         voices = self._pool.voices or self._made_of[0]
         if self._made_of != (voices, self._live.now.voices):
@@ -180,21 +180,21 @@ class Catalogues:
         """Raises ConfigError when names of `config` do not fit the voices that there are."""
         self._of(self._pool.voices or self._made_of[0], config.voices)
 
-    def _made(self) -> Catalogue:
+    def _made(self) -> VoiceCatalog:
         catalogue = self._of(*self._made_of)
         for problem in catalogue.awaited:
             log.warning("%s; it may still come", problem)
         return catalogue
 
-    def _renewed(self) -> Catalogue:
+    def _renewed(self) -> VoiceCatalog:
         try:
             return self._made()
         except ConfigError as error:
             log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
             return self._of(self._made_of[0], Voices())
 
-    def _of(self, voices: Sequence[EngineVoice], config: Voices) -> Catalogue:
-        return Catalogue(voices, config, self._pool.takes_new_voices, self._pool.stands_in)
+    def _of(self, voices: Sequence[EngineVoice], config: Voices) -> VoiceCatalog:
+        return VoiceCatalog(voices, config, self._pool.takes_new_voices, self._pool.stands_in)
 
 
 def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:

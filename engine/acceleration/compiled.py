@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 
 from ..model.speech_model import SpeechModel
-from ..runtime.decode_step import PlainFrame
+from ..runtime.decode_step import EagerDecodeStep
 from ..runtime.slot_state import SlotState
 
 
-class CompiledFrame(PlainFrame):
+class CompiledDecodeStep(EagerDecodeStep):
     """Talker and code predictor compiled each as a whole, for static shapes."""
 
     def __init__(self, model: SpeechModel, state: SlotState, mode: str = "default") -> None:

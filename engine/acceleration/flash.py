@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from ..model.attention import Attention, Rotary
 from ..model.layers import DecoderLayer
-from ..model.talker import Rows
+from ..model.talker import BatchRows
 from ..paged.kv_cache import BlockLayer
 from ..paged.runner import PagedRunner
-from ..runtime.decode_step import PlainFrame
-from ..runtime.model_runner import Piece
+from ..runtime.decode_step import EagerDecodeStep
+from ..runtime.model_runner import PrefillChunk
 from ..runtime.transfer import upload
 
 BLOCK_MULTIPLE = 256
@@ -79,9 +79,9 @@ class FlashTalker:
     def install(self, runner: PagedRunner) -> None:
         """Let the runner read prompts and make frames this way."""
         runner.read_pieces = self.read
-        runner.frame = FlashFrame(runner.model, runner.state, self)
+        runner.frame = FlashDecodeStep(runner.model, runner.state, self)
 
-    def step(self, inputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    def step(self, inputs: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
         """As `Talker.step`; reads as far as each row has come, whatever `rows.length` says."""
         starts = rows.starts.unsqueeze(1)  # [B, 1]
         seen, table = (rows.starts + 1).int(), self._cache.table[rows.slots]
@@ -94,7 +94,7 @@ class FlashTalker:
         hidden = self._run(inputs.unsqueeze(1), starts, self._cache.places(rows.slots, starts), mix).squeeze(1)
         return hidden, self._talker.head(hidden)
 
-    def read(self, pieces: Sequence[Piece]) -> None:
+    def read(self, pieces: Sequence[PrefillChunk]) -> None:
         """Prompts one behind the other, each attending to its own past."""
         device = self._cache.table.device
         lengths = [len(piece.inputs) for piece in pieces]
@@ -147,7 +147,7 @@ def _edges(sizes: Sequence[int]) -> list[int]:
     return edges
 
 
-class FlashFrame(PlainFrame):
+class FlashDecodeStep(EagerDecodeStep):
     """A frame whose talker runs through flash-attn."""
 
     reads_length = False
@@ -157,7 +157,7 @@ class FlashFrame(PlainFrame):
         self._flash = talker
 
     def _talk(self, inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        return self._flash.step(inputs, Rows(slots, self._state.next[slots], length))
+        return self._flash.step(inputs, BatchRows(slots, self._state.next[slots], length))
 
 
 @torch.inference_mode()
@@ -170,12 +170,12 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
     inputs = torch.randn(count + 3, width, generator=noise, device=runner.device).to(talker.head.weight.dtype)
     slots = torch.full((1,), spare, device=runner.device)
     with _lent(runner, spare, count + 3):
-        flash.read([Piece(inputs[:count], spare, 0)])
+        flash.read([PrefillChunk(inputs[:count], spare, 0)])
         ours = [
-            flash.step(inputs[at : at + 1], Rows(slots, torch.full_like(slots, at), count + 3))[0]
+            flash.step(inputs[at : at + 1], BatchRows(slots, torch.full_like(slots, at), count + 3))[0]
             for at in range(count, count + 3)
         ]
-        rows = Rows(slots, torch.zeros_like(slots), count + 3)
+        rows = BatchRows(slots, torch.zeros_like(slots), count + 3)
         theirs = talker(inputs[None], cache, rows)[0, count:]
     found = F.cosine_similarity(torch.cat(ours).float(), theirs.float(), dim=-1).min()
     return found.nan_to_num(0).item()

@@ -25,7 +25,7 @@ _WIDTH = 512  # columns that one program of `begin_frame` and `end_frame` handle
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FusedBatch:
     """The rows of one step: slots [B], where each one's text stands in a table of embeddings, active [B]."""
 
     slots: Tensor
@@ -34,7 +34,7 @@ class Batch:
     active: Tensor
 
 
-class FusedFrame:
+class FusedDecodeStep:
     """Device operations only, of static shapes. Wants text table and predictor table folded."""
 
     def __init__(self, model: SpeechModel, state: SlotState) -> None:
@@ -68,13 +68,13 @@ class FusedFrame:
         self._finish(codes, batch)
         return codes
 
-    def batch(self, slots: Tensor, text: Tensor, active: Tensor) -> Batch:
+    def batch(self, slots: Tensor, text: Tensor, active: Tensor) -> FusedBatch:
         """Text ids [B], or their embeddings [B, H], as the kernels take them."""
         if text.is_floating_point():
-            return Batch(slots, text, self._counting[: len(slots)], active)
-        return Batch(slots, self._model.talker.text.table, text, active)
+            return FusedBatch(slots, text, self._counting[: len(slots)], active)
+        return FusedBatch(slots, self._model.talker.text.table, text, active)
 
-    def talker(self, batch: Batch) -> Tensor:
+    def talker(self, batch: FusedBatch) -> Tensor:
         """The talker's last layer's output [B, H], before its final norm."""
         state, frame = self._state, self._state.frame
         rows, width = len(batch.slots), frame.shape[1]
@@ -97,7 +97,7 @@ class FusedFrame:
         last = x.view(len(code0), 2, -1)[:, 1].contiguous()
         return self._heads[0](last, x.new_empty(len(code0), self._heads[0].weight.shape[0]))
 
-    def _first_code(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _first_code(self, x: Tensor, batch: FusedBatch) -> tuple[Tensor, Tensor]:
         """Group 0 in codes [B, 16], and the code predictor's first two inputs [2 · B, P]."""
         config, sampler = self._model.config.talker, self._state.sampler
         rows, width = x.shape[0], self._table.shape[1]
@@ -119,7 +119,7 @@ class FusedFrame:
         )  # fmt: skip
         return codes, first.view(2 * rows, width)
 
-    def later_codes(self, x: Tensor, codes: Tensor, batch: Batch) -> None:
+    def later_codes(self, x: Tensor, codes: Tensor, batch: FusedBatch) -> None:
         """Groups 1 to 15 into codes [B, 16], in passes over the predictor's layers, the first over x [2 · B, P]."""
         rows, groups = codes.shape
         self._pass(x, 0, 2)
@@ -134,7 +134,7 @@ class FusedFrame:
         for layer, kept in zip(self._predictor, cache.layers, strict=True):
             layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin), start, steps)
 
-    def _draw(self, x: Tensor, codes: Tensor, batch: Batch, group: int) -> None:
+    def _draw(self, x: Tensor, codes: Tensor, batch: FusedBatch, group: int) -> None:
         """Draw `group` from the output x [B, P], in whose place its embedding comes."""
         config, sampler = self._model.code_predictor.config, self._state.sampler
         rows, vocab = x.shape[0], config.vocab_size
@@ -147,7 +147,7 @@ class FusedFrame:
             **self._row_of(x.shape[1]),
         )  # fmt: skip
 
-    def _finish(self, codes: Tensor, batch: Batch) -> None:
+    def _finish(self, codes: Tensor, batch: FusedBatch) -> None:
         state, table = self._state, self._model.talker.codes
         rows, groups = codes.shape
         width = table.weight.shape[1]

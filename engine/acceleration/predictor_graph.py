@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ..model.speech_model import SpeechModel
 from ..runtime.cuda_graphs import PredictorGraphs
-from ..runtime.decode_step import PlainFrame
+from ..runtime.decode_step import EagerDecodeStep
 from ..runtime.slot_state import SlotState
 
 
 class DrawGraphs:
     """Stands in the place of a frame's drawing; batches that were not captured are drawn as before."""
 
-    def __init__(self, frame: PlainFrame, graphs: PredictorGraphs) -> None:
+    def __init__(self, frame: EagerDecodeStep, graphs: PredictorGraphs) -> None:
         self._draw, self._graphs = frame.draw, graphs
 
     def capture(self, sizes: Iterable[int], model: SpeechModel, state: SlotState) -> None:
@@ -33,7 +33,7 @@ class DrawGraphs:
         return graph(hidden, logits, slots, active) if graph and exact else self._draw(hidden, logits, slots, active)
 
 
-def capture_draws(frame: PlainFrame, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> None:
+def capture_draws(frame: EagerDecodeStep, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> None:
     """Let a frame that runs operation by operation draw its codes by graphs for batches of these sizes."""
     graphs = DrawGraphs(frame, PredictorGraphs(model.talker.head.weight.device))
     graphs.capture(sizes, model, state)

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.talker import Rows
+from ..model.talker import BatchRows
 from ..paged.runner import PagedRunner
-from ..runtime.codec_step import Codec
+from ..runtime.codec_step import StreamingCodec
 from ..runtime.cuda_graphs import CodecGraphs, FrameGraphs, Graph, PromptGraphs
-from ..runtime.decode_step import Frame, PlainFrame
+from ..runtime.decode_step import DecodeStep, EagerDecodeStep
 from ..runtime.model_runner import PIECE_SHAPES, Runner
 from ..runtime.slot_state import bucket
-from .compiled import CompiledFrame
+from .compiled import CompiledDecodeStep
 from .flash import use_flash
 from .predictor_graph import capture_draws
 
 if TYPE_CHECKING:
     from ..kernels.codec import FusedCodec
-    from .fused import FusedFrame
+    from .fused import FusedDecodeStep
 
 FRAME_S = 0.08
 BUSY_SHARE = 0.8
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AccelerationOptions:
     """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
 
     `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one; it
@@ -61,7 +61,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class AccelerationResult:
     """What was chosen, and how many jobs at once the GPU speaks in real time."""
 
     kernels: str
@@ -70,18 +70,18 @@ class Pace:
 
 
 @torch.inference_mode()
-def accelerate(runner: Runner, wanted: Wanted) -> Pace:
+def accelerate(runner: Runner, wanted: AccelerationOptions) -> AccelerationResult:
     """Make a runner that nobody uses yet as fast as its device allows, and measure it."""
     if runner.device.type != "cuda":
-        return Pace("plain", runner.slots, {})
+        return AccelerationResult("plain", runner.slots, {})
     torch.cuda.set_device(runner.device)
     kernels = _choose(runner, wanted)
     if wanted.graphs:
         capture(runner)
-    elif wanted.predictor_graph and isinstance(runner.frame, PlainFrame):
+    elif wanted.predictor_graph and isinstance(runner.frame, EagerDecodeStep):
         capture_draws(runner.frame, runner.model, runner.state, batch_sizes(runner.slots))
     step_s = measure(runner)
-    return Pace(kernels, capacity(step_s, runner.slots), step_s)
+    return AccelerationResult(kernels, capacity(step_s, runner.slots), step_s)
 
 
 def capacity(step_s: Mapping[int, float], slots: int) -> int:
@@ -93,7 +93,7 @@ def capacity(step_s: Mapping[int, float], slots: int) -> int:
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _choose(runner: Runner, wanted: Wanted) -> str:
+def _choose(runner: Runner, wanted: AccelerationOptions) -> str:
     """Put the fastest kernels that work into the runner."""
     if wanted.kernels in ("auto", "fused"):
         reason = _use_fused(runner, wanted.half_codec)
@@ -108,7 +108,7 @@ def _choose(runner: Runner, wanted: Wanted) -> str:
             return "flash"
         log.warning("no flash-attn: %s", reason)
     if wanted.kernels == "compiled":
-        runner.frame = CompiledFrame(runner.model, runner.state, wanted.inductor_mode)
+        runner.frame = CompiledDecodeStep(runner.model, runner.state, wanted.inductor_mode)
         return "compiled"
     return "plain"
 
@@ -149,9 +149,9 @@ def _tried(install: Callable[[], str | None]) -> str | None:
 
 
 def _install_checked(runner: Runner, half_codec: bool) -> str | None:
-    from .fused import FusedFrame
+    from .fused import FusedDecodeStep
 
-    frame = FusedFrame(runner.model, runner.state)
+    frame = FusedDecodeStep(runner.model, runner.state)
     codec = _fused_codec(runner) if half_codec else None
     _compile(chain(_frame_steps(runner, frame), _codec_steps(runner, codec) if codec else ()))
     if (cosine := _frame_cosine(runner, frame)) < LEAST_COSINE:
@@ -168,7 +168,7 @@ def _install_codec_alone(runner: Runner) -> str | None:
     return _install_codec(runner, codec)
 
 
-def _compile(steps: Iterable[_Step]) -> None:
+def _compile(steps: Iterable[_CapturedCall]) -> None:
     """All kernels of the steps, so that no later launch has to wait for a compiler."""
     from ..kernels.precompile import compile_ahead
 
@@ -189,7 +189,7 @@ def _install_codec(runner: Runner, codec: FusedCodec) -> str | None:
     return None
 
 
-def _frame_cosine(runner: Runner, fused: FusedFrame) -> float:
+def _frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
     """The worst likeness of the two ways' scores, on the spare slot."""
     model, state = runner.model, runner.state
     slots = torch.full((1,), runner.slots, device=runner.device)
@@ -201,7 +201,7 @@ def _frame_cosine(runner: Runner, fused: FusedFrame) -> float:
     for position in range(3):  # so that there is a past to attend to
         state.next[runner.slots] = position
         ours = model.talker.norm(fused.talker(batch))
-        rows = Rows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
+        rows = BatchRows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
         hidden, _ = model.talker.step(state.frame[slots] + text, state.cache, rows)
         likenesses.append(F.cosine_similarity(ours.float(), hidden.float()).min())
     code0 = torch.zeros(1, dtype=torch.int64, device=runner.device)
@@ -241,7 +241,7 @@ def capture(runner: Runner) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _CapturedCall:
     """A call that may come again and again: its size and its length or frames, and inputs for the spare slot."""
 
     key: tuple[int, int]
@@ -252,34 +252,40 @@ class _Step:
         return self.run(*self.inputs)
 
 
-def _frame_steps(runner: Runner, frame: Frame) -> Iterator[_Step]:
+def _frame_steps(runner: Runner, frame: DecodeStep) -> Iterator[_CapturedCall]:
     for rows in batch_sizes(runner.slots):
         for length in _lengths(runner, frame):
             slots = torch.full((rows,), runner.slots, device=runner.device)
-            yield _Step((rows, length), (slots, _text(runner, rows)), partial(_frame_step, runner, frame, length))
+            yield _CapturedCall(
+                (rows, length), (slots, _text(runner, rows)), partial(_frame_step, runner, frame, length)
+            )
 
 
-def _codec_steps(runner: Runner, codec: Codec) -> Iterator[_Step]:
+def _codec_steps(runner: Runner, codec: StreamingCodec) -> Iterator[_CapturedCall]:
     for rows in batch_sizes(runner.slots):
         for frames in (size for size in codec.sizes if size <= 8):
             slots = torch.full((rows,), runner.slots, device=runner.device)
-            yield _Step((rows, frames), (torch.zeros_like(slots), slots), partial(_codec_step, runner, codec, frames))
+            yield _CapturedCall(
+                (rows, frames), (torch.zeros_like(slots), slots), partial(_codec_step, runner, codec, frames)
+            )
 
 
-def _prompt_steps(runner: Runner) -> Iterator[_Step]:
+def _prompt_steps(runner: Runner) -> Iterator[_CapturedCall]:
     weight = runner.model.talker.head.weight
     for size, length in PIECE_SHAPES:
         if length <= runner.state.cache.max_positions:
             slots = torch.full((1,), runner.slots, device=runner.device)
             inputs = weight.new_zeros(1, size, weight.shape[1])
-            yield _Step((size, length), (inputs, slots, torch.zeros_like(slots)), partial(runner.read_piece, length))
+            yield _CapturedCall(
+                (size, length), (inputs, slots, torch.zeros_like(slots)), partial(runner.read_piece, length)
+            )
 
 
-def _frame_step(runner: Runner, frame: Frame, length: int, slots: Tensor, text: Tensor) -> Tensor:
+def _frame_step(runner: Runner, frame: DecodeStep, length: int, slots: Tensor, text: Tensor) -> Tensor:
     return frame(slots, text, slots < runner.slots, length)
 
 
-def _codec_step(runner: Runner, codec: Codec, frames: int, starts: Tensor, slots: Tensor) -> Tensor:
+def _codec_step(runner: Runner, codec: StreamingCodec, frames: int, starts: Tensor, slots: Tensor) -> Tensor:
     return codec.step(runner.state.codes, starts, slots, frames)
 
 
@@ -291,12 +297,12 @@ def _text(runner: Runner, rows: int) -> Tensor:
     return torch.zeros(rows, table.shape[1], dtype=table.dtype, device=runner.device)
 
 
-def _lengths(runner: Runner, frame: Frame) -> list[int]:
+def _lengths(runner: Runner, frame: DecodeStep) -> list[int]:
     """How many positions graphs shall read, the shortest first; 0 where a frame does not care."""
     if not frame.reads_length:
         return [0]
     longest = runner.state.cache.max_positions
-    growth = 4 if isinstance(frame, CompiledFrame) else 2  # compiling takes minutes, capturing does not
+    growth = 4 if isinstance(frame, CompiledDecodeStep) else 2  # compiling takes minutes, capturing does not
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:
         lengths.append(min(growth * lengths[-1], longest))

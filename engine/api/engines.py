@@ -10,41 +10,41 @@ from typing import Any, TypeAlias, TypeVar
 from ..prompt.planner import PromptPlan
 from ..prompt.tokenizer import TextTokenizer
 from ..runtime.model_runner import Runner
-from ..scheduler.engine import Engine, Utterance
-from ..scheduler.sequence import Guards
+from ..scheduler.engine import Engine, GenerationRequest
+from ..scheduler.sequence import RunawayLimits
 from ..voices.prompt import VoicePrompt
 from .clone_prompts import PrimedVoices
 from .paged_engine import PagedOptions
-from .threaded_engine import SharedEngine
+from .threaded_engine import ThreadedEngine
 
-NO_GUARDS = Guards(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
+NO_GUARDS = RunawayLimits(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
 
 Result = TypeVar("Result")
 Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
 
 
-class Driven:
-    """A runner under a `SharedEngine`."""
+class EngineHandle:
+    """A runner under a `ThreadedEngine`."""
 
     def __init__(self, runner: Runner, tokenizer: TextTokenizer) -> None:
-        self.engine = engine = SharedEngine(Engine(runner, tokenizer, NO_GUARDS), runner.device)
+        self.engine = engine = ThreadedEngine(Engine(runner, tokenizer, NO_GUARDS), runner.device)
         self._primed = PrimedVoices(lambda codes: engine.exclusively(partial(runner.prime, codes)))
 
-    def utterance(self, planned: Planned, **how: Any) -> Utterance:
+    def utterance(self, planned: Planned, **how: Any) -> GenerationRequest:
         """What this engine needs to speak as planned; snapshots of a voice fit no other."""
         plan, voice = planned
         if voice is None:
-            return Utterance(plan, **how)
-        return Utterance(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
+            return GenerationRequest(plan, **how)
+        return GenerationRequest(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
 
 
 class PagedEngine:
     """A model's paged engine, opened when it is first wanted."""
 
-    def __init__(self, open_engine: Callable[[PagedOptions], Driven], options: PagedOptions) -> None:
+    def __init__(self, open_engine: Callable[[PagedOptions], EngineHandle], options: PagedOptions) -> None:
         self._open, self._options = open_engine, options
         self._changing = threading.Lock()
-        self._driven: Driven | None = None
+        self._driven: EngineHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -56,7 +56,7 @@ class PagedEngine:
         driven = self._driven
         return call() if driven is None else driven.engine.exclusively(call)
 
-    def opened(self, options: PagedOptions | None = None) -> Driven:
+    def opened(self, options: PagedOptions | None = None) -> EngineHandle:
         """The engine; with other `options` than it has, another one. Raises RuntimeError while that one speaks."""
         with self._changing:
             if options not in (None, self._options):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from ..checkpoint.load import find_checkpoint
-from ..checkpoint.loaded import Loaded, load_checkpoint
+from ..checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from ..runtime.model_runner import Runner
 from ..scheduler.chunking import WHOLE_CLIP_FRAMES, EmissionPlan
 from ..voices.audio import AudioSource, Samples, load_audio
 from ..voices.prompt import VoicePrompt, make_voice_prompt
 from .clone_prompts import VoiceClonePromptItem, item_of, items_of, voice_of
-from .engines import Driven, Planned
+from .engines import EngineHandle, Planned
 from .inputs import FromPretrained, checked_sampling, numbered, spread, texts_of
 
 FIRST_POSITIONS = 1024
@@ -28,7 +28,7 @@ Pieces: TypeAlias = str | Iterable[str]
 class WholeSpeech:
     """Everything of the reference package. What holds for every method stands at `Qwen3TTSModel`."""
 
-    def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, options: FromPretrained) -> None:
         self.generate_defaults = loaded.generation
         self._loaded, self._options = loaded, options
         self._model, self._planner = loaded.model, loaded.planner
@@ -41,7 +41,7 @@ class WholeSpeech:
     def _drive(self, runner: Runner) -> None:
         """Speak with this runner from now on."""
         self.device = runner.device
-        self._driven = Driven(runner, self._loaded.tokenizer)
+        self._driven = EngineHandle(runner, self._loaded.tokenizer)
         self.engine = self._driven.engine
 
     @classmethod

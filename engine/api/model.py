@@ -12,12 +12,12 @@ from contextlib import closing
 from functools import partial
 from typing import Any, TypeAlias
 
-from ..checkpoint.loaded import Loaded
+from ..checkpoint.loaded import LoadedCheckpoint
 from ..voices.audio import AudioSource, Samples
 from ..voices.prompt import VoicePrompt
 from .clone_prompts import VoiceClonePromptItem, items_of, voice_of
 from .code_predictor import FastCodebook
-from .engines import Driven, PagedEngine
+from .engines import EngineHandle, PagedEngine
 from .generation import Batch, Pieces, Planned, WholeSpeech
 from .inputs import FromPretrained, numbered, pieces_of, spread, texts_of
 from .optimizations import Optimizations
@@ -57,7 +57,7 @@ class Qwen3TTSModel(WholeSpeech):
     code_predictor: FastCodebook
     """The code predictor by itself, with the seed's `generate_fast` and `capture_codebook_cuda_graph`."""
 
-    def __init__(self, loaded: Loaded, options: FromPretrained) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, options: FromPretrained) -> None:
         sound_device = options.sound_device(loaded.model.talker.head.weight.device)
         super().__init__(loaded, options)
         self._paged = PagedEngine(self._open_paged, paged_options(Optimizations(), options))
@@ -308,12 +308,12 @@ class Qwen3TTSModel(WholeSpeech):
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _open_paged(self, options: PagedOptions) -> Driven:
+    def _open_paged(self, options: PagedOptions) -> EngineHandle:
         """While nothing else runs on the model, for graphs are captured."""
         runner = self.engine.exclusively(partial(paged_runner, self._model, options))
-        return Driven(runner, self._loaded.tokenizer)
+        return EngineHandle(runner, self._loaded.tokenizer)
 
-    def _driven_by(self, options: StreamOptions) -> Driven:
+    def _driven_by(self, options: StreamOptions) -> EngineHandle:
         return self._paged.opened() if options.use_paged_engine else self._driven
 
     def _optimize(self, options: Optimizations) -> None:
@@ -337,7 +337,12 @@ class Qwen3TTSModel(WholeSpeech):
         return {"sampling": drawn, "emission": options.emission, "codes_only": options.sounds_itself}
 
     def _chunks(
-        self, driven: Driven, text: str | Iterator[str], planned: Planned, options: StreamOptions, how: dict[str, Any]
+        self,
+        driven: EngineHandle,
+        text: str | Iterator[str],
+        planned: Planned,
+        options: StreamOptions,
+        how: dict[str, Any],
     ) -> Chunks:
         with closing(driven.engine.stream(driven.utterance(planned, **how), text)) as made:
             rounds: Iterator[Round] = ([progress] for progress in made)
@@ -347,7 +352,12 @@ class Qwen3TTSModel(WholeSpeech):
                         yield wave.numpy(), self._rate
 
     def _chunk_lists(
-        self, driven: Driven, texts: list[str], planned: list[Planned], options: StreamOptions, how: dict[str, Any]
+        self,
+        driven: EngineHandle,
+        texts: list[str],
+        planned: list[Planned],
+        options: StreamOptions,
+        how: dict[str, Any],
     ) -> ChunkLists:
         sampling = how.pop("sampling")
         utterances = [

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..acceleration.select import Wanted, accelerate
+from ..acceleration.select import AccelerationOptions, accelerate
 from ..checkpoint.memory_footprint import NumberBytes, footprint
 from ..checkpoint.memory_plan import fit
 from ..model.speech_model import SpeechModel
@@ -55,9 +55,9 @@ def paged_options(options: Optimizations, given: FromPretrained) -> PagedOptions
     )
 
 
-def wanted(options: Optimizations) -> Wanted:
+def wanted(options: Optimizations) -> AccelerationOptions:
     """The options in the engine's own words."""
-    return Wanted(
+    return AccelerationOptions(
         kernels=options.kernels,
         graphs=options.use_cuda_graphs,
         half_codec=options.use_compile,

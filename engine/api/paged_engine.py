@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ..acceleration.flash import BLOCK_MULTIPLE
-from ..acceleration.select import Wanted, accelerate
+from ..acceleration.select import AccelerationOptions, accelerate
 from ..checkpoint.memory_plan import RESERVE_BYTES
 from ..model.speech_model import SpeechModel
 from ..paged.kv_cache import PoolSize
@@ -66,7 +66,7 @@ def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
         model.talker.text.fold()
     half = options.half_codec
     graphs = not options.enforce_eager
-    pace = accelerate(runner, Wanted(options.kernels, graphs=graphs, half_codec=half, codec_alone=half))
+    pace = accelerate(runner, AccelerationOptions(options.kernels, graphs=graphs, half_codec=half, codec_alone=half))
     log.info(
         "paged engine: %d blocks of %d positions, %s kernels, up to %d streams of up to %d positions",
         size.blocks, size.block_positions, pace.kernels, options.slots, runner.max_positions,

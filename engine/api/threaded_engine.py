@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..scheduler.engine import Engine, Progress, Utterance
+from ..scheduler.engine import ChunkOutput, Engine, GenerationRequest
 
 STALLED_S = 60.0
 
@@ -38,7 +38,7 @@ class Speech:
     wave: Tensor
 
 
-class SharedEngine:
+class ThreadedEngine:
     """Makes speech for any number of threads and of streams open in one thread."""
 
     def __init__(self, engine: Engine, device: torch.device | None = None) -> None:
@@ -50,11 +50,11 @@ class SharedEngine:
         self._driver: int | None = None  # the thread whose turn it is
         self._busy = False
         self._commands: deque[Callable[[], None]] = deque()
-        self._inboxes: dict[int, deque[Progress | BaseException]] = {}
+        self._inboxes: dict[int, deque[ChunkOutput | BaseException]] = {}
         self._hungry: frozenset[int] = frozenset()
         self._numbers = count(1)
 
-    def speak(self, utterances: Sequence[tuple[Utterance, str]]) -> list[Speech]:
+    def speak(self, utterances: Sequence[tuple[GenerationRequest, str]]) -> list[Speech]:
         """Several texts together. Raises PromptError or MemoryError for one whose prompt does not fit, and
         EngineFailure."""
         jobs = [next(self._numbers) for _ in utterances]
@@ -65,7 +65,7 @@ class SharedEngine:
             for job in jobs:
                 self._cancel(job)
 
-    def stream(self, utterance: Utterance, text: str | Iterator[str]) -> Generator[Progress, None, None]:
+    def stream(self, utterance: GenerationRequest, text: str | Iterator[str]) -> Generator[ChunkOutput, None, None]:
         """One text, whole or as it is written: a piece is asked for only when nothing can be made without it.
 
         Begins with the first `next`; closing or dropping the iterator cancels. Raises as `speak` does.
@@ -79,8 +79,8 @@ class SharedEngine:
             self._cancel(job)
 
     def stream_together(
-        self, utterances: Sequence[tuple[Utterance, str]]
-    ) -> Generator[list[Progress | None], None, None]:
+        self, utterances: Sequence[tuple[GenerationRequest, str]]
+    ) -> Generator[list[ChunkOutput | None], None, None]:
         """Several texts together: what each has new, or None, as soon as any of them has something.
 
         Begins with the first `next`; closing or dropping the iterator cancels them all. Raises as `speak` does.
@@ -112,11 +112,11 @@ class SharedEngine:
         self._drive_until(future.done)
         return future.result()
 
-    def _begin_together(self, jobs: Sequence[int], utterances: Sequence[tuple[Utterance, str]]) -> None:
+    def _begin_together(self, jobs: Sequence[int], utterances: Sequence[tuple[GenerationRequest, str]]) -> None:
         for job, (utterance, text) in zip(jobs, utterances, strict=True):
             self._begin(job, utterance, text)
 
-    def _begin(self, job: int, utterance: Utterance, text: str | None = None) -> None:
+    def _begin(self, job: int, utterance: GenerationRequest, text: str | None = None) -> None:
         """Whatever interrupts this, `_cancel` ends the job."""
         self._inboxes[job] = deque()
         self._post(partial(self._engine.add, job, utterance))
@@ -148,7 +148,7 @@ class SharedEngine:
             self._commands.append(command)
             self._changed.notify_all()
 
-    def _follow(self, job: int, pieces: Iterator[str]) -> Iterator[Progress]:
+    def _follow(self, job: int, pieces: Iterator[str]) -> Iterator[ChunkOutput]:
         inbox = self._inboxes[job]
         while True:
             self._drive_until(lambda: bool(inbox) or job in self._hungry)
@@ -160,14 +160,14 @@ class SharedEngine:
             if progress.ended:
                 return
 
-    def _rounds(self, jobs: Sequence[int]) -> Iterator[list[Progress | None]]:
+    def _rounds(self, jobs: Sequence[int]) -> Iterator[list[ChunkOutput | None]]:
         inboxes = {job: self._inboxes[job] for job in jobs}
         while open_jobs := [job for job in jobs if job in self._inboxes]:
             self._drive_until(lambda: any(inboxes.values()))
             arrived = {job: self._taken(job, inboxes[job]) for job in open_jobs if inboxes[job]}
             yield [arrived.get(job) for job in jobs]
 
-    def _taken(self, job: int, inbox: deque[Progress | BaseException]) -> Progress:
+    def _taken(self, job: int, inbox: deque[ChunkOutput | BaseException]) -> ChunkOutput:
         progress = inbox.popleft()
         if isinstance(progress, BaseException):
             raise EngineFailure("the engine failed, or was interrupted, while it spoke") from progress
@@ -228,5 +228,5 @@ class SharedEngine:
         self._hungry, self._busy = frozenset(), False
 
 
-def _joined(parts: Sequence[Progress]) -> Speech:
+def _joined(parts: Sequence[ChunkOutput]) -> Speech:
     return Speech(torch.cat([part.codes for part in parts], -1), torch.cat([part.wave for part in parts]))

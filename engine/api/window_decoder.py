@@ -14,7 +14,7 @@ from ..model.codec_decoder import CodecDecoder
 from ..runtime.cuda_graphs import WindowGraphs
 from .optimizations import Optimizations
 
-Run = Callable[[Tensor], Tensor]
+WindowDecode = Callable[[Tensor], Tensor]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class WindowDecoder:
         self._original = decoder
         self._own: CodecDecoder | None = decoder if self.device == home else None
         self._graphs: WindowGraphs | None = None
-        self._compiled: tuple[int, Run] | None = None
+        self._compiled: tuple[int, WindowDecode] | None = None
         self._options: Optimizations | None = None
         self._lock = threading.RLock()  # a graph has one input and one output
 
@@ -58,7 +58,7 @@ class WindowDecoder:
 
     @torch.inference_mode()
     def _prepare(self, options: Optimizations) -> None:
-        run: Run = self.decoder.decode
+        run: WindowDecode = self.decoder.decode
         window = torch.zeros(1, 16, options.decode_window_frames, dtype=torch.int64, device=self.device)
         if options.use_compile:
             run = torch.compile(run, dynamic=False, mode=options.inductor_mode)
@@ -85,7 +85,7 @@ class WindowDecoder:
         if self.device.type == "cuda":
             torch.cuda.set_stream(torch.cuda.Stream(self.device))
 
-    def _run(self, rows: int, frames: int) -> Run:
+    def _run(self, rows: int, frames: int) -> WindowDecode:
         if self._graphs and (graph := self._graphs.find(rows, frames)):
             return graph
         if self._compiled and self._compiled[0] == frames:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.codec_decoder import CodecDecoder
 from ..model.streaming import CodecState
 from ..scheduler.edges import faded
-from ..scheduler.job import RUNAWAY, Progress
+from ..scheduler.job import RUNAWAY, ChunkOutput
 from .stream_options import WindowPlan
 
 Decode = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ Decode = Callable[[Tensor], Tensor]
 class Sound(Protocol):
     """What makes one stream's chunks, in order."""
 
-    def take(self, part: Progress) -> Tensor:
+    def take(self, part: ChunkOutput) -> Tensor:
         """What can be heard now: float32 on the host."""
 
 
@@ -35,7 +35,7 @@ class StepSound:
         self._state: CodecState | None = None  # allocated by the thread, and on the stream, that decodes
 
     @torch.inference_mode()
-    def take(self, part: Progress) -> Tensor:
+    def take(self, part: ChunkOutput) -> Tensor:
         if self._state is None:
             self._state = self._decoder.allocate(1)
             if self._reference is not None:
@@ -64,7 +64,7 @@ class WindowSound:
         self._chunk = 0
 
     @torch.inference_mode()
-    def take(self, part: Progress) -> Tensor:
+    def take(self, part: ChunkOutput) -> Tensor:
         wave = self._rendered(part.codes) if part.codes.shape[1] else self._held
         if self._chunk == 0:
             wave = risen(wave, self._plan.overlap)
@@ -102,12 +102,12 @@ def _rise(count: int) -> Tensor:
     return 0.5 * (1 - torch.cos(torch.linspace(0, torch.pi, count)))
 
 
-def _ended(wave: Tensor, part: Progress, frame_samples: int) -> Tensor:
+def _ended(wave: Tensor, part: ChunkOutput, frame_samples: int) -> Tensor:
     """What the engine does with its own sound: a runaway's end is faded."""
     return faded(wave, frame_samples) if part.ended and part.cut in RUNAWAY else wave
 
 
-Round = list[Progress | None]
+Round = list[ChunkOutput | None]
 """What one moment brings for each stream of a batch."""
 
 

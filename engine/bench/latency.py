@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .machine import Limits, measure_limits
-from .metrics import Figure, Take, spread
+from .metrics import Figure, RequestTrace, spread
 from .options import engine_parser
 from .peers import peer_lines
 from .report import command_line, json_line, text_line
 from .roofline import FRAME_S, Load, compute_floor_s, frame_bytes
-from .speech import TEXT, Speaker, Wish
+from .speech import TEXT, BenchRequest, BenchSpeaker
 
 FIRST_FRAMES = 16
 WHOLE_RUNS = 3
@@ -36,7 +36,7 @@ class Plan:
 
 def main() -> None:
     options = _options()
-    speaker = Speaker(options.directory, max(options.batch), options)
+    speaker = BenchSpeaker(options.directory, max(options.batch), options)
     limits = measure_limits(speaker.device, speaker.model.talker.head.weight.dtype)
     plan, command = Plan(options.frames, options.rounds), command_line("engine.bench.latency", sys.argv[1:])
     line = json_line if options.json else text_line
@@ -50,21 +50,21 @@ def main() -> None:
                 print(text, flush=True)
 
 
-def measure(speaker: Speaker, batch: int, plan: Plan, limits: Limits) -> Iterator[dict[str, Figure]]:
+def measure(speaker: BenchSpeaker, batch: int, plan: Plan, limits: Limits) -> Iterator[dict[str, Figure]]:
     """The figures of one batch size, a dict for each line."""
     speaker.warm_up(batch)
     yield first_audio(speaker, batch, plan.rounds)
-    runs = [speaker.speak([Wish(TEXT, plan.frames, seed) for seed in range(batch)]) for _ in range(WHOLE_RUNS)]
+    runs = [speaker.speak([BenchRequest(TEXT, plan.frames, seed) for seed in range(batch)]) for _ in range(WHOLE_RUNS)]
     takes = sorted(runs, key=_wall_s)[WHOLE_RUNS // 2]
     yield throughput(takes) | against_floor(speaker, takes, limits)
 
 
-def first_audio(speaker: Speaker, batch: int, rounds: int) -> dict[str, Figure]:
+def first_audio(speaker: BenchSpeaker, batch: int, rounds: int) -> dict[str, Figure]:
     """How long `batch` listeners wait who ask at the same moment while nobody else speaks."""
     takes = [
         take
         for number in range(rounds)
-        for take in speaker.speak([Wish(TEXT, FIRST_FRAMES, number * batch + row) for row in range(batch)])
+        for take in speaker.speak([BenchRequest(TEXT, FIRST_FRAMES, number * batch + row) for row in range(batch)])
     ]
     return {
         "rounds": rounds,
@@ -73,7 +73,7 @@ def first_audio(speaker: Speaker, batch: int, rounds: int) -> dict[str, Figure]:
     }
 
 
-def throughput(takes: list[Take]) -> dict[str, Figure]:
+def throughput(takes: list[RequestTrace]) -> dict[str, Figure]:
     """One run of whole utterances."""
     wall_s, frames = _wall_s(takes), sum(take.frames for take in takes)
     steady = [take.steady_ms_per_frame for take in takes if take.steady_ms_per_frame is not None]
@@ -87,7 +87,7 @@ def throughput(takes: list[Take]) -> dict[str, Figure]:
     }
 
 
-def against_floor(speaker: Speaker, takes: list[Take], limits: Limits) -> dict[str, Figure]:
+def against_floor(speaker: BenchSpeaker, takes: list[RequestTrace], limits: Limits) -> dict[str, Figure]:
     """Bytes that the run had to move, how fast it moved them, and how far that is from what the device can."""
     model, steps = speaker.model, _steps(takes)
     load = Load(
@@ -110,11 +110,11 @@ def against_floor(speaker: Speaker, takes: list[Take], limits: Limits) -> dict[s
     }
 
 
-def _wall_s(takes: list[Take]) -> float:
+def _wall_s(takes: list[RequestTrace]) -> float:
     return max(take.last_s for take in takes) - min(take.began_s for take in takes)
 
 
-def _steps(takes: list[Take]) -> int:
+def _steps(takes: list[RequestTrace]) -> int:
     return max(take.frames for take in takes)
 
 

@@ -38,9 +38,9 @@ def main() -> None:
 def engine_alone(options: argparse.Namespace, command: str) -> Lines:
     """A line for each rate, served by an engine in this process."""
     from .load_engine import serve
-    from .speech import Speaker
+    from .speech import BenchSpeaker
 
-    speaker = Speaker(options.directory, options.max_jobs, options)
+    speaker = BenchSpeaker(options.directory, options.max_jobs, options)
     speaker.warm_up(options.max_jobs)
     for rate in options.rates:
         arrivals = poisson(rate, options.seconds, options.seed)

@@ -13,24 +13,24 @@ from wyoming.error import Error
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from .arrivals import Arrival
-from .metrics import AUDIBLE, Figure, Take, load_figures
+from .metrics import AUDIBLE, Figure, RequestTrace, load_figures
 
 QUEUE_FULL = "queue-full"
 FULL_SCALE = 32768
 
 
 @dataclass(slots=True)
-class Heard:
+class LoadResult:
     """What all clients heard."""
 
-    served: list[Take] = field(default_factory=list)
+    served: list[RequestTrace] = field(default_factory=list)
     refused: int = 0
     failures: list[str] = field(default_factory=list)
 
 
 async def listen_all(uri: str, voice: str | None, arrivals: Sequence[Arrival]) -> dict[str, Figure]:
     """Send every request at its time and hear it to its end. The first failure is named."""
-    heard, began_s = Heard(), time.perf_counter()
+    heard, began_s = LoadResult(), time.perf_counter()
     async with asyncio.TaskGroup() as clients:
         for number, arrival in enumerate(arrivals):
             request = _listen_from(uri, Synthesize(arrival.text, _voice(voice)), began_s + arrival.at_s, heard)
@@ -41,18 +41,18 @@ async def listen_all(uri: str, voice: str | None, arrivals: Sequence[Arrival]) -
 
 async def warm_up(uri: str, voice: str | None, text: str) -> None:
     """Let the voice speak once. Raises RuntimeError when it cannot."""
-    heard = Heard()
-    await _listen(uri, Synthesize(text, _voice(voice)), Take(time.perf_counter()), heard)
+    heard = LoadResult()
+    await _listen(uri, Synthesize(text, _voice(voice)), RequestTrace(time.perf_counter()), heard)
     if not heard.served:
         raise RuntimeError(f"{uri} does not speak: {'; '.join(heard.failures) or QUEUE_FULL}")
 
 
-async def _listen_from(uri: str, request: Synthesize, at_s: float, heard: Heard) -> None:
+async def _listen_from(uri: str, request: Synthesize, at_s: float, heard: LoadResult) -> None:
     await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
-    await _listen(uri, request, Take(at_s), heard)
+    await _listen(uri, request, RequestTrace(at_s), heard)
 
 
-async def _listen(uri: str, request: Synthesize, take: Take, heard: Heard) -> None:
+async def _listen(uri: str, request: Synthesize, take: RequestTrace, heard: LoadResult) -> None:
     """One request on a connection of its own; its clock runs from when it was due, connecting included."""
     try:
         async with AsyncClient.from_uri(uri) as client:
@@ -62,7 +62,7 @@ async def _listen(uri: str, request: Synthesize, take: Take, heard: Heard) -> No
         heard.failures.append(f"{type(error).__name__}: {error}")
 
 
-async def _hear(client: AsyncClient, take: Take, heard: Heard) -> None:
+async def _hear(client: AsyncClient, take: RequestTrace, heard: LoadResult) -> None:
     while event := await client.read_event():
         now_s = time.perf_counter()
         if AudioChunk.is_type(event.type):

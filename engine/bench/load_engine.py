@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from .arrivals import Arrival
-from .metrics import Figure, Take, load_figures
-from .speech import Speaker, Wish, listen
+from .metrics import Figure, RequestTrace, load_figures
+from .speech import BenchRequest, BenchSpeaker, listen
 
 
-def serve(speaker: Speaker, arrivals: Sequence[Arrival], room: int) -> dict[str, Figure]:
+def serve(speaker: BenchSpeaker, arrivals: Sequence[Arrival], room: int) -> dict[str, Figure]:
     """Speak to all; who finds `room` others there is refused."""
-    crowd = Crowd(speaker, arrivals, room)
+    crowd = LoadRun(speaker, arrivals, room)
     while crowd.waiting or speaker.engine.busy:
         crowd.let_in()
         if speaker.engine.busy:
@@ -23,14 +23,14 @@ def serve(speaker: Speaker, arrivals: Sequence[Arrival], room: int) -> dict[str,
     return crowd.figures()
 
 
-class Crowd:
+class LoadRun:
     """Everybody who asks, each with a clock that runs from the time of arrival, not from when the engine heard it."""
 
-    def __init__(self, speaker: Speaker, arrivals: Sequence[Arrival], room: int) -> None:
+    def __init__(self, speaker: BenchSpeaker, arrivals: Sequence[Arrival], room: int) -> None:
         self.waiting = deque(arrivals)
         self._speaker, self._room = speaker, room
         self._began_s = time.perf_counter()
-        self._takes: dict[int, Take] = {}
+        self._takes: dict[int, RequestTrace] = {}
         self._open: set[int] = set()
         self._refused = 0
 
@@ -46,8 +46,8 @@ class Crowd:
             if len(self._open) >= self._room:
                 self._refused += 1
                 continue
-            job = self._speaker.begin(Wish(arrival.text, arrival.frames))
-            self._takes[job] = Take(self._began_s + arrival.at_s)
+            job = self._speaker.begin(BenchRequest(arrival.text, arrival.frames))
+            self._takes[job] = RequestTrace(self._began_s + arrival.at_s)
             self._open.add(job)
 
     def step(self) -> None:

@@ -15,7 +15,7 @@ Figure = float | int | str | None
 
 
 @dataclass(slots=True)
-class Take:
+class RequestTrace:
     """One request as its client hears it: it plays from the first chunk on, each chunk as soon as it can.
 
     Times in seconds of one clock. An underrun is a chunk that arrives after the audio before it has been played.
@@ -93,7 +93,7 @@ def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
     return most
 
 
-def load_figures(takes: Sequence[Take], refused: int, failed: int) -> dict[str, Figure]:
+def load_figures(takes: Sequence[RequestTrace], refused: int, failed: int) -> dict[str, Figure]:
     """One rate of a load: what its clients heard. `takes` are the requests that were served to their end."""
     audio_s = sum(take.audio_s for take in takes)
     took_s = max((take.last_s for take in takes), default=0) - min((take.began_s for take in takes), default=0)

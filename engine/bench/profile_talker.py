@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..model.speech_model import SpeechModel
-from ..model.talker import Rows
+from ..model.talker import BatchRows
 from ..prompt.sampling_params import SamplingParams
 from ..runtime.slot_state import RING_FRAMES, SlotState
 from .machine import seconds
 from .metrics import Figure
 from .options import engine_parser
 from .report import command_line, json_line, text_line
-from .speech import TEXT, Speaker, Wish
+from .speech import TEXT, BenchRequest, BenchSpeaker
 
 TOP = 25
 TRACED_FRAMES = 60
@@ -51,7 +51,7 @@ class Case:
         return torch.arange(self.batch, device=self.like.device)
 
 
-Way = Callable[[Case], Call]
+DecodeVariant = Callable[[Case], Call]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def talker_step(case: Case) -> Call:
     talker = case.model.talker
     cache = talker.allocate(case.batch, case.length)
     inputs = torch.randn(case.batch, case.like.shape[1], device=case.like.device).to(case.like)
-    rows = Rows(case.slots, torch.full_like(case.slots, case.length // 2), case.length)
+    rows = BatchRows(case.slots, torch.full_like(case.slots, case.length // 2), case.length)
     return lambda: talker.step(inputs, cache, rows)
 
 
@@ -92,18 +92,18 @@ def codec_step(case: Case) -> Call:
 
 def fused_talker_step(case: Case) -> Call:
     """The same in our kernels."""
-    from ..acceleration.fused import FusedFrame
+    from ..acceleration.fused import FusedDecodeStep
 
-    frame = FusedFrame(case.model, _state(case))
+    frame = FusedDecodeStep(case.model, _state(case))
     batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)
     return lambda: frame.talker(batch)
 
 
 def fused_predictor_frame(case: Case) -> Call:
     """The same in our kernels."""
-    from ..acceleration.fused import FusedFrame
+    from ..acceleration.fused import FusedDecodeStep
 
-    frame = FusedFrame(case.model, _state(case))
+    frame = FusedDecodeStep(case.model, _state(case))
     batch = frame.batch(case.slots, torch.zeros_like(case.slots), case.slots >= 0)
     codes = torch.zeros(case.batch, case.model.config.talker.code_groups, dtype=torch.int64, device=case.like.device)
     width = case.model.code_predictor.heads.shape[2]
@@ -133,7 +133,7 @@ def _state(case: Case) -> SlotState:
 # --- ways --------------------------------------------------------------------------------------------------------
 
 
-def graph(way: Way) -> Way:
+def graph(way: DecodeVariant) -> DecodeVariant:
     """The same, captured once as a CUDA graph."""
 
     def prepare(case: Case) -> Call:
@@ -152,24 +152,24 @@ def graph(way: Way) -> Way:
     return prepare
 
 
-def inductor(way: Way) -> Way:
+def inductor(way: DecodeVariant) -> DecodeVariant:
     """The same, compiled by Inductor; its graphs are left to `graph`."""
     return lambda case: torch.compile(way(case), dynamic=False)
 
 
-TALKERS: Mapping[str, Way] = {
+TALKERS: Mapping[str, DecodeVariant] = {
     "eager": talker_step,
     "graph": graph(talker_step),
     "inductor": graph(inductor(talker_step)),
     "fused": graph(fused_talker_step),
 }
-PREDICTORS: Mapping[str, Way] = {
+PREDICTORS: Mapping[str, DecodeVariant] = {
     "eager": predictor_frame,
     "graph": graph(predictor_frame),
     "inductor": graph(inductor(predictor_frame)),
     "fused": graph(fused_predictor_frame),
 }
-CODECS: Mapping[str, Way] = {
+CODECS: Mapping[str, DecodeVariant] = {
     "eager": codec_step,
     "graph": graph(codec_step),
     "fused": graph(fused_codec_step),
@@ -181,7 +181,7 @@ CODECS: Mapping[str, Way] = {
 
 def main() -> None:
     options = _options()
-    speaker = Speaker(options.directory, max(options.batch), options)
+    speaker = BenchSpeaker(options.directory, max(options.batch), options)
     command, line = command_line("engine.bench.profile_talker", sys.argv[1:]), json_line if options.json else text_line
     with torch.no_grad():
         for batch in options.batch:
@@ -202,19 +202,21 @@ def measure(model: SpeechModel, batch: int, options: argparse.Namespace) -> Iter
         yield from ((chunk, {"part": "codec", **each}) for each in _timed(CODECS, chunk, options, 1))
 
 
-def _timed(ways: Mapping[str, Way], case: Case, options: argparse.Namespace, steps: int) -> Iterator[dict[str, Figure]]:
+def _timed(
+    ways: Mapping[str, DecodeVariant], case: Case, options: argparse.Namespace, steps: int
+) -> Iterator[dict[str, Figure]]:
     for name in options.ways:
         if name in ways:
             took_ms = seconds(ways[name](case), case.like.device, options.repeats) * 1000
             yield {"way": name, "ms": took_ms, "ms_per_frame": took_ms / case.frames, "ms_per_step": took_ms / steps}
 
 
-def trace(speaker: Speaker, file: Path, wanted: int) -> str:
+def trace(speaker: BenchSpeaker, file: Path, wanted: int) -> str:
     """Write a trace of one listener's first `wanted` chunks; give a table of what took the most time in them."""
     speaker.warm_up(1)
     on_gpu = speaker.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    job, chunks = speaker.begin(Wish(TEXT, TRACED_FRAMES, 0)), 0
+    job, chunks = speaker.begin(BenchRequest(TEXT, TRACED_FRAMES, 0)), 0
     with profile(activities=activities) as profiler:
         while chunks < wanted and speaker.engine.busy:
             chunks += len(speaker.engine.step())

@@ -16,11 +16,11 @@ from ..model.config import SAMPLE_RATE
 from ..prompt.planner import CloneVoice, PromptPlan
 from ..prompt.sampling_params import resolve_sampling
 from ..runtime.model_runner import VoiceVectors
-from ..scheduler.engine import Progress, Utterance
-from ..scheduler.sequence import Cut
-from ..worker.backends.qwen3_loading import Opened, open_engine
+from ..scheduler.engine import ChunkOutput, GenerationRequest
+from ..scheduler.sequence import FinishReason
+from ..worker.backends.qwen3_loading import LoadedEngine, open_engine
 from .machine import device_name
-from .metrics import AUDIBLE, Take
+from .metrics import AUDIBLE, RequestTrace
 from .report import Setting
 
 TEXT = "The washing machine has finished, and it will rain at six o'clock. Please close the window in the kitchen."
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BenchRequest:
     """What to say, in how many frames; random weights do not end by themselves."""
 
     text: str
@@ -39,33 +39,33 @@ class Wish:
     seed: int | None = None
 
 
-class Speaker:
+class BenchSpeaker:
     """One voice of one checkpoint; numbers its jobs."""
 
     def __init__(self, directory: Path, jobs: int, options: argparse.Namespace) -> None:
-        self.opened: Opened = open_engine(directory, worker_settings(directory, jobs, options))
+        self.opened: LoadedEngine = open_engine(directory, worker_settings(directory, jobs, options))
         self.engine = self.opened.engine
         self.model = self.opened.loaded.model
         self.device = self.model.talker.head.weight.device
         self._plan, self._voice = _voice(self.opened)
         self._jobs = 0
 
-    def begin(self, wish: Wish) -> int:
+    def begin(self, wish: BenchRequest) -> int:
         """Add a job with its whole text; gives its number."""
         self._jobs += 1
         samples = {"max_new_tokens": wish.frames + 1, "min_new_tokens": wish.frames + 1, "seed": wish.seed}
         sampling = resolve_sampling(samples, self.opened.loaded.generation)
-        self.engine.add(self._jobs, Utterance(self._plan, sampling, self._voice))
+        self.engine.add(self._jobs, GenerationRequest(self._plan, sampling, self._voice))
         self.engine.append_text(self._jobs, wish.text)
         self.engine.end_text(self._jobs)
         return self._jobs
 
-    def speak(self, wishes: Sequence[Wish]) -> list[Take]:
+    def speak(self, wishes: Sequence[BenchRequest]) -> list[RequestTrace]:
         """Requests that come together, spoken to their ends."""
         takes = {}
         for wish in wishes:
             began_s = time.perf_counter()
-            takes[self.begin(wish)] = Take(began_s)
+            takes[self.begin(wish)] = RequestTrace(began_s)
         while self.engine.busy:
             for progress in self.engine.step():
                 listen(takes[progress.job], progress)
@@ -74,7 +74,7 @@ class Speaker:
     def warm_up(self, batch: int) -> None:
         """Speak with `batch` listeners, half as many, … one: nothing is prepared or first seen under the clock."""
         while batch:
-            self.speak([Wish(TEXT, WARM_UP_FRAMES)] * batch)
+            self.speak([BenchRequest(TEXT, WARM_UP_FRAMES)] * batch)
             batch //= 2
 
     def setting(self, command: str, batch: int | str, frames: int | str) -> Setting:
@@ -96,17 +96,17 @@ def worker_settings(directory: Path, jobs: int, options: argparse.Namespace) -> 
     return ModelSettings(**{name: value for name, value in values.items() if name in known})
 
 
-def listen(take: Take, progress: Progress) -> None:
+def listen(take: RequestTrace, progress: ChunkOutput) -> None:
     """Put what a step made into the take of its job; say so when the engine itself cut it short or refused it."""
     now_s, wave = time.perf_counter(), progress.wave
-    if progress.failed or progress.cut not in (None, Cut.MAX_NEW_TOKENS):
+    if progress.failed or progress.cut not in (None, FinishReason.MAX_NEW_TOKENS):
         log.warning("job %d: %s", progress.job, progress.failed or progress.cut)
     if wave.numel():
         loud = (wave.abs() > AUDIBLE).nonzero() if take.audible_s is None else ()
         take.hear(now_s, wave.numel() / SAMPLE_RATE, loud[0].item() / SAMPLE_RATE if len(loud) else None)
 
 
-def _voice(opened: Opened) -> tuple[PromptPlan, VoiceVectors]:
+def _voice(opened: LoadedEngine) -> tuple[PromptPlan, VoiceVectors]:
     """A voice that this kind of checkpoint has."""
     planner, talker = opened.loaded.planner, opened.loaded.model.config.talker
     if opened.loaded.kind == "custom_voice":

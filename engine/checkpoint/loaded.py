@@ -14,7 +14,7 @@ from .load import CheckpointError, LoadOptions, load
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedCheckpoint:
     """What `load_checkpoint` gives. `generation` holds the checkpoint's own sampling defaults."""
 
     directory: Path
@@ -38,7 +38,7 @@ def read_planner(directory: Path, tokenizer: TextTokenizer) -> PromptPlanner:
         raise CheckpointError(f"{directory / 'config.json'}: {error}") from error
 
 
-def load_checkpoint(directory: Path, options: LoadOptions) -> Loaded:
+def load_checkpoint(directory: Path, options: LoadOptions) -> LoadedCheckpoint:
     """Everything of the checkpoint in `directory`. Raises CheckpointError."""
     try:
         tokenizer = TextTokenizer.from_directory(directory)
@@ -52,4 +52,4 @@ def load_checkpoint(directory: Path, options: LoadOptions) -> Loaded:
         raise CheckpointError(f"{generation}: {error}") from error
     if not isinstance(defaults, dict | None):
         raise CheckpointError(f"{generation}: the file must be a JSON object")
-    return Loaded(directory, load(directory, options), tokenizer, planner, defaults or {})
+    return LoadedCheckpoint(directory, load(directory, options), tokenizer, planner, defaults or {})

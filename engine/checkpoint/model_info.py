@@ -41,7 +41,7 @@ _KINDS_BY_NAME = {"-base": "base", "-voicedesign": "voice_design", "-customvoice
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelInfo:
     """`languages` are BCP-47 tags; `speakers` are empty unless `kind` is custom_voice."""
 
     kind: str
@@ -72,7 +72,7 @@ class ModelCard:
         return Voice(name, description, self.with_first(*first), follows_instruct=self.follows_instruct)
 
 
-def read_card(directory: Path) -> ModelCard:
+def read_card(directory: Path) -> ModelInfo:
     """What config.json in `directory` says. Raises CheckpointError."""
     file = directory / MODEL_FILE
     try:
@@ -83,7 +83,7 @@ def read_card(directory: Path) -> ModelCard:
         raise ConfigError(f"{file}: is no config of a Qwen3-TTS 12 Hz checkpoint ({error!r})") from error
 
 
-def foresee_card(name: str, revision: str | None, cache: Path | None) -> ModelCard:
+def foresee_card(name: str, revision: str | None, cache: Path | None) -> ModelInfo:
     """The card of checkpoint `name`, a directory or a hub id that may not have been downloaded yet; never fails.
 
     What loading will complain about is told by loading; until then a guess lists the voices that are likely.
@@ -99,21 +99,21 @@ def foresee_card(name: str, revision: str | None, cache: Path | None) -> ModelCa
     return _card_by_name(name)
 
 
-def _card(config: dict[str, Any]) -> ModelCard:
+def _card(config: dict[str, Any]) -> ModelInfo:
     kind, talker = config["tts_model_type"], config["talker_config"]
     if kind not in MODEL_TYPES:
         raise ValueError(f"tts_model_type {kind!r}; this engine knows {', '.join(MODEL_TYPES)}")
     tags = [tag_of(language.lower()) for language in talker["codec_language_id"]]
     speakers = tuple(name.lower() for name in talker.get("spk_id") or {}) if kind == "custom_voice" else ()
-    return ModelCard(kind, str(config["tts_model_size"]), speakers, tuple(tag for tag in tags if tag))
+    return ModelInfo(kind, str(config["tts_model_size"]), speakers, tuple(tag for tag in tags if tag))
 
 
 def _is_published(name: str) -> bool:
     return name.startswith("Qwen/Qwen3-TTS-12Hz-")
 
 
-def _card_by_name(name: str) -> ModelCard:
+def _card_by_name(name: str) -> ModelInfo:
     word = name.lower()
     kind = next((kind for part, kind in _KINDS_BY_NAME.items() if part in word), "custom_voice")
     size = "0b6" if "0.6b" in word else "1b7"
-    return ModelCard(kind, size, tuple(PRESETS) if kind == "custom_voice" else (), LANGUAGES)
+    return ModelInfo(kind, size, tuple(PRESETS) if kind == "custom_voice" else (), LANGUAGES)

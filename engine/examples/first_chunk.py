@@ -22,7 +22,7 @@ TWELVE = {"emit_every_frames": 12}
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class StreamingOptions:
     """What `enable_streaming_optimizations` and the stream are given."""
 
     name: str
@@ -32,11 +32,13 @@ class Way:
 
 
 WAYS = (
-    Way("operation by operation", "12", OPERATIONS, TWELVE),
-    Way("CUDA graphs", "12", GRAPHS, TWELVE),
-    Way("all optimizations", "12", EVERYTHING, TWELVE),
-    Way("all, two phases", "5, then 12", EVERYTHING, TWELVE | {"first_chunk_emit_every": 5}),
-    Way("all, two phases", "1, then 12", EVERYTHING, TWELVE | {"first_chunk_emit_every": 1, "first_chunk_frames": 6}),
+    StreamingOptions("operation by operation", "12", OPERATIONS, TWELVE),
+    StreamingOptions("CUDA graphs", "12", GRAPHS, TWELVE),
+    StreamingOptions("all optimizations", "12", EVERYTHING, TWELVE),
+    StreamingOptions("all, two phases", "5, then 12", EVERYTHING, TWELVE | {"first_chunk_emit_every": 5}),
+    StreamingOptions(
+        "all, two phases", "1, then 12", EVERYTHING, TWELVE | {"first_chunk_emit_every": 1, "first_chunk_frames": 6}
+    ),
 )
 
 
@@ -70,7 +72,7 @@ def measure(model: Qwen3TTSModel, keywords: dict[str, Any], rounds: int) -> Took
     return Took(*(statistics.median(values) for values in zip(*runs, strict=True)))
 
 
-def _models(name: str, device: str | None) -> Iterator[tuple[Way, Qwen3TTSModel]]:
+def _models(name: str, device: str | None) -> Iterator[tuple[StreamingOptions, Qwen3TTSModel]]:
     """A model for each way, made anew only where the optimizations differ."""
     model, given = None, None
     for way in WAYS:
@@ -92,7 +94,7 @@ def _stream(model: Qwen3TTSModel, keywords: dict[str, Any]) -> tuple[float, floa
     return first_s, time.perf_counter() - began_s, audio_s
 
 
-def _line(way: Way, took: Took, baseline: Took) -> str:
+def _line(way: StreamingOptions, took: Took, baseline: Took) -> str:
     first, total = f"{took.first_s * 1000:.1f} ms", f"{took.total_s:.2f} s"
     earlier, faster = f"{baseline.first_s / took.first_s:.2f}x", f"{baseline.total_s / took.total_s:.2f}x"
     return f"| {way.name} | {way.emit} | {first} | {earlier} | {total} | {faster} | {took.total_s / took.audio_s:.3f} |"

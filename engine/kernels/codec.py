@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.attention import rotary_frequencies
 from ..model.codec_decoder import CodecDecoder
 from ..runtime.codec_step import in_steps
-from .codec_conv import KEPT, Conv, Rows, convolve
+from .codec_conv import KEPT, Conv, ConvRows, convolve
 from .codec_frames import attend_ring, begin_step, mix_depthwise
 from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pack
 from .launch import enqueue
@@ -32,10 +32,10 @@ class FusedSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _StepContext:
     """What the kernels of one step share."""
 
-    rows: Rows
+    rows: ConvRows
     slots: Tensor  # [B]
     positions: Tensor  # [B] frames decoded before
     cos: Tensor  # [B · T, head_dim / 2]
@@ -122,7 +122,7 @@ class FusedCodec:
     def _empty(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(rows, columns, dtype=dtype, device=self.device)
 
-    def _begin(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> tuple[_Step, Tensor]:
+    def _begin(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> tuple[_StepContext, Tensor]:
         config, batch, pairs = self.config, len(slots), len(self.frequencies)
         halves, positions = torch.empty_like(slots), torch.empty_like(slots)
         cos, sin = (self._empty(batch * frames, pairs, torch.float32) for _ in range(2))
@@ -135,17 +135,17 @@ class FusedCodec:
             STEPS_BLOCK=triton.next_power_of_2(frames), WIDTH_BLOCK=triton.next_power_of_2(config.codebook_dim),
             PAIRS_BLOCK=triton.next_power_of_2(pairs),
         )  # fmt: skip
-        rows = Rows(halves, self.history.view(-1, self.weights.floats))
-        return _Step(rows, slots, positions, cos, sin, frames), latents
+        rows = ConvRows(halves, self.history.view(-1, self.weights.floats))
+        return _StepContext(rows, slots, positions, cos, sin, frames), latents
 
-    def _out(self, conv: Conv, x: Tensor, step: _Step) -> Tensor:
+    def _out(self, conv: Conv, x: Tensor, step: _StepContext) -> Tensor:
         """A convolution to whose result nothing is added."""
         outputs = conv.weight.shape[0] // (2 if conv.activation == "gated" else 1)
         out = self._empty(x.numel() // conv.weight.shape[2], outputs, self.dtype)
         convolve(conv, x, step.rows, out=out)
         return out
 
-    def _transform(self, x: Tensor, step: _Step) -> Tensor:
+    def _transform(self, x: Tensor, step: _StepContext) -> Tensor:
         weights = self.weights
         stream = self._empty(len(x), self.config.transformer.hidden_size, torch.float32)
         convolve(weights.enter_transformer, x, step.rows, stream=stream)
@@ -153,14 +153,14 @@ class FusedCodec:
             self._layer(layer, stream, keys, values, step)
         return self._out(weights.leave_transformer, stream, step)
 
-    def _layer(self, layer: PackedLayer, stream: Tensor, keys: Tensor, values: Tensor, step: _Step) -> None:
+    def _layer(self, layer: PackedLayer, stream: Tensor, keys: Tensor, values: Tensor, step: _StepContext) -> None:
         """Adds one layer's attention and MLP to the stream [B · T, hidden]."""
         mixed = self._attend(self._out(layer.qkv, stream, step), keys, values, step)
         convolve(layer.out, mixed, step.rows, residual=stream, stream=stream)
         inner = self._out(layer.gate_up, stream, step)
         convolve(layer.down, inner, step.rows, residual=stream, stream=stream)
 
-    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, step: _Step) -> Tensor:
+    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, step: _StepContext) -> Tensor:
         t = self.config.transformer
         mixed = self._empty(len(qkv), t.heads * t.head_dim, self.dtype)
         enqueue(
@@ -173,7 +173,7 @@ class FusedCodec:
         )  # fmt: skip
         return mixed
 
-    def _stage(self, stage: PackedStage, x: Tensor, step: _Step) -> Tensor:
+    def _stage(self, stage: PackedStage, x: Tensor, step: _StepContext) -> Tensor:
         channels = stage.depthwise.weight.shape[1]
         rows = x.numel() // stage.upsample.weight.shape[2] * (stage.upsample.weight.shape[0] // channels)
         x, stream = self._upsample(stage.upsample, x, rows, channels, step)
@@ -181,7 +181,7 @@ class FusedCodec:
         convolve(stage.down, inner, step.rows, residual=stream, out=x)
         return x
 
-    def _mix(self, mix: Depthwise, x: Tensor, step: _Step) -> Tensor:
+    def _mix(self, mix: Depthwise, x: Tensor, step: _StepContext) -> Tensor:
         (rows, channels), batch = x.shape, step.rows.batch
         out, history = torch.empty_like(x), step.rows.history
         keepers = batch * triton.cdiv(mix.width * channels, KEPT.value)
@@ -193,13 +193,13 @@ class FusedCodec:
         )  # fmt: skip
         return out
 
-    def _upsample(self, conv: Conv, x: Tensor, rows: int, channels: int, step: _Step) -> tuple[Tensor, Tensor]:
+    def _upsample(self, conv: Conv, x: Tensor, rows: int, channels: int, step: _StepContext) -> tuple[Tensor, Tensor]:
         """The upsampled input of the next layer, and the residual stream: both [rows, channels]."""
         out, stream = self._empty(rows, channels, self.dtype), self._empty(rows, channels, torch.float32)
         convolve(conv, x, step.rows, stream=stream, out=out)
         return out, stream
 
-    def _block(self, block: PackedBlock, x: Tensor, step: _Step) -> Tensor:
+    def _block(self, block: PackedBlock, x: Tensor, step: _StepContext) -> Tensor:
         channels = block.units[0][0].weight.shape[0]
         rows = x.numel() // block.upsample.weight.shape[2] * (block.upsample.weight.shape[0] // channels)
         x, stream = self._upsample(block.upsample, x, rows, channels, step)

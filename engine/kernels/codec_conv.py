@@ -24,7 +24,7 @@ KEPT = tl.constexpr(4096)
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ConvRows:
     """The rows of one step and where their streams remember things."""
 
     halves: Tensor  # [B] int64, slot · 2 + turn
@@ -90,7 +90,7 @@ def _fits(size: tuple[int, int], rows: int, outputs: int) -> bool:
 
 
 def convolve(
-    conv: Conv, x: Tensor, rows: Rows, residual: Tensor | None = None, stream: Tensor | None = None,
+    conv: Conv, x: Tensor, rows: ConvRows, residual: Tensor | None = None, stream: Tensor | None = None,
     out: Tensor | None = None,
 ) -> None:  # fmt: skip
     """x [B, n, C] → [B, n, N] (N / 2 if gated) plus `residual`: to `stream` as it is, to `out` after the Snake.

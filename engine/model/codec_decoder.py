@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from .attention import Rotary, Store, rotary, rotary_frequencies, visible_bias
 from .config import CodecDecoderConfig
 from .layers import DecoderLayer, Snake
-from .quantizer import CodeTables
-from .streaming import Carried, Carry, CausalConv, CausalUpsample, CodecState, Fresh
+from .quantizer import ResidualVQDecoder
+from .streaming import CausalConv, CausalUpsample, CodecState, ConvState, RollingState, ZeroState
 
 
 class FrameTransformer(nn.Module):
@@ -46,7 +46,7 @@ class ConvNeXt(nn.Module):
         self.up = nn.Linear(channels, 4 * channels)
         self.down = nn.Linear(4 * channels, channels)
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         y = self.norm(self.depthwise(x, carry).transpose(1, 2))  # [B, T, channels]
         return x + self.down(F.gelu(self.up(y))).transpose(1, 2)
 
@@ -59,7 +59,7 @@ class UpsampleStage(nn.Module):
         self.upsample = CausalUpsample(channels, channels, kernel=rate, rate=rate)
         self.mix = ConvNeXt(channels)
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         return self.mix(self.upsample(x, carry), carry)
 
 
@@ -72,11 +72,11 @@ class ResidualUnit(nn.Module):
         self.dilated = CausalConv(channels, channels, kernel=7, dilation=dilation)
         self.pointwise = CausalConv(channels, channels, kernel=1)
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         return x + self.pointwise(self.snake2(self.dilated(self.snake1(x), carry)), carry)
 
 
-class WaveBlock(nn.Module):
+class DecoderBlock(nn.Module):
     """Raises the rate and halves the channels, then refines over growing dilations."""
 
     def __init__(self, inputs: int, outputs: int, rate: int) -> None:
@@ -85,7 +85,7 @@ class WaveBlock(nn.Module):
         self.upsample = CausalUpsample(inputs, outputs, kernel=2 * rate, rate=rate)
         self.units = nn.ModuleList(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9))
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         x = self.upsample(self.snake(x), carry)
         for unit in self.units:
             x = unit(x, carry)
@@ -100,13 +100,13 @@ class CodecDecoder(nn.Module):
         self.config = config
         self.frame_samples = prod(config.upsampling_ratios) * prod(config.upsample_rates)
         widths = [config.channels // 2**stage for stage in range(len(config.upsample_rates) + 1)]
-        self.quantizer = CodeTables(config.quantizers, config.codebook_size, config.codebook_dim)
+        self.quantizer = ResidualVQDecoder(config.quantizers, config.codebook_size, config.codebook_dim)
         self.pre_conv = CausalConv(config.codebook_dim, config.latent_size, kernel=3)
         self.transformer = FrameTransformer(config)
         self.stages = nn.ModuleList(UpsampleStage(config.latent_size, rate) for rate in config.upsampling_ratios)
         self.enter = CausalConv(config.latent_size, config.channels, kernel=7)
         self.blocks = nn.ModuleList(
-            WaveBlock(inputs, outputs, rate)
+            DecoderBlock(inputs, outputs, rate)
             for inputs, outputs, rate in zip(widths, widths[1:], config.upsample_rates, strict=False)
         )
         self.snake = Snake(widths[-1])
@@ -128,7 +128,7 @@ class CodecDecoder(nn.Module):
         dtype = self.quantizer.table.dtype
         tables = rotary(torch.outer(frames.double(), frequencies), dtype)
         bias = visible_bias(visible, t.heads // t.kv_heads, dtype)
-        carry = Fresh()
+        carry = ZeroState()
         latents = self.pre_conv(self.quantizer(codes), carry)
         return self._wave(self.transformer(latents, tables, bias, [None] * t.layers), carry)
 
@@ -154,7 +154,7 @@ class CodecDecoder(nn.Module):
         bias = visible_bias(plan.visible, t.heads // t.kv_heads, state.conv.dtype)
         stores = [partial(layer.update, slots=slots, columns=plan.columns, length=state.ring) for layer in state.layers]
         rows = state.conv.index_select(0, slots)
-        carry = Carried(rows)
+        carry = RollingState(rows)
         latents = self.pre_conv(self.quantizer(codes), carry)
         wave = self._wave(self.transformer(latents, plan.tables, bias, stores), carry)
         assert carry.offset == rows.shape[1], (carry.offset, rows.shape)
@@ -162,7 +162,7 @@ class CodecDecoder(nn.Module):
         state.frames.index_add_(0, slots, torch.full_like(slots, steps))
         return wave
 
-    def _wave(self, x: Tensor, carry: Carry) -> Tensor:
+    def _wave(self, x: Tensor, carry: ConvState) -> Tensor:
         for stage in self.stages:
             x = stage(x, carry)
         x = self.enter(x, carry)

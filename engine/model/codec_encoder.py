@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from .attention import Attention, Rotary, rotary_table, visible_bias
 from .config import CodecEncoderConfig, TransformerConfig
-from .quantizer import NearestCodes
-from .streaming import Carried, Carry
+from .quantizer import ResidualVQEncoder
+from .streaming import ConvState, RollingState
 
 PIECE_STRIDES = 25
 """What is convolved at once, in steps of the transformer: one second."""
@@ -27,7 +27,7 @@ class StridedConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         """x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
         missing = -x.shape[-1] % self.stride
         if self.width:
@@ -35,7 +35,7 @@ class StridedConv(nn.Module):
         return F.conv1d(F.pad(x, (0, missing)) if missing else x, self.weight, self.bias, stride=self.stride)
 
 
-class Halving(nn.Module):
+class DownsampleConv(nn.Module):
     """A causal convolution of stride 2 whose first and last inputs are repeated beyond the ends."""
 
     def __init__(self, channels: int) -> None:
@@ -47,7 +47,7 @@ class Halving(nn.Module):
         return F.conv1d(F.pad(x, (2, x.shape[-1] % 2), mode="replicate"), self.weight, stride=2)
 
 
-class ShrinkingBlock(nn.Module):
+class EncoderBlock(nn.Module):
     """One residual unit, then a convolution that divides the rate and doubles the channels."""
 
     def __init__(self, channels: int, ratio: int, config: CodecEncoderConfig) -> None:
@@ -57,7 +57,7 @@ class ShrinkingBlock(nn.Module):
         self.point = StridedConv(inner, channels, kernel=1)
         self.shrink = StridedConv(channels, 2 * channels, kernel=2 * ratio, stride=ratio)
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         x = x + self.point(F.elu(self.wide(F.elu(x), carry)), carry)
         return self.shrink(F.elu(x), carry)
 
@@ -87,15 +87,15 @@ class CodecEncoder(nn.Module):
         t, channels = config.transformer, config.filters
         self.enter = StridedConv(1, channels, config.kernel_size)
         self.blocks = nn.ModuleList(
-            ShrinkingBlock(channels * 2**stage, ratio, config) for stage, ratio in enumerate(config.ratios)
+            EncoderBlock(channels * 2**stage, ratio, config) for stage, ratio in enumerate(config.ratios)
         )
         self.leave = StridedConv(channels * 2 ** len(config.ratios), t.hidden_size, config.last_kernel_size)
         self.layers = nn.ModuleList(EncoderLayer(t) for _ in range(t.layers))
-        self.downsample = Halving(t.hidden_size)
+        self.downsample = DownsampleConv(t.hidden_size)
         acoustic = config.kept_quantizers - config.semantic_quantizers
         shape = (config.codebook_size, config.codebook_dim, t.hidden_size)
-        self.semantic = NearestCodes(config.semantic_quantizers, *shape)
-        self.acoustic = NearestCodes(acoustic, *shape)
+        self.semantic = ResidualVQEncoder(config.semantic_quantizers, *shape)
+        self.acoustic = ResidualVQEncoder(acoustic, *shape)
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave [B, N] at 24 kHz → codes [B, 16, ceil(N / 1920)]."""
@@ -108,9 +108,11 @@ class CodecEncoder(nn.Module):
         floats = sum(getattr(module, "state_floats", 0) for module in self.modules())
         past = wave.new_zeros(wave.shape[0], floats)
         piece_samples = PIECE_STRIDES * prod(self.config.ratios)
-        return torch.cat([self._convolve_piece(piece, Carried(past)) for piece in wave.split(piece_samples, -1)], -1)
+        return torch.cat(
+            [self._convolve_piece(piece, RollingState(past)) for piece in wave.split(piece_samples, -1)], -1
+        )
 
-    def _convolve_piece(self, x: Tensor, carry: Carry) -> Tensor:
+    def _convolve_piece(self, x: Tensor, carry: ConvState) -> Tensor:
         x = self.enter(x, carry)
         for block in self.blocks:
             x = block(x, carry)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class CodeTables(nn.Module):
+class ResidualVQDecoder(nn.Module):
     """Decode half. Every codebook has its output projection folded in, so a frame is 16 gathers and one sum."""
 
     offsets: Tensor
@@ -23,7 +23,7 @@ class CodeTables(nn.Module):
         return F.embedding(codes + self.offsets, self.table).sum(1).transpose(1, 2)
 
 
-class NearestCodes(nn.Module):
+class ResidualVQEncoder(nn.Module):
     """Encode half of one branch: project, then quantize what the codebooks before have left over."""
 
     def __init__(self, groups: int, codebook_size: int, codebook_dim: int, width: int) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from .config import SpeakerEncoderConfig
 
 
-class SameConv(nn.Module):
+class PaddedConv(nn.Module):
     """A convolution that keeps the length, reflecting the signal at both ends."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
@@ -32,7 +32,7 @@ class Res2Net(nn.Module):
         super().__init__()
         width = channels // scale
         self.scale = scale
-        self.convs = nn.ModuleList(SameConv(width, width, kernel, dilation) for _ in range(scale - 1))
+        self.convs = nn.ModuleList(PaddedConv(width, width, kernel, dilation) for _ in range(scale - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         first, *groups = x.chunk(self.scale, dim=1)
@@ -47,10 +47,10 @@ class SpeakerBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, dilation: int, config: SpeakerEncoderConfig) -> None:
         super().__init__()
-        self.enter, self.leave = SameConv(channels, channels), SameConv(channels, channels)
+        self.enter, self.leave = PaddedConv(channels, channels), PaddedConv(channels, channels)
         self.res2net = Res2Net(channels, kernel, dilation, config.scale)
-        self.squeeze = SameConv(channels, config.squeeze_channels)
-        self.excite = SameConv(config.squeeze_channels, channels)
+        self.squeeze = PaddedConv(channels, config.squeeze_channels)
+        self.excite = PaddedConv(config.squeeze_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.leave(self.res2net(F.relu(self.enter(x)))))
@@ -63,8 +63,8 @@ class AttentiveStatistics(nn.Module):
 
     def __init__(self, channels: int, attention_channels: int) -> None:
         super().__init__()
-        self.reduce = SameConv(3 * channels, attention_channels)
-        self.expand = SameConv(attention_channels, channels)
+        self.reduce = PaddedConv(3 * channels, attention_channels)
+        self.expand = PaddedConv(attention_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, T] → [B, 2 · C, 1]."""
@@ -86,14 +86,14 @@ class SpeakerEncoder(nn.Module):
     def __init__(self, config: SpeakerEncoderConfig) -> None:
         super().__init__()
         width, total = config.channels[0], config.channels[-1]
-        self.enter = SameConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
+        self.enter = PaddedConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
         self.blocks = nn.ModuleList(
             SpeakerBlock(width, kernel, dilation, config)
             for kernel, dilation in zip(config.kernel_sizes[1:-1], config.dilations[1:-1], strict=True)
         )
-        self.merge = SameConv(total, total, config.kernel_sizes[-1], config.dilations[-1])
+        self.merge = PaddedConv(total, total, config.kernel_sizes[-1], config.dilations[-1])
         self.pool = AttentiveStatistics(total, config.attention_channels)
-        self.leave = SameConv(2 * total, config.output_size)
+        self.leave = PaddedConv(2 * total, config.output_size)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, T, 128] → [B, H]."""

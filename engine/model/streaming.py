@@ -18,7 +18,7 @@ from .attention import Rotary, SlotCache, rotary, rotary_frequencies
 from .config import TransformerConfig
 
 
-class Carry(Protocol):
+class ConvState(Protocol):
     """How a layer gets what came before its input, and leaves what comes after."""
 
     def extend(self, x: Tensor, width: int) -> Tensor:
@@ -28,7 +28,7 @@ class Carry(Protocol):
         """y [B, C, n + width] with the overlap before it added and its own last `width` columns held back."""
 
 
-class Fresh:
+class ZeroState:
     """The beginning of a stream decoded as a whole: silence before, nothing kept after."""
 
     def extend(self, x: Tensor, width: int) -> Tensor:
@@ -38,7 +38,7 @@ class Fresh:
         return y[..., :-width]
 
 
-class Carried:
+class RollingState:
     """Memories of one step's rows, handed out in the order in which the layers run."""
 
     def __init__(self, rows: Tensor) -> None:
@@ -72,7 +72,7 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         if self.width:
             x = carry.extend(x, self.width)
         return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
@@ -88,7 +88,7 @@ class CausalUpsample(nn.Module):
         self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         if not self.width:
             return F.conv_transpose1d(x, self.weight, self.bias, stride=self.rate)
         y = F.conv_transpose1d(x, self.weight, None, stride=self.rate)  # [B, C, n · rate + width]

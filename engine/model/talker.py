@@ -16,7 +16,7 @@ from .layers import DecoderLayer, FrameEmbedding
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BatchRows:
     """Where a batch stands: row b is slot slots[b], its first input at position starts[b].
 
     `length` is how many cache positions the attention reads, static so that a graph can be captured for it; every
@@ -88,7 +88,7 @@ class Cache(nn.Module, ABC):
         self.register_buffer("table", None, persistent=False)
 
     @abstractmethod
-    def stores(self, rows: Rows, positions: Tensor) -> list[Store]:
+    def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
         """What keeps keys and values of a batch, layer by layer: row b's at positions [B, T] of slot rows.slots[b]."""
 
 
@@ -104,7 +104,7 @@ class TalkerCache(Cache):
         self.register_buffer("kv", kv, persistent=False)
         self.layers = nn.ModuleList(SlotCache(keys, values) for keys, values in kv)  # views
 
-    def stores(self, rows: Rows, positions: Tensor) -> list[Store]:
+    def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
         where = {"slots": rows.slots, "columns": positions, "length": rows.length}
         return [partial(kept.update, **where) for kept in self.layers]
 
@@ -144,7 +144,7 @@ class Talker(nn.Module):
         longer.kv[:, :, :, :, : cache.max_positions] = cache.kv
         return longer
 
-    def forward(self, inputs: Tensor, cache: Cache, rows: Rows) -> Tensor:
+    def forward(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> Tensor:
         """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
 
         A row sees its own slot up to its own position only, so what lies behind (padding, an older sequence) never
@@ -161,7 +161,7 @@ class Talker(nn.Module):
             x = layer(x, tables, bias, store)
         return self.norm(x)
 
-    def step(self, inputs: Tensor, cache: Cache, rows: Rows) -> tuple[Tensor, Tensor]:
+    def step(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> tuple[Tensor, Tensor]:
         """One position for B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
         hidden = self(inputs.unsqueeze(1), cache, rows).squeeze(1)
         return hidden, self.head(hidden)

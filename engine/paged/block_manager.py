@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .block_pool import BlockPool, Link
+from .block_pool import BlockPool, HashedBlock
 
 
 @dataclass(slots=True)
-class Moves:
+class SwapPlan:
     """What must happen to contents, in this order: blocks whose content leaves, then blocks to which content returns.
 
     `changed`: the slots whose blocks are others now. `going`: the slots that can make a frame.
@@ -28,8 +28,8 @@ class Moves:
     going: list[int] = field(default_factory=list)
 
 
-class Paging:
-    """The books of one engine's blocks. Pure: whoever keeps the contents carries `Moves` out."""
+class BlockManager:
+    """The books of one engine's blocks. Pure: whoever keeps the contents carries `SwapPlan` out."""
 
     def __init__(self, pool: BlockPool, block_positions: int) -> None:
         self.pool, self.block_positions = pool, block_positions
@@ -52,12 +52,12 @@ class Paging:
 
     # --- begin and end ------------------------------------------------------------------------------------------
 
-    def admit(self, lengths: Sequence[int]) -> tuple[int, Moves]:
+    def admit(self, lengths: Sequence[int]) -> tuple[int, SwapPlan]:
         """How many of the waiting prompts, of so many positions each, may begin now: the first of them.
 
         They are counted as if they shared nothing. Those that make nothing at the moment give way to them.
         """
-        moves, admitted = Moves(), 0
+        moves, admitted = SwapPlan(), 0
         if self._waiting:
             return admitted, moves
         needed = sum(slot in self._held for slot in self._going)
@@ -70,7 +70,7 @@ class Paging:
             admitted += 1
         return admitted, moves
 
-    def join(self, slot: int, links: Sequence[Link], positions: int) -> int:
+    def join(self, slot: int, links: Sequence[HashedBlock], positions: int) -> int:
         """Give a slot blocks for so many positions; says how many of the links are in them already."""
         assert slot not in self._held, slot
         assert slot not in self._away, slot
@@ -78,7 +78,7 @@ class Paging:
         self._held[slot] = self.pool.take(self.count(positions) - len(shared), shared)
         return len(shared)
 
-    def keep(self, slot: int, links: Sequence[Link]) -> None:
+    def keep(self, slot: int, links: Sequence[HashedBlock]) -> None:
         """The first blocks of a slot contain these links now."""
         self.pool.keep(self._held[slot][: len(links)], links)
 
@@ -89,16 +89,16 @@ class Paging:
 
     # --- every step ---------------------------------------------------------------------------------------------
 
-    def advance(self, wishes: Sequence[tuple[int, int]]) -> Moves:
+    def advance(self, wishes: Sequence[tuple[int, int]]) -> SwapPlan:
         """Make room for the next position of slots (slot, position), the oldest first; others make nothing now."""
-        moves = Moves()
+        moves = SwapPlan()
         self._going = frozenset(slot for slot, _ in wishes)
         idle = self._idle()
         self._grow(wishes, idle, moves)
         self._return(wishes, idle, moves)
         return moves
 
-    def _grow(self, wishes: Sequence[tuple[int, int]], idle: list[int], moves: Moves) -> None:
+    def _grow(self, wishes: Sequence[tuple[int, int]], idle: list[int], moves: SwapPlan) -> None:
         givers = [slot for slot, _ in wishes if slot in self._held]  # the youngest last
         for slot, position in wishes:
             if slot not in self._held:
@@ -113,7 +113,7 @@ class Paging:
                 moves.changed.add(slot)
             moves.going.append(slot)
 
-    def _return(self, wishes: Sequence[tuple[int, int]], idle: list[int], moves: Moves) -> None:
+    def _return(self, wishes: Sequence[tuple[int, int]], idle: list[int], moves: SwapPlan) -> None:
         """Bring back the oldest of those away, while everybody who runs can still have a block more."""
         self._waiting = False
         for slot, position in wishes:
@@ -134,13 +134,13 @@ class Paging:
     def _idle(self) -> list[int]:
         return [slot for slot in self._held if slot not in self._going]
 
-    def _room(self, blocks: int, idle: list[int], moves: Moves) -> bool:
+    def _room(self, blocks: int, idle: list[int], moves: SwapPlan) -> bool:
         """Whether there are so many blocks, after the idle have given way."""
         while not self.pool.can_take(blocks) and idle:
             self._displace(idle.pop(), moves)
         return self.pool.can_take(blocks)
 
-    def _displace(self, slot: int, moves: Moves) -> None:
+    def _displace(self, slot: int, moves: SwapPlan) -> None:
         held = self._held.pop(slot)
         self._away[slot] = len(held)
         self.pool.give(held)

@@ -22,7 +22,7 @@ Hash = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HashedBlock:
     """A full block of a prompt: its content, and a hash of that and of everything before it."""
 
     key: bytes
@@ -39,13 +39,13 @@ class VoiceContent:
 
 def chained(
     positions: Sequence[Position], voice: VoiceContent, block_positions: int, hashed: Hash = xxhash.xxh3_128_digest
-) -> list[Link]:
+) -> list[HashedBlock]:
     """The full blocks of a prompt, by all that its embeddings are made of; the last positions may fill none."""
-    links: list[Link] = []
+    links: list[HashedBlock] = []
     for start in range(0, len(positions) - block_positions + 1, block_positions):
         content = b"".join(_content(position, voice) for position in positions[start : start + block_positions])
         before = links[-1].key if links else b""
-        links.append(Link(hashed(before + content), content))
+        links.append(HashedBlock(hashed(before + content), content))
     return links
 
 
@@ -72,7 +72,7 @@ class _Kept:
 
     serial: int
     before: int
-    link: Link
+    link: HashedBlock
 
 
 class BlockPool:
@@ -103,7 +103,7 @@ class BlockPool:
     def holders(self, block: int) -> int:
         return self._holders[block]
 
-    def find(self, links: Sequence[Link]) -> list[int]:
+    def find(self, links: Sequence[HashedBlock]) -> list[int]:
         """The blocks that hold the first of these links, as far as they are known."""
         found: list[int] = []
         before = 0
@@ -131,7 +131,7 @@ class BlockPool:
             self._holders[block] = 1
         return [*shared, *fresh]
 
-    def keep(self, blocks: Sequence[int], links: Sequence[Link]) -> None:
+    def keep(self, blocks: Sequence[int], links: Sequence[HashedBlock]) -> None:
         """These held blocks now contain these links: others may share them, now and while nobody needs the room."""
         before = 0
         for block, link in zip(blocks, links, strict=True):
@@ -161,7 +161,7 @@ class BlockPool:
             self._forget(next(iter(self._idle)))
         return self._empty.pop()
 
-    def _twin(self, link: Link, before: int) -> _Kept | None:
+    def _twin(self, link: HashedBlock, before: int) -> _Kept | None:
         """Who is known for the same content already. One that has only the hash in common is known no longer."""
         block = self._by_key.get(link.key)
         if block is None:

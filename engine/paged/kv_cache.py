@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..model.attention import Store
 from ..model.config import TalkerConfig
-from ..model.talker import Cache, Rows
+from ..model.talker import BatchRows, Cache
 from ..runtime.transfer import send, upload
 
 
@@ -90,7 +90,7 @@ class PagedCache(Cache):
         blocks = self.table[slots.unsqueeze(1), columns].long()
         return blocks, positions % self.block_positions
 
-    def stores(self, rows: Rows, positions: Tensor) -> list[Store]:
+    def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
         columns = -(-rows.length // self.block_positions)
         where = {
             "places": self.places(rows.slots, positions),

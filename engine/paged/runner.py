@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..model.speech_model import SpeechModel
 from ..prompt.planner import content_digest
-from ..runtime.model_runner import Entry, Piece, Runner, VoiceVectors
-from .block_manager import Moves, Paging
-from .block_pool import BlockPool, Link, VoiceContent, chained
+from ..runtime.model_runner import PrefillChunk, PrefillRequest, Runner, VoiceVectors
+from .block_manager import BlockManager, SwapPlan
+from .block_pool import BlockPool, HashedBlock, VoiceContent, chained
 from .kv_cache import PagedCache, PoolSize
 
 
@@ -29,7 +29,7 @@ class PagedRunner(Runner):
         super().__init__(model, slots, max_positions, first_positions=1, lag=lag)
         self.cache = PagedCache(model.config.talker, slots + 1, max_positions, size, model.talker.head.weight)
         self.state.cache = self.cache
-        self.paging = Paging(BlockPool(size.blocks), size.block_positions)
+        self.paging = BlockManager(BlockPool(size.blocks), size.block_positions)
         self._page = size.block_positions
         self._stowed: dict[int, Tensor] = {}  # contents of slots that have given way, in host memory
 
@@ -51,7 +51,7 @@ class PagedRunner(Runner):
         self._stowed.pop(slot, None)
         self.paging.leave(slot)
 
-    def _carry_out(self, moves: Moves) -> None:
+    def _carry_out(self, moves: SwapPlan) -> None:
         for slot, blocks in moves.leaving:
             self._stowed[slot] = self.cache.read(blocks)
         for slot, blocks in moves.returning:
@@ -60,19 +60,19 @@ class PagedRunner(Runner):
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
-    def _read(self, entries: Sequence[Entry]) -> None:
+    def _read(self, entries: Sequence[PrefillRequest]) -> None:
         pieces, chains = [], {}
         for entry in entries:
             chains[entry.slot] = links = chained(entry.prompt.head[:-1], _content(entry.voice), self._page)
             known = self._put_known(entry, links)
             if body := entry.prompt.head[known:-1]:
-                pieces.append(Piece(self._embed(body, entry.voice), entry.slot, known))
+                pieces.append(PrefillChunk(self._embed(body, entry.voice), entry.slot, known))
         if pieces:
             self.read_pieces(pieces)
         for slot, links in chains.items():
             self.paging.keep(slot, links)
 
-    def _put_known(self, entry: Entry, links: Sequence[Link]) -> int:
+    def _put_known(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
         """Blocks for the whole prompt, and contents for its prefix at least; says how many positions have theirs."""
         slot = entry.slot
         self.leave(slot)
@@ -80,7 +80,7 @@ class PagedRunner(Runner):
         self.cache.set_rows({slot: self.paging.blocks(slot)})
         return self._complete_prefix(entry, links, shared * self._page)
 
-    def _complete_prefix(self, entry: Entry, links: Sequence[Link], known: int) -> int:
+    def _complete_prefix(self, entry: PrefillRequest, links: Sequence[HashedBlock], known: int) -> int:
         """Read what its first `known` positions lack, alone in a batch, so that a prefix is always the same bits."""
         prompt, slot = entry.prompt, entry.slot
         whole, rest = divmod(len(prompt.prefix), self._page)
@@ -90,7 +90,7 @@ class PagedRunner(Runner):
         if known == whole * self._page and (tail := self.prefixes.get(prompt.prefix_key)) is not None:
             self.cache.put_tail(last, tail)
             return len(prompt.prefix)
-        self.read_pieces([Piece(self._embed(prompt.prefix[known:], entry.voice), slot, known)])
+        self.read_pieces([PrefillChunk(self._embed(prompt.prefix[known:], entry.voice), slot, known)])
         self.paging.keep(slot, links[:whole])
         if rest:
             tail = self.cache.tail(last, rest)

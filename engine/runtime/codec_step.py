@@ -14,7 +14,7 @@ Snapshot = CodecSnapshot | object
 """A stream's state; only the kind of codec that made it can read it."""
 
 
-class Codec(Protocol):
+class StreamingCodec(Protocol):
     """Streams of slots, the last of which is spare."""
 
     sizes: tuple[int, ...]
@@ -33,7 +33,7 @@ class Codec(Protocol):
         """Make one slot continue where the snapshot was taken."""
 
 
-class PlainCodec:
+class EagerCodec:
     """In plain torch, everywhere and in any type."""
 
     sizes = (25, 16, 8, 4, 2, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Run = Callable[..., Tensor]
+TensorCall = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Captures:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
 
-    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: Run, warmup_runs: int = 1) -> None:
+    def capture(self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: TensorCall, warmup_runs: int = 1) -> None:
         """Capture run(*inputs), which is called before so that everything is compiled and loaded."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):

@@ -7,21 +7,21 @@ from typing import Protocol
 from torch import Tensor
 
 from ..model.speech_model import SpeechModel
-from ..model.talker import Rows
+from ..model.talker import BatchRows
 from .slot_state import RING_FRAMES, SlotState
 
 
-class Frame(Protocol):
+class DecodeStep(Protocol):
     """One frame for the rows of a batch, made of device operations only."""
 
     reads_length: bool
     """Whether `length` changes what is computed; if not, one graph serves all lengths."""
 
     def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
-        """See `PlainFrame`."""
+        """See `EagerDecodeStep`."""
 
 
-class PlainFrame:
+class EagerDecodeStep:
     """Talker, sampler and code predictor in plain torch. No shape and no branch depends on what tensors hold."""
 
     reads_length = True
@@ -49,7 +49,7 @@ class PlainFrame:
 
     def _talk(self, inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
         state = self._state
-        return self._model.talker.step(inputs, state.cache, Rows(slots, state.next[slots], length))
+        return self._model.talker.step(inputs, state.cache, BatchRows(slots, state.next[slots], length))
 
     def draw(self, hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         """All codes of the frame [B, 16], group 0 from its scores [B, vocab] and the others from hidden [B, H]."""

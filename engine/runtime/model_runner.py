@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.speech_model import SpeechModel
-from ..model.talker import Rows
+from ..model.talker import BatchRows
 from ..prompt.planner import Position, Prompt, ReferenceFrame, SpeakerVector
 from ..prompt.sampling_params import SamplingParams
-from .codec_step import Codec, PlainCodec, Snapshot, in_steps
+from .codec_step import EagerCodec, Snapshot, StreamingCodec, in_steps
 from .cuda_graphs import CodecGraphs, FrameGraphs, PromptGraphs
-from .decode_step import Frame, PlainFrame
-from .prefix_cache import PrefixStore
+from .decode_step import DecodeStep, EagerDecodeStep
+from .prefix_cache import PrefixCache
 from .slot_state import RING_FRAMES, SlotState, bucket
-from .transfer import Arrival, HostBuffers, send, upload
+from .transfer import HostBuffers, HostCopy, send, upload
 
 LENGTH_STEP = 256
 """Attention reads a multiple of this many positions, so that there are few shapes."""
@@ -44,7 +44,7 @@ class VoiceVectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PrefillRequest:
     """One sequence about to begin in `slot`."""
 
     slot: int
@@ -61,7 +61,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PrefillChunk:
     """Inputs [T, H] of one slot, the first at position `start`."""
 
     inputs: Tensor
@@ -69,10 +69,10 @@ class Piece:
     start: int
 
 
-class Made:
+class PendingCodes:
     """A frame that has been launched."""
 
-    def __init__(self, arrival: Arrival, rows: int) -> None:
+    def __init__(self, arrival: HostCopy, rows: int) -> None:
         self._arrival, self._rows = arrival, rows
 
     def codes(self) -> list[list[int]]:
@@ -80,10 +80,10 @@ class Made:
         return self._arrival.read()[: self._rows].tolist()
 
 
-class Wave:
+class PendingAudio:
     """Sound that has been launched."""
 
-    def __init__(self, arrival: Arrival, rows: int) -> None:
+    def __init__(self, arrival: HostCopy, rows: int) -> None:
         self._arrival, self._rows = arrival, rows
 
     @property
@@ -118,10 +118,10 @@ class Runner:
         on_gpu = self.device.type == "cuda"
         self.lag = int(on_gpu) if lag is None else lag
         self.frame_samples = model.decoder.frame_samples
-        self.prefixes: PrefixStore[Tensor] = PrefixStore()
+        self.prefixes: PrefixCache[Tensor] = PrefixCache()
         self.state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
-        self.frame: Frame = PlainFrame(model, self.state)
-        self.codec: Codec = PlainCodec(model.decoder, slots + 1)
+        self.frame: DecodeStep = EagerDecodeStep(model, self.state)
+        self.codec: StreamingCodec = EagerCodec(model.decoder, slots + 1)
         self.frame_graphs: FrameGraphs | None = None
         self.codec_graphs: CodecGraphs | None = None
         self.prompt_graphs: PromptGraphs | None = None
@@ -158,7 +158,7 @@ class Runner:
     # --- a sequence begins --------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def join(self, entries: Sequence[Entry]) -> None:
+    def join(self, entries: Sequence[PrefillRequest]) -> None:
         """Bring sequences into their slots: all of the prompt but its last position, whose text `advance` takes.
 
         Doing it again begins again, so a call that ran out of memory leaves nothing behind.
@@ -167,15 +167,15 @@ class Runner:
         for entry in entries:
             self._settle(entry)
 
-    def _read(self, entries: Sequence[Entry]) -> None:
+    def _read(self, entries: Sequence[PrefillRequest]) -> None:
         """Make the keys and values of all but each prompt's last position."""
         self._reserve(max(len(entry.prompt.head) for entry in entries))
         for entry in entries:
             self._put_prefix(entry)
             if body := entry.prompt.body[:-1]:
-                self.read_pieces([Piece(self._embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))])
+                self.read_pieces([PrefillChunk(self._embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))])
 
-    def _put_prefix(self, entry: Entry) -> None:
+    def _put_prefix(self, entry: PrefillRequest) -> None:
         """Copy the prefix's keys and values, or make them."""
         prompt, cache = entry.prompt, self.state.cache
         count = len(prompt.prefix)
@@ -184,11 +184,11 @@ class Runner:
         if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
             cache.put_prefix(entry.slot, kept)
             return
-        self.read_pieces([Piece(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
+        self.read_pieces([PrefillChunk(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
         kept = self.state.cache.prefix(entry.slot, count)
         self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
 
-    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+    def read_pieces(self, pieces: Sequence[PrefillChunk]) -> None:
         """Make keys and values of pieces; another way of it may be put in the place of this method.
 
         Here each is read alone, padded at its end and as a graph where there is one: always to the same bits.
@@ -203,7 +203,7 @@ class Runner:
 
     def read_piece(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
         """Inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
-        return self.model.talker(inputs, self.state.cache, Rows(slots, starts, length))
+        return self.model.talker(inputs, self.state.cache, BatchRows(slots, starts, length))
 
     def _piece_shape(self, count: int, start: int) -> tuple[int, int]:
         """To how many positions a piece is padded, and how many attention reads."""
@@ -215,7 +215,7 @@ class Runner:
         self._reserve(length)
         return size, self._length(length)
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: PrefillRequest) -> None:
         state, slot = self.state, entry.slot
         last = len(entry.prompt.head) - 1
         code = entry.prompt.head[last].codec
@@ -238,7 +238,7 @@ class Runner:
     # --- frames -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def advance(self, slots: Sequence[int], text_ids: Sequence[int]) -> Made:
+    def advance(self, slots: Sequence[int], text_ids: Sequence[int]) -> PendingCodes:
         """Launch the next frame of running sequences, each with its next text id."""
         fill = self._batch(len(slots)) - len(slots)
         ids = [*text_ids, *[0] * fill]
@@ -253,7 +253,7 @@ class Runner:
         for slot in slots:
             self._next[slot] += 1
             self._made[slot] += 1
-        return Made(Arrival(codes, self._buffers), len(slots))
+        return PendingCodes(HostCopy(codes, self._buffers), len(slots))
 
     def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
         """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
@@ -275,7 +275,7 @@ class Runner:
     # --- sound --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], frames: int, urgent: bool = False) -> Wave:
+    def decode(self, slots: Sequence[int], frames: int, urgent: bool = False) -> PendingAudio:
         """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had.
 
         No further frame takes multiprocessors from `urgent` sound: it begins when that is made.
@@ -289,12 +289,12 @@ class Runner:
             index, first = upload([[*slots, *[self.slots] * fill], starts], self.device)
             wave = self._make_wave(index, first, frames)
             self._mark_read()
-            arrival = Arrival(wave, self._buffers)
+            arrival = HostCopy(wave, self._buffers)
         if urgent and self._side is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._side)
         for slot in slots:
             self._decoded[slot] += frames
-        return Wave(arrival, len(slots))
+        return PendingAudio(arrival, len(slots))
 
     def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
         """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""

@@ -12,18 +12,18 @@ MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry(Generic[Kept]):
+class _CachedPrefix(Generic[Kept]):
     value: Kept
     size: int
 
 
-class PrefixStore(Generic[Kept]):
+class PrefixCache(Generic[Kept]):
     """Values by content key, at most `max_bytes` together. What a value is and where it lies is its owner's affair."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._entries: OrderedDict[str, _Entry[Kept]] = OrderedDict()
+        self._entries: OrderedDict[str, _CachedPrefix[Kept]] = OrderedDict()
 
     def get(self, key: str) -> Kept | None:
         """The value of `key`, which counts as a use."""
@@ -41,7 +41,7 @@ class PrefixStore(Generic[Kept]):
             return
         while self.bytes + size > self.max_bytes:
             self.bytes -= self._entries.popitem(last=False)[1].size
-        self._entries[key] = _Entry(value, size)
+        self._entries[key] = _CachedPrefix(value, size)
         self.bytes += size
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class HostBuffers:
         self._free[buffer.dtype, buffer.numel()].append(buffer)
 
 
-class Arrival:
+class HostCopy:
     """A tensor on its way to the host, behind what the current stream has been told until now."""
 
     def __init__(self, source: Tensor, buffers: HostBuffers) -> None:

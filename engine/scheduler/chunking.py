@@ -12,7 +12,7 @@ NEWEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class EmissionState:
     """Where a job stands: `waiting` frames after its last chunk, and how much audio its client has not played yet.
 
     `starved`: no frame can be made before more text comes. `step_s` is what a frame takes now, `delivery_s` what
@@ -40,14 +40,14 @@ class EmissionPlan:
         """How many frames chunk number `chunk` has."""
         return self.sizes[min(chunk, len(self.sizes) - 1)]
 
-    def due(self, moment: Moment) -> int:
+    def due(self, moment: EmissionState) -> int:
         """How many of the waiting frames are to become a chunk now."""
         size = self.frames(moment.chunk)
         return size if moment.waiting >= size else 0
 
 
 @dataclass(frozen=True, slots=True)
-class CreditPlan:
+class BufferedPlan:
     """Chunks as large as the audio in the client's hand allows.
 
     A larger chunk is waited for only while it will arrive before half of that audio is gone; so whoever has heard
@@ -59,7 +59,7 @@ class CreditPlan:
     def __post_init__(self) -> None:
         _check(self.sizes)
 
-    def due(self, moment: Moment) -> int:
+    def due(self, moment: EmissionState) -> int:
         """How many of the waiting frames are to become a chunk now."""
         if moment.starved:
             return moment.waiting  # nobody knows when the next frame comes
@@ -67,7 +67,7 @@ class CreditPlan:
             return 0
         return max((size for size in self.sizes if size <= moment.waiting), default=0)
 
-    def _in_time(self, size: int, moment: Moment) -> bool:
+    def _in_time(self, size: int, moment: EmissionState) -> bool:
         arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s
         return arrives_s < moment.in_hand_s / 2
 
@@ -91,13 +91,13 @@ class TwoPhasePlan:
         """How many frames chunk number `chunk` has."""
         return self.first if self.early(chunk) else self.steady
 
-    def due(self, moment: Moment) -> int:
+    def due(self, moment: EmissionState) -> int:
         """How many of the waiting frames are to become a chunk now."""
         size = self.frames(moment.chunk)
         return size if moment.waiting >= size else 0
 
 
-Emission: TypeAlias = EmissionPlan | CreditPlan | TwoPhasePlan
+Emission: TypeAlias = EmissionPlan | BufferedPlan | TwoPhasePlan
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Playback:
 
 
 @dataclass(slots=True)
-class Smoothed:
+class MovingAverage:
     """A measured duration whose newest value counts for a fifth; 0 before the first."""
 
     value_s: float = 0.0

@@ -19,23 +19,23 @@ import torch
 
 from ..prompt.languages import PromptError
 from ..prompt.tokenizer import TextTokenizer
-from ..runtime.model_runner import Entry, Made, Runner
-from .chunking import FRAME_S, Moment, Smoothed
-from .job import Piece, Progress, RunningJob, Utterance
-from .sequence import Guards, Sequence, end_ids
+from ..runtime.model_runner import PendingCodes, PrefillRequest, Runner
+from .chunking import FRAME_S, EmissionState, MovingAverage
+from .job import ChunkOutput, DecodedSpan, GenerationRequest, RunningJob
+from .sequence import RunawayLimits, Sequence, end_ids
 
-__all__ = ["Engine", "Progress", "Utterance"]
+__all__ = ["ChunkOutput", "Engine", "GenerationRequest"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
+class _FrameInFlight:
     """A frame under way, and for each of its jobs whether its slot is full after it."""
 
     jobs: list[RunningJob]
     full: list[bool]
-    made: Made
+    made: PendingCodes
 
 
 class Engine:
@@ -45,22 +45,22 @@ class Engine:
         self,
         runner: Runner,
         tokenizer: TextTokenizer,
-        guards: Guards | None = None,
+        guards: RunawayLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
-        self._guards = guards or Guards()
+        self._guards = guards or RunawayLimits()
         self._clock = clock
         self._ends = end_ids(runner.model.config.talker)
         self._jobs: dict[int, RunningJob] = {}
         self._free = deque(range(runner.slots))
-        self._flight: deque[_Launch] = deque()
-        self._step_time, self._delivery_time = Smoothed(), Smoothed()
+        self._flight: deque[_FrameInFlight] = deque()
+        self._step_time, self._delivery_time = MovingAverage(), MovingAverage()
 
     # --- commands -----------------------------------------------------------------------------------------------
 
-    def add(self, job: int, utterance: Utterance) -> None:
+    def add(self, job: int, utterance: GenerationRequest) -> None:
         """Begin a job; its text follows."""
         assert job not in self._jobs, job
         sampling = utterance.sampling
@@ -110,7 +110,7 @@ class Engine:
 
     # --- one step -----------------------------------------------------------------------------------------------
 
-    def step(self) -> list[Progress]:
+    def step(self) -> list[ChunkOutput]:
         """Launch one frame for every sequence that can make one; gives what has become audio, ends included.
 
         Waits for the device only where there is nothing to launch, and for a job's first sound. Each job of the
@@ -144,7 +144,7 @@ class Engine:
     def _is_empty(self, job: RunningJob) -> bool:
         return job.slot is None and job.text.ended and job.sequence.text_ids == 0
 
-    def _without_prompt(self) -> list[Progress]:
+    def _without_prompt(self) -> list[ChunkOutput]:
         """End the jobs that have nothing to say, or too much."""
         empty = [self._ended_unheard(job) for job in list(self._jobs.values()) if self._is_empty(job)]
         room = self._runner.max_positions
@@ -157,14 +157,14 @@ class Engine:
                 refused.append(self._ended_unheard(job, error))
         return empty + refused
 
-    def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> Progress:
+    def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> ChunkOutput:
         number = job.sequence.job
         self.cancel(number)
-        return Progress(number, torch.empty(16, 0, dtype=torch.int64), torch.empty(0), ended=True, failed=failed)
+        return ChunkOutput(number, torch.empty(16, 0, dtype=torch.int64), torch.empty(0), ended=True, failed=failed)
 
     # --- launching ----------------------------------------------------------------------------------------------
 
-    def _launch(self) -> tuple[_Launch | None, list[Progress]]:
+    def _launch(self) -> tuple[_FrameInFlight | None, list[ChunkOutput]]:
         """The next frame of whoever can make one, newcomers included; and newcomers that found no memory."""
         running = self._fitting([job for job in self._jobs.values() if self._can_advance(job)])
         entries = [(job, self._enter(job)) for job in self._beginners()]
@@ -178,7 +178,7 @@ class Engine:
         made = self._runner.advance(slots, texts)
         for job in jobs:
             job.launched += 1
-        return _Launch(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
+        return _FrameInFlight(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
 
     def _fitting(self, jobs: list[RunningJob]) -> list[RunningJob]:
         fitting = self._runner.fitting([job.slot for job in jobs if job.slot is not None])
@@ -188,12 +188,12 @@ class Engine:
         waiting = [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
         return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
 
-    def _enter(self, job: RunningJob) -> Entry:
+    def _enter(self, job: RunningJob) -> PrefillRequest:
         """Give a job its slot."""
         job.slot = self._free.popleft()
         utterance = job.utterance
         seed = utterance.sampling.seed
-        return Entry(
+        return PrefillRequest(
             slot=job.slot,
             prompt=job.sequence.begin(),
             voice=utterance.voice,
@@ -202,14 +202,14 @@ class Engine:
             primed=utterance.primed,
         )
 
-    def _join(self, entries: Rows[tuple[RunningJob, Entry]]) -> list[Progress]:
+    def _join(self, entries: Rows[tuple[RunningJob, PrefillRequest]]) -> list[ChunkOutput]:
         """Read the prompts, together if memory allows it; a job whose prompt does not even fit alone has failed."""
         if self._joined([entry for _, entry in entries]):
             return []
         failed = [job for job, entry in entries if not self._joined([entry])]
         return [self._ended_unheard(job, MemoryError("the GPU ran out of memory")) for job in failed]
 
-    def _joined(self, entries: list[Entry]) -> bool:
+    def _joined(self, entries: list[PrefillRequest]) -> bool:
         try:
             self._runner.join(entries)
         except torch.cuda.OutOfMemoryError as error:
@@ -231,9 +231,9 @@ class Engine:
                 due.append((job, longest, False))  # a part of a long chunk, before the ring of codes comes round
         self._decode(due)
 
-    def _moment(self, job: RunningJob) -> Moment:
+    def _moment(self, job: RunningJob) -> EmissionState:
         under_way_s = (job.closed - job.sent) * FRAME_S
-        return Moment(
+        return EmissionState(
             chunk=job.chunks,
             waiting=job.launched - job.closed,
             starved=job.sequence.starved,
@@ -247,7 +247,7 @@ class Engine:
         lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
         for job, frames, closes in due:
             if job.utterance.codes_only:
-                job.take_piece(Piece(None, 0, frames, closes, self._clock()))
+                job.take_piece(DecodedSpan(None, 0, frames, closes, self._clock()))
             else:
                 lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
@@ -255,11 +255,11 @@ class Engine:
             wave = self._runner.decode(slots, frames, urgent=any(job.chunks == 0 for job in group))
             now_s = self._clock()
             for row, job in enumerate(group):
-                job.take_piece(Piece(wave, row, frames, closes, now_s))
+                job.take_piece(DecodedSpan(wave, row, frames, closes, now_s))
 
     # --- judging ------------------------------------------------------------------------------------------------
 
-    def _judge(self, launch: _Launch) -> None:
+    def _judge(self, launch: _FrameInFlight) -> None:
         """Wait for a frame and look at it; what was made for jobs that are gone or over is forgotten."""
         for job, full, codes in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
             if not job.over and self._jobs.get(job.sequence.job) is job:
@@ -284,7 +284,7 @@ class Engine:
 
     # --- delivering ---------------------------------------------------------------------------------------------
 
-    def _deliver(self, wait: bool) -> list[Progress]:
+    def _deliver(self, wait: bool) -> list[ChunkOutput]:
         """What can be sent now, for each job in order. With `wait`, all that has been launched."""
         done = []
         for job in list(self._jobs.values()):

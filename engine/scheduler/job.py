@@ -15,20 +15,20 @@ from ..prompt.languages import PromptError
 from ..prompt.planner import PromptPlan
 from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TokenStream
-from ..runtime.model_runner import VoiceVectors, Wave
-from .chunking import FRAME_S, CreditPlan, Emission, Playback
+from ..runtime.model_runner import PendingAudio, VoiceVectors
+from .chunking import FRAME_S, BufferedPlan, Emission, Playback
 from .edges import faded, without_silence
-from .sequence import Cut, Sequence, Verdict
+from .sequence import FinishReason, SampleOutcome, Sequence
 
 log = logging.getLogger(__name__)
 
-RUNAWAY = (Cut.TOO_LONG, Cut.LOOP)
+RUNAWAY = (FinishReason.TOO_LONG, FinishReason.LOOP)
 SILENT_FRAMES = 5
 """So many leading frames at most may be left out as silence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Utterance:
+class GenerationRequest:
     """Everything about a job but its text. With `trim_silence` its audio begins with its sound.
 
     `codes_only`: whoever asks makes the sound out of the codes; the chunks' waves are empty.
@@ -38,13 +38,13 @@ class Utterance:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     voice: VoiceVectors = field(default_factory=VoiceVectors)
     primed: CodecSnapshot | None = None
-    emission: Emission = field(default_factory=CreditPlan)
+    emission: Emission = field(default_factory=BufferedPlan)
     trim_silence: bool = False
     codes_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ChunkOutput:
     """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed,
     none where only codes are wanted.
 
@@ -55,15 +55,15 @@ class Progress:
     codes: Tensor
     wave: Tensor
     ended: bool = False
-    cut: Cut | None = None
+    cut: FinishReason | None = None
     failed: PromptError | MemoryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class DecodedSpan:
     """A job's row of a wave that has been launched (None: codes only), and whether a chunk ends with it."""
 
-    wave: Wave | None
+    wave: PendingAudio | None
     row: int
     frames: int
     closes: bool
@@ -83,7 +83,7 @@ class Piece:
 class RunningJob:
     """Frames are launched, decoded, closed into chunks and sent, in this order; `kept` of them are judged speech."""
 
-    utterance: Utterance
+    utterance: GenerationRequest
     sequence: Sequence
     text: TokenStream
     frame_samples: int
@@ -97,11 +97,11 @@ class RunningJob:
     chunks: int = 0  # closed ones
     playback: Playback = field(default_factory=Playback)
     _codes: list[list[int]] = field(default_factory=list)  # kept and not sent
-    _pieces: deque[Piece] = field(default_factory=deque)  # decoded and not sent
+    _pieces: deque[DecodedSpan] = field(default_factory=deque)  # decoded and not sent
 
     @property
     def over(self) -> bool:
-        return self.sequence.verdict is not Verdict.FRAME
+        return self.sequence.verdict is not SampleOutcome.FRAME
 
     @property
     def heard(self) -> bool:
@@ -133,13 +133,13 @@ class RunningJob:
         A runaway's last frame is kept too: it carries the fade.
         """
         verdict = self.sequence.accept(codes[0])
-        if verdict is Verdict.FRAME and last:
-            self.sequence.cut_short(Cut.TOO_LONG)
-        if verdict is Verdict.FRAME or self.sequence.cut in RUNAWAY:
+        if verdict is SampleOutcome.FRAME and last:
+            self.sequence.cut_short(FinishReason.TOO_LONG)
+        if verdict is SampleOutcome.FRAME or self.sequence.cut in RUNAWAY:
             self._codes.append(codes)
             self.kept += 1
 
-    def take_piece(self, piece: Piece) -> None:
+    def take_piece(self, piece: DecodedSpan) -> None:
         """Sound of the next frames has been launched."""
         self._pieces.append(piece)
         self.decoded += piece.frames
@@ -147,7 +147,7 @@ class RunningJob:
             self.closed = self.decoded
             self.chunks += 1
 
-    def next_chunk(self, clock: Callable[[], float]) -> tuple[Progress, float | None]:
+    def next_chunk(self, clock: Callable[[], float]) -> tuple[ChunkOutput, float | None]:
         """What is to be sent next, waiting for it, and how long its sound was under way if it has any.
 
         Nothing of it comes from behind the job's end, whatever has been decoded in vain.
@@ -165,12 +165,12 @@ class RunningJob:
         self.sent += frames
         if len(wave):
             self.playback.receive(now_s, len(wave) / self.frame_samples * FRAME_S)
-        progress = Progress(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
+        progress = ChunkOutput(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
         return progress, now_s - pieces[-1].launched_s if frames and pieces[-1].wave else None
 
-    def _next_pieces(self) -> list[Piece]:
+    def _next_pieces(self) -> list[DecodedSpan]:
         """Those of its next chunk; of an ended job's last chunk, whatever is left."""
-        pieces: list[Piece] = []
+        pieces: list[DecodedSpan] = []
         for piece in self._pieces:
             pieces.append(piece)
             if piece.closes:

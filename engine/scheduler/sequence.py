@@ -14,7 +14,7 @@ from ..model.config import TalkerConfig
 from ..prompt.planner import Prompt, PromptPlan
 
 
-class Verdict(enum.Enum):
+class SampleOutcome(enum.Enum):
     """What a group-0 sample means: a frame, or that the speech is over and this sample makes none."""
 
     FRAME = "frame"
@@ -22,7 +22,7 @@ class Verdict(enum.Enum):
     CUT = "cut"
 
 
-class Cut(enum.StrEnum):
+class FinishReason(enum.StrEnum):
     """Why a job was ended before the model ended it."""
 
     MAX_NEW_TOKENS = "max_new_tokens"
@@ -31,7 +31,7 @@ class Cut(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Guards:
+class RunawayLimits:
     """Bounds that only runaway speech meets. Ordinary speech takes 3 to 6 frames for each text id.
 
     A loop is a window of frames most of whose n-grams of group-0 codes are repeats; `loop_frames` 0 switches it off.
@@ -50,7 +50,7 @@ class Guards:
 class LoopDetector:
     """Watches the last frames' n-grams; speech that turns in a circle has few distinct ones."""
 
-    def __init__(self, guards: Guards) -> None:
+    def __init__(self, guards: RunawayLimits) -> None:
         self._guards = guards
         self._latest: deque[int] = deque(maxlen=max(guards.loop_ngram, 1))
         self._ngrams: deque[tuple[int, ...]] = deque()
@@ -82,14 +82,16 @@ class Sequence:
     `next_text`, and a job whose text is late is `starved`: it waits, for padding would end its sentence.
     """
 
-    def __init__(self, job: int, plan: PromptPlan, max_new_tokens: int, ends: Collection[int], guards: Guards) -> None:
+    def __init__(
+        self, job: int, plan: PromptPlan, max_new_tokens: int, ends: Collection[int], guards: RunawayLimits
+    ) -> None:
         self.job = job
         self.plan = plan
         self.frames = 0
         self.samples = 0
         self.text_ids = 0
-        self.verdict = Verdict.FRAME
-        self.cut: Cut | None = None
+        self.verdict = SampleOutcome.FRAME
+        self.cut: FinishReason | None = None
         self._max_new_tokens = max_new_tokens
         self._ends = ends
         self._guards = guards
@@ -139,31 +141,31 @@ class Sequence:
         assert not self.starved, f"job {self.job} is starved"
         return self._pending.popleft() if self._pending else self.plan.ids.tts_pad
 
-    def accept(self, code: int) -> Verdict:
+    def accept(self, code: int) -> SampleOutcome:
         """Judge the next group-0 sample. Only FRAME makes a frame; after anything else the job is over.
 
         As in the reference, `max_new_tokens` samples without an end give one frame less.
         """
-        assert self.verdict is Verdict.FRAME, f"job {self.job} is over"
+        assert self.verdict is SampleOutcome.FRAME, f"job {self.job} is over"
         self.samples += 1
         if code in self._ends:
-            self.verdict = Verdict.END
+            self.verdict = SampleOutcome.END
         elif cut := self._reason_to_cut(code):
-            self.verdict, self.cut = Verdict.CUT, cut
+            self.verdict, self.cut = SampleOutcome.CUT, cut
         else:
             self.frames += 1
         return self.verdict
 
-    def cut_short(self, reason: Cut) -> None:
+    def cut_short(self, reason: FinishReason) -> None:
         """End here, for a reason that only the engine knows."""
-        self.verdict, self.cut = Verdict.CUT, reason
+        self.verdict, self.cut = SampleOutcome.CUT, reason
 
-    def _reason_to_cut(self, code: int) -> Cut | None:
+    def _reason_to_cut(self, code: int) -> FinishReason | None:
         if self.samples >= self._max_new_tokens:
-            return Cut.MAX_NEW_TOKENS
+            return FinishReason.MAX_NEW_TOKENS
         if self.frames >= self._guards.max_frames(self.text_ids):
-            return Cut.TOO_LONG
-        return Cut.LOOP if self._loop.add(code) else None
+            return FinishReason.TOO_LONG
+        return FinishReason.LOOP if self._loop.add(code) else None
 
 
 def end_ids(talker: TalkerConfig) -> frozenset[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.hub import CODEC_WEIGHTS_FILE, WEIGHTS_FILE
-from ..checkpoint.loaded import Loaded
+from ..checkpoint.loaded import LoadedCheckpoint
 from ..model.streaming import CodecSnapshot
 from ..prompt.planner import content_digest
 from ..runtime.model_runner import Runner
@@ -34,7 +34,7 @@ class _Heard:
 class ClonedVoices:
     """Voice prompts by name. `learn` before `prompt`."""
 
-    def __init__(self, loaded: Loaded, runner: Runner) -> None:
+    def __init__(self, loaded: LoadedCheckpoint, runner: Runner) -> None:
         self._model = loaded.model
         self._runner = runner
         self._weights = _identity(loaded.directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.model_info import ModelCard
+from ..checkpoint.model_info import ModelInfo
 from ..ipc.messages import Voice
 from .folder import MODEL_KINDS, FolderVoice, read_folder
 
@@ -19,23 +19,23 @@ NARRATOR = FolderVoice(
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
+class VoiceListing:
     """`voices` are listed to clients; `folder` holds those of the folder, `problems` what is wrong with the others."""
 
     voices: tuple[Voice, ...]
     folder: dict[str, FolderVoice]
     problems: dict[str, str]
 
-    def without(self, problems: dict[str, str]) -> Roster:
+    def without(self, problems: dict[str, str]) -> VoiceListing:
         """The same, less the voices that turned out to be unusable."""
-        return Roster(
+        return VoiceListing(
             voices=tuple(voice for voice in self.voices if voice.id not in problems),
             folder={name: voice for name, voice in self.folder.items() if name not in problems},
             problems=self.problems | problems,
         )
 
 
-def read_roster(card: ModelCard, folder: Path) -> Roster:
+def read_roster(card: ModelInfo, folder: Path) -> VoiceListing:
     """Everybody who can speak with the checkpoint of this card. Reads small files only."""
     found, problems = read_folder(folder)
     fitting = {}
@@ -47,10 +47,10 @@ def read_roster(card: ModelCard, folder: Path) -> Roster:
     if card.kind == "voice_design":
         fitting.setdefault(NARRATOR.name, NARRATOR)
     listed = tuple(_listed(card, voice) for voice in fitting.values())
-    return Roster(card.preset_voices() + listed, fitting, problems)
+    return VoiceListing(card.preset_voices() + listed, fitting, problems)
 
 
-def _obstacle(card: ModelCard, voice: FolderVoice) -> str | None:
+def _obstacle(card: ModelInfo, voice: FolderVoice) -> str | None:
     needed = MODEL_KINDS[voice.kind]
     if card.kind != needed:
         return f"its kind {voice.kind!r} needs a {needed} model, and this one is {card.kind}"
@@ -60,7 +60,7 @@ def _obstacle(card: ModelCard, voice: FolderVoice) -> str | None:
     return None
 
 
-def _listed(card: ModelCard, voice: FolderVoice) -> Voice:
+def _listed(card: ModelInfo, voice: FolderVoice) -> Voice:
     return Voice(
         id=voice.name,
         description=voice.description,

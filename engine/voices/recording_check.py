@@ -16,7 +16,7 @@ _FRAME_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RecordingFinding:
     """One observation. An `error` makes the recording unusable, a `warning` worse than it could be."""
 
     level: Literal["error", "warning"]
@@ -24,42 +24,46 @@ class Finding:
     message: str
 
 
-def check_recording(samples: Samples, rate: int) -> list[Finding]:
+def check_recording(samples: Samples, rate: int) -> list[RecordingFinding]:
     """Look at a recording at its own rate, float32 [samples] or [samples, channels]; an empty list is praise."""
     mono = to_mono(samples)
     loudest = float(np.abs(mono).max(initial=0.0))
     if loudest < 1e-4:
-        return [Finding("error", "silent", "the recording is silent")]
+        return [RecordingFinding("error", "silent", "the recording is silent")]
     return [*_length(len(mono) / rate), *_rate(rate), *_level(samples, loudest), *_pauses(mono, rate)]
 
 
-def _length(seconds: float) -> Iterator[Finding]:
+def _length(seconds: float) -> Iterator[RecordingFinding]:
     shortest, longest = BEST_S
     if seconds < SHORTEST_S:
-        yield Finding("error", "too_short", f"{seconds:.1f} s is too short: at least {SHORTEST_S:g} s are needed")
+        yield RecordingFinding(
+            "error", "too_short", f"{seconds:.1f} s is too short: at least {SHORTEST_S:g} s are needed"
+        )
     elif seconds < shortest:
-        yield Finding("warning", "short", f"{seconds:.1f} s is short: {shortest:g} to {longest:g} s work best")
+        yield RecordingFinding("warning", "short", f"{seconds:.1f} s is short: {shortest:g} to {longest:g} s work best")
     elif seconds > longest:
-        yield Finding("warning", "long", f"{seconds:.1f} s is long: {shortest:g} to {longest:g} s work best")
+        yield RecordingFinding("warning", "long", f"{seconds:.1f} s is long: {shortest:g} to {longest:g} s work best")
 
 
-def _rate(rate: int) -> Iterator[Finding]:
+def _rate(rate: int) -> Iterator[RecordingFinding]:
     if rate < 16_000:
-        yield Finding("warning", "low_rate", f"{rate} Hz sounds like a telephone: record at 24000 Hz or more")
+        yield RecordingFinding("warning", "low_rate", f"{rate} Hz sounds like a telephone: record at 24000 Hz or more")
 
 
-def _level(samples: Samples, loudest: float) -> Iterator[Finding]:
+def _level(samples: Samples, loudest: float) -> Iterator[RecordingFinding]:
     """Clipping shows as neighbours at the same extreme; a lone peak at full scale is harmless."""
     if loudest < 0.05:
-        yield Finding("warning", "quiet", f"the loudest sample is only {20 * np.log10(loudest):.0f} dB: record louder")
+        yield RecordingFinding(
+            "warning", "quiet", f"the loudest sample is only {20 * np.log10(loudest):.0f} dB: record louder"
+        )
     flat = samples.reshape(len(samples), -1)  # [samples, channels]
     at_top = np.abs(flat) >= 0.999
     share = float((at_top[1:] & at_top[:-1]).mean()) if len(flat) > 1 else 0.0
     if share > 1e-4:
-        yield Finding("warning", "clipped", f"{share:.2%} of the samples are clipped: record with less gain")
+        yield RecordingFinding("warning", "clipped", f"{share:.2%} of the samples are clipped: record with less gain")
 
 
-def _pauses(mono: Samples, rate: int) -> Iterator[Finding]:
+def _pauses(mono: Samples, rate: int) -> Iterator[RecordingFinding]:
     """Silence is 20 ms frames 40 dB below the loudest one."""
     size = max(1, int(_FRAME_S * rate))
     count = len(mono) // size
@@ -68,4 +72,4 @@ def _pauses(mono: Samples, rate: int) -> Iterator[Finding]:
     power = np.square(mono[: count * size], dtype=np.float64).reshape(count, size).mean(axis=1)  # [frames]
     silence = float((power < power.max() * 1e-4).mean())
     if silence > 0.5:
-        yield Finding("warning", "pauses", f"{silence:.0%} of the recording is silence: cut it to the speech")
+        yield RecordingFinding("warning", "pauses", f"{silence:.0%} of the recording is silence: cut it to the speech")

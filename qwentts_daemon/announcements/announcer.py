@@ -8,8 +8,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 
 from ..config.schema import Announce
 from ..errors import Code, SpeechError
-from .playback import Outcome, Outlet, Performance, Stage
-from .queue import Announcement, Line, QuietHours, Urgency
+from .playback import AnnouncementPlayback, PlaybackContext, TargetResult, TargetSink
+from .queue import Announcement, AnnouncementQueue, QuietHours, Urgency
 
 KEPT_BYTES = 64 << 20
 """Sound that fast targets have made the slow ones keep; a fast one waits when it is more."""
@@ -18,12 +18,12 @@ KEPT_BYTES = 64 << 20
 class Announcer:
     """`say` puts in line; each target plays what is next for it, until `close`."""
 
-    def __init__(self, stage: Stage, outlets: Mapping[str, Outlet], config: Announce) -> None:
+    def __init__(self, stage: PlaybackContext, outlets: Mapping[str, TargetSink], config: Announce) -> None:
         self._stage = stage
         self._outlets = outlets
-        self._line = Line(config.max_waiting, config.coalesce)
+        self._line = AnnouncementQueue(config.max_waiting, config.coalesce)
         self._quiet_hours = QuietHours.parse(config.quiet_hours) if config.quiet_hours else None
-        self._performances: dict[str, Performance] = {}
+        self._performances: dict[str, AnnouncementPlayback] = {}
         self._news = {name: asyncio.Event() for name in outlets}
         self._ended = asyncio.Event()
         self._is_ending = False
@@ -48,7 +48,7 @@ class Announcer:
         self._line.require_place(name)
 
     def say(self, announcement: Announcement) -> None:
-        """Put it in line. Raises what `Line.add` raises."""
+        """Put it in line. Raises what `AnnouncementQueue.add` raises."""
         self._line.add(announcement)
         self._stage.tell(announcement, "queued", {"queue_depth": self.depth})
         asyncio.get_running_loop().call_at(announcement.expires_at_s, self._expire)
@@ -86,7 +86,7 @@ class Announcer:
 
     # --- speaking ---------------------------------------------------------------------------------------------
 
-    async def _serve(self, name: str, outlet: Outlet) -> None:
+    async def _serve(self, name: str, outlet: TargetSink) -> None:
         while True:
             self._news[name].clear()
             announcement = self._line.take(name) if self._may_begin(name) else None
@@ -109,10 +109,10 @@ class Announcer:
             return False
         return self._quiet_hours.cover(datetime.datetime.now().time())
 
-    def _performance(self, announcement: Announcement) -> Performance:
+    def _performance(self, announcement: Announcement) -> AnnouncementPlayback:
         """The one that all its targets share."""
         if announcement.id not in self._performances:
-            self._performances[announcement.id] = Performance(announcement, self._stage)
+            self._performances[announcement.id] = AnnouncementPlayback(announcement, self._stage)
         return self._performances[announcement.id]
 
     async def _until_silent(self) -> None:
@@ -136,10 +136,10 @@ class Announcer:
     def _cancel(self, announcement: Announcement, targets: Iterable[str], why: str) -> None:
         performance = self._performance(announcement)
         for name in targets:
-            performance.close(name, Outcome("cancelled", why))
+            performance.close(name, TargetResult("cancelled", why))
         self._settle(performance)
 
-    def _settle(self, performance: Performance) -> None:
+    def _settle(self, performance: AnnouncementPlayback) -> None:
         if performance.is_over:
             self._performances.pop(performance.announcement.id, None)
             self._ended.set()

@@ -10,18 +10,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from ..audio.broadcast import Recording
+from ..audio.broadcast import BroadcastBuffer
 from ..audio.chime import Chime
 from ..audio.effects import prepared
 from ..config.target_schema import Target
 from ..errors import Code, QwenTtsError, SpeechError
 from ..sinks import Sink, preparation
-from ..synthesis.reply import Pcm, Speaker
+from ..synthesis.reply import Pcm, Synthesizer
 from ..workers.queue import Priority
 from .queue import Announcement
 
 EventType = Literal["queued", "started", "first_audio", "finished", "cancelled", "failed"]
-Tell = Callable[[Announcement, EventType, Mapping[str, object]], None]
+EventCallback = Callable[[Announcement, EventType, Mapping[str, object]], None]
 """Takes one event in the life of an announcement."""
 
 INTERNAL = "internal error; see the log of the daemon"
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class TargetSink:
     """A target as it is configured, and the way to it."""
 
     target: Target
@@ -38,7 +38,7 @@ class Outlet:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TargetResult:
     """How it ended on one target."""
 
     event: Literal["finished", "cancelled", "failed"]
@@ -47,26 +47,26 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PlaybackContext:
     """What every performance needs. `turns` limits how many are being made at the same time."""
 
-    speaker: Speaker
+    speaker: Synthesizer
     turns: asyncio.Semaphore
     chime: Chime
-    tell: Tell
+    tell: EventCallback
     tasks: asyncio.TaskGroup
 
 
-class Performance:
+class AnnouncementPlayback:
     """Over when every target of the announcement has an outcome; then it tells which prevailed."""
 
-    def __init__(self, announcement: Announcement, stage: Stage) -> None:
+    def __init__(self, announcement: Announcement, stage: PlaybackContext) -> None:
         self.announcement = announcement
         self._stage = stage
-        self._recording = Recording(announcement.targets)
+        self._recording = BroadcastBuffer(announcement.targets)
         self._making: asyncio.Task[None] | None = None
-        self._plays: dict[str, asyncio.Task[Outcome]] = {}
-        self._outcomes: dict[str, Outcome] = {}
+        self._plays: dict[str, asyncio.Task[TargetResult]] = {}
+        self._outcomes: dict[str, TargetResult] = {}
         self._facts: dict[str, object] = {}
         self._why_stopped = ""
 
@@ -92,14 +92,14 @@ class Performance:
         """Whether it is being spoken elsewhere and this target is late."""
         return self.is_begun and target in self.announcement.targets and target not in (*self._plays, *self._outcomes)
 
-    async def play(self, name: str, outlet: Outlet) -> None:
+    async def play(self, name: str, outlet: TargetSink) -> None:
         """Let one target hear it to its end, whatever that is; the first makes the speech begin."""
         number, tasks = self.announcement.id, self._stage.tasks
         if self._making is None:
             self._making = tasks.create_task(self._make(), name=f"make announcement {number}")
         play = self._plays[name] = tasks.create_task(self._play(name, outlet), name=f"play {number} on {name}")
         await asyncio.wait([play])
-        self.close(name, Outcome("cancelled", self._why_stopped) if play.cancelled() else play.result())
+        self.close(name, TargetResult("cancelled", self._why_stopped) if play.cancelled() else play.result())
 
     def stop(self, targets: Container[str], why: str) -> None:
         """Be silent there at once."""
@@ -108,7 +108,7 @@ class Performance:
             if name in targets:
                 play.cancel()
 
-    def close(self, name: str, outcome: Outcome) -> None:
+    def close(self, name: str, outcome: TargetResult) -> None:
         """Nothing more happens on this target."""
         self._outcomes[name] = outcome
         self._recording.leave(name)
@@ -145,7 +145,7 @@ class Performance:
             async for pcm in speech:
                 self._recording.write(pcm)
 
-    async def _play(self, name: str, outlet: Outlet) -> Outcome:
+    async def _play(self, name: str, outlet: TargetSink) -> TargetResult:
         chime = self._stage.chime if self.announcement.chime else None
         sounds = preparation(outlet.target, self.announcement.volume, chime)
         facts: dict[str, object] = {}
@@ -153,15 +153,15 @@ class Performance:
             async with aclosing(prepared(self._noticed(name, facts), sounds)) as pcm:
                 await outlet.sink.play(self.announcement.id, pcm, facts.update)
         except SpeechError as error:
-            return Outcome("failed", str(error), error.code)
+            return TargetResult("failed", str(error), error.code)
         except QwenTtsError as error:
-            return Outcome("failed", f"{name}: {error}", Code.TARGET_FAILED)
+            return TargetResult("failed", f"{name}: {error}", Code.TARGET_FAILED)
         except Exception:
             log.exception("announcement %s on %s: internal error", self.announcement.id, name)
-            return Outcome("failed", INTERNAL, Code.INTERNAL_ERROR)
+            return TargetResult("failed", INTERNAL, Code.INTERNAL_ERROR)
         finally:
             self._facts |= facts
-        return Outcome("finished")
+        return TargetResult("finished")
 
     async def _noticed(self, name: str, facts: Mapping[str, object]) -> AsyncGenerator[Pcm, None]:
         """Tells each target's first sound by itself: one that was busy has its address only when its turn has come."""
@@ -178,7 +178,7 @@ class Performance:
 
     def _conclude(self) -> None:
         """One event for all targets: good if one of them was."""
-        by_event: dict[str, Outcome] = {outcome.event: outcome for outcome in self._outcomes.values()}
+        by_event: dict[str, TargetResult] = {outcome.event: outcome for outcome in self._outcomes.values()}
         prevailed = next(by_event[event] for event in ("finished", "failed", "cancelled") if event in by_event)
         facts: dict[str, object] = {"duration_ms": round(self._recording.seconds * 1000), **self._facts}
         if prevailed.event == "failed":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ..errors import Code, SpeechError
-from ..workers.job import Request
+from ..workers.job import SynthesisRequest
 
 REMEMBERED_IDS = 1_000
 
@@ -40,7 +40,7 @@ class Announcement:
 
     id: str
     text: str
-    request: Request
+    request: SynthesisRequest
     targets: tuple[str, ...]
     urgency: Urgency
     volume: float
@@ -80,7 +80,7 @@ class _Place:
         return len(self.awaiting) == len(self.announcement.targets)
 
 
-class Line:
+class AnnouncementQueue:
     """What waits, at which targets. An announcement stays until its last target has taken it."""
 
     def __init__(self, max_waiting: int, coalesce: bool) -> None:

@@ -12,7 +12,7 @@ MAX_BYTES = 32 << 20
 """More than ten minutes at 24 kHz: whoever is further behind than that has no loudspeaker."""
 
 
-class Recording:
+class BroadcastBuffer:
     """Keeps what the slowest reader has not read yet, so that none waits for another."""
 
     def __init__(self, readers: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ FULL_SCALE = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class Effects:
     """How one announcement sounds on one loudspeaker; the volume is a factor of the amplitude, from 0 to 1."""
 
     volume: float = 1.0
@@ -28,7 +28,7 @@ class Preparation:
     tail_s: float = 0.0
 
 
-async def prepared(pcm: AsyncIterator[Pcm], preparation: Preparation) -> AsyncGenerator[Pcm, None]:
+async def prepared(pcm: AsyncIterator[Pcm], preparation: Effects) -> AsyncGenerator[Pcm, None]:
     """The speech as it shall be heard, in pieces of at most `PIECE_SAMPLES`; closing it closes `pcm` as well.
 
     Chime and silence wait for the first of the speech and take its rate, so that none rings for nothing.
@@ -57,7 +57,7 @@ def scaled(samples: bytes, volume: float) -> bytes:
     return array.array("h", [(value * factor + half) >> 15 for value in array.array("h", samples)]).tobytes()
 
 
-def _before(rate: int, preparation: Preparation) -> bytes:
+def _before(rate: int, preparation: Effects) -> bytes:
     chime = preparation.chime.at(rate) + silence(rate, PAUSE_S).samples if preparation.chime else b""
     return silence(rate, preparation.lead_s).samples + chime
 

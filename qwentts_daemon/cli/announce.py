@@ -13,7 +13,7 @@ import aiomqtt
 
 from ..config.schema import Config
 from ..errors import ConfigError, StartError
-from ..mqtt.connection import BrokerError, Connection, Incoming, connected, make_broker, node_id
+from ..mqtt.connection import BrokerError, Incoming, MqttConnection, connected, make_broker, node_id
 from ..mqtt.messages import Topics
 
 ANSWER_TIMEOUT_S = 5.0
@@ -86,7 +86,7 @@ async def _next(post: Post, topic: str, timeout_s: float) -> Incoming:
 
 
 @contextlib.asynccontextmanager
-async def _watched(connection: Connection, post: Post) -> AsyncIterator[None]:
+async def _watched(connection: MqttConnection, post: Post) -> AsyncIterator[None]:
     """The loss of the connection comes with the post."""
 
     async def watch() -> None:

@@ -152,7 +152,7 @@ def say(
         raise typer.BadParameter("choose --output FILE or --play")
     if speaker and not voice:
         raise typer.BadParameter("--speaker needs --voice: the protocol sends a style only with a voice")
-    request = client.Request(_daemon_uri(config, uri), voice, speaker, wait)
+    request = client.ClientOptions(_daemon_uri(config, uri), voice, speaker, wait)
     pieces = client.stdin_pieces() if text == "-" else client.whole(text)
     with client.sink(output, play) as write:
         result = asyncio.run(client.say(request, pieces, write))
@@ -201,7 +201,7 @@ def _print_event(event: Mapping[str, Any]) -> None:
 @app.command()
 def voices(config: ConfigPath = None, uri: Uri = None, wait: Wait = 0.0) -> None:
     """List the voices of a running daemon."""
-    request = client.Request(_daemon_uri(config, uri), None, None, wait)
+    request = client.ClientOptions(_daemon_uri(config, uri), None, None, wait)
     table = Table("voice", "description", "languages", "styles", box=None)
     for listed in asyncio.run(client.voices(request)):
         styles = ", ".join(speaker.name for speaker in listed.speakers or ())
@@ -252,10 +252,12 @@ def clone(
             raise typer.BadParameter(f"--language {language}: {error}") from None
     directory = engine_settings.add_clone(folder, Clone(name, audio, transcript, language, description))
     out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
-    _try_out(client.Request(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None)
+    _try_out(
+        client.ClientOptions(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None
+    )
 
 
-def _try_out(request: client.Request, name: str, language: str | None, directory: Path | None) -> None:
+def _try_out(request: client.ClientOptions, name: str, language: str | None, directory: Path | None) -> None:
     """Let a running daemon speak with a new voice, or say how to; one that was replaced is still the old one."""
     later = f"try it: qwentts-daemon say --voice {name} --play 'Good evening.'"
     if directory is None:

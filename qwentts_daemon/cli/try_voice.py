@@ -26,7 +26,7 @@ SENTENCES = {
 }
 
 
-async def appears(request: client.Request, name: str) -> bool:
+async def appears(request: client.ClientOptions, name: str) -> bool:
     """Whether the daemon lists the voice soon. Raises StartError when there is no daemon."""
     until_s = time.monotonic() + FOUND_WITHIN_S
     while name not in [voice.name for voice in await client.voices(request)]:
@@ -36,7 +36,7 @@ async def appears(request: client.Request, name: str) -> bool:
     return True
 
 
-async def speak(request: client.Request, name: str, language: str | None, output: Path) -> client.Result:
+async def speak(request: client.ClientOptions, name: str, language: str | None, output: Path) -> client.ClientResult:
     """A sentence with the new voice, written to `output`. Raises SpeechError and StartError."""
     tag = (language or "en").replace("_", "-").split("-")[0].lower()
     with client.sink(output, play=False) as write:

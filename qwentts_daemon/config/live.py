@@ -22,7 +22,7 @@ LIVE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigChange:
     """What another reading of the sources comes to: `config` holds what may change now, and the rest as it was."""
 
     config: Config
@@ -39,7 +39,7 @@ class LiveConfig:
         self.now = read()
 
 
-def compare(old: Config, new: Config) -> Change:
+def compare(old: Config, new: Config) -> ConfigChange:
     """The keys that differ, and the configuration that a running daemon can make of them."""
     taken: dict[str, dict[str, Any]] = {}
     restart = []
@@ -50,7 +50,7 @@ def compare(old: Config, new: Config) -> Change:
             restart.append(f"{section}.{key}")
     sections = {section: getattr(old, section).model_copy(update=values) for section, values in taken.items()}
     names = [f"{section}.{key}" for section, values in taken.items() for key in values]
-    return Change(old.model_copy(update=sections), tuple(names), tuple(restart))
+    return ConfigChange(old.model_copy(update=sections), tuple(names), tuple(restart))
 
 
 def _differences(old: Config, new: Config) -> list[tuple[str, str]]:

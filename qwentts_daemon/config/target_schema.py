@@ -58,7 +58,7 @@ TargetName = Annotated[str, AfterValidator(_check_target_name)]
 WholePath = Annotated[str, AfterValidator(_check_path)]
 
 
-class Loudspeaker(Section):
+class BaseTarget(Section):
     """What every kind of target has; the volume is a factor of the amplitude."""
 
     volume: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -66,7 +66,7 @@ class Loudspeaker(Section):
     tail_silence: Silence = 0.0
 
 
-class CommandTarget(Loudspeaker):
+class CommandTarget(BaseTarget):
     """A program that plays raw signed 16-bit mono samples from its standard input."""
 
     type: Literal["command"]
@@ -74,7 +74,7 @@ class CommandTarget(Loudspeaker):
     timeout: Seconds = 10
 
 
-class WyomingTarget(Loudspeaker):
+class WyomingTarget(BaseTarget):
     """A Wyoming sound server, such as wyoming-snd-external."""
 
     type: Literal["wyoming"]
@@ -82,7 +82,7 @@ class WyomingTarget(Loudspeaker):
     timeout: Seconds = 10
 
 
-class SnapcastTarget(Loudspeaker):
+class SnapcastTarget(BaseTarget):
     """The FIFO of a snapserver's pipe source at 48000:16:2."""
 
     type: Literal["snapcast"]
@@ -90,7 +90,7 @@ class SnapcastTarget(Loudspeaker):
     timeout: Seconds = 5
 
 
-class WavTarget(Loudspeaker):
+class WavTarget(BaseTarget):
     """A WAV file for each announcement."""
 
     type: Literal["wav"]
@@ -98,20 +98,20 @@ class WavTarget(Loudspeaker):
     name: Annotated[str, AfterValidator(_check_file_name)] = "{target}.wav"
 
 
-class MqttTarget(Loudspeaker):
+class MqttTarget(BaseTarget):
     """Raw chunks on topics of the broker."""
 
     type: Literal["mqtt"]
 
 
-class UrlTarget(Loudspeaker):
+class UrlTarget(BaseTarget):
     """An address for whoever plays it, such as Home Assistant's media players."""
 
     type: Literal["url"]
     timeout: Seconds = 15
 
 
-class HermesTarget(Loudspeaker):
+class HermesTarget(BaseTarget):
     """A site of Rhasspy, which may also ask for speech."""
 
     type: Literal["hermes"]

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from .findings import Finding, error, ok, warning
-from .subprocesses import Outcome, run
+from .subprocesses import CommandResult, run
 
 TESTED = ((3, 11), (3, 13))
 PROGRAM = "qwentts-daemon"
@@ -70,12 +70,12 @@ def check_packages(packages: Iterable[tuple[Requirement, str | None]]) -> list[F
     return findings or [ok("packages", ", ".join(f"{wanted.name} {found}" for wanted, found in listed))]
 
 
-def ask_driver() -> Outcome:
+def ask_driver() -> CommandResult:
     """A line of `QUERY` for each GPU, from nvidia-smi."""
     return run(["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"], NVIDIA_SMI_TIMEOUT_S)
 
 
-def check_driver(answer: Outcome, devices: Sequence[Path]) -> list[Finding]:
+def check_driver(answer: CommandResult, devices: Sequence[Path]) -> list[Finding]:
     """`devices` are the driver's device files that are there."""
     if answer.fault:
         return [_no_answer(answer.fault, devices)]

@@ -21,7 +21,7 @@ from ..config.schema import Config
 from ..config.schema import Engine as EngineSection
 from .findings import Finding, error, ok, warning
 from .machine import PROGRAM
-from .subprocesses import Outcome, run
+from .subprocesses import CommandResult, run
 
 PROBE_TIMEOUT_S = 120.0
 """torch is large, and a disk may be slow and cold."""
@@ -66,12 +66,12 @@ def device_files() -> list[Path]:
     ]
 
 
-def ask_torch() -> Outcome:
+def ask_torch() -> CommandResult:
     """What `engine.checkpoint.gpu_probe` prints."""
     return run([sys.executable, "-m", "engine.checkpoint.gpu_probe"], PROBE_TIMEOUT_S)
 
 
-def read_probe(answer: Outcome) -> Torch | Finding:
+def read_probe(answer: CommandResult) -> Torch | Finding:
     """The probe's answer, or why there is none."""
     if answer.fault:
         remedy = f"reboot after a driver update; else pip install '{PROGRAM}[engine]' again"

@@ -35,7 +35,7 @@ def ask_daemon(uri: str) -> TtsProgram | None:
 
 async def _described(uri: str) -> TtsProgram | None:
     async with asyncio.timeout(ANSWER_WITHIN_S):
-        return next(iter(await client.programs(client.Request(uri, None, None, 0.0))), None)
+        return next(iter(await client.programs(client.ClientOptions(uri, None, None, 0.0))), None)
 
 
 def check_port(config: Wyoming, running: TtsProgram | None) -> list[Finding]:

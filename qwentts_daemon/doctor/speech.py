@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ..config.live import LiveConfig
 from ..config.schema import Config
-from ..daemon import Workers, make_pool
+from ..daemon import PoolTask, make_pool
 from ..errors import QwenTtsError
-from ..synthesis.reply import Speaker
-from ..voices.catalog import Catalogue
+from ..synthesis.reply import Synthesizer
+from ..voices.catalog import VoiceCatalog
 from ..wyoming import client
 from .findings import Finding, error, ok, warning
 
@@ -25,7 +25,7 @@ SLOW_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SpokenSentence:
     """How long it took, and how much came of it."""
 
     first_audio_s: float
@@ -40,12 +40,14 @@ def check_daemon(uri: str) -> list[Finding]:
     except (QwenTtsError, OSError, TimeoutError) as fault:
         remedy = "its log says more: journalctl -u qwentts-daemon"
         return [error("speech", f"the running daemon does not speak: {fault or 'too slow'}", remedy)]
-    return [_judged("the running daemon", Spoken(result.first_audio_s, result.total_s, result.audio_s))]
+    return [_judged("the running daemon", SpokenSentence(result.first_audio_s, result.total_s, result.audio_s))]
 
 
-async def _say(uri: str) -> client.Result:
+async def _say(uri: str) -> client.ClientResult:
     async with asyncio.timeout(SPEAKS_WITHIN_S):
-        return await client.say(client.Request(uri, None, None, 0.0), client.whole(SENTENCE), lambda rate, pcm: None)
+        return await client.say(
+            client.ClientOptions(uri, None, None, 0.0), client.whole(SENTENCE), lambda rate, pcm: None
+        )
 
 
 def check_engine(config: Config, name: str, voices: Path) -> list[Finding]:
@@ -81,23 +83,23 @@ def _first(fault: BaseException) -> BaseException:
     return fault
 
 
-async def _speak(config: Config) -> Spoken:
+async def _speak(config: Config) -> SpokenSentence:
     live = LiveConfig(lambda: config)
     pool = make_pool(live)
-    catalogue = Catalogue(pool.voices, config.voices, more_may_come=True)
-    workers, silent = Workers(pool), asyncio.Event()
+    catalogue = VoiceCatalog(pool.voices, config.voices, more_may_come=True)
+    workers, silent = PoolTask(pool), asyncio.Event()
     workers.start()
     try:
         async with asyncio.timeout(SPEAKS_WITHIN_S), asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(workers.run_until(silent), name="workers")
-            spoken = await _timed(Speaker(pool, live), catalogue)
+            spoken = await _timed(Synthesizer(pool, live), catalogue)
             watch.cancel()
             return spoken
     finally:
         await workers.stop()
 
 
-async def _timed(speaker: Speaker, catalogue: Catalogue) -> Spoken:
+async def _timed(speaker: Synthesizer, catalogue: VoiceCatalog) -> SpokenSentence:
     """The second of two, since the first waits for the engine to load."""
     for _ in range(2):
         reply = speaker.reply(catalogue.resolve(), "doctor")
@@ -108,10 +110,10 @@ async def _timed(speaker: Speaker, catalogue: Catalogue) -> Spoken:
             async for pcm in audio:
                 first_s = first_s or time.monotonic() - began_s
                 audio_s += len(pcm.samples) / 2 / pcm.rate
-    return Spoken(first_s, time.monotonic() - began_s, audio_s)
+    return SpokenSentence(first_s, time.monotonic() - began_s, audio_s)
 
 
-def _judged(who: str, spoken: Spoken) -> Finding:
+def _judged(who: str, spoken: SpokenSentence) -> Finding:
     text = (
         f"{who}: first audio after {spoken.first_audio_s * 1000:.0f} ms, {spoken.audio_s:.1f} s of audio in "
         f"{spoken.total_s:.2f} s"

@@ -13,14 +13,14 @@ KILLED_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """`fault` says in words why there is nothing to be had from `output`."""
 
     output: str
     fault: str | None = None
 
 
-def run(command: Sequence[str], timeout_s: float) -> Outcome:
+def run(command: Sequence[str], timeout_s: float) -> CommandResult:
     """What the command prints. One that the kernel does not let go of is left behind."""
     try:
         process = subprocess.Popen(
@@ -28,7 +28,7 @@ def run(command: Sequence[str], timeout_s: float) -> Outcome:
             errors="replace", start_new_session=True,
         )  # fmt: skip
     except OSError as error:
-        return Outcome("", f"{command[0]}: {error.strerror or error}")
+        return CommandResult("", f"{command[0]}: {error.strerror or error}")
     try:
         output, complaint = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -36,8 +36,8 @@ def run(command: Sequence[str], timeout_s: float) -> Outcome:
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=KILLED_WITHIN_S)
-        return Outcome("", f"no answer within {timeout_s:g} s")
-    return Outcome(output, _fault(process.returncode, complaint))
+        return CommandResult("", f"no answer within {timeout_s:g} s")
+    return CommandResult(output, _fault(process.returncode, complaint))
 
 
 def _fault(status: int, complaint: str) -> str | None:

@@ -26,12 +26,12 @@ MAX_RECORDINGS = 100  # each keeps a file open
 ID_BYTES = 16
 
 
-class ShelfError(QwenTtsError):
+class RecordingError(QwenTtsError):
     """No place for a recording, or not for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class StorageLimits:
     """Where recordings lie, how much they may take together, and how long a complete one stays."""
 
     directory: Path
@@ -39,31 +39,31 @@ class Space:
     keep_s: float
 
 
-class Shelf:
+class RecordingStore:
     """All recordings. The oldest that is complete, and that nobody listens to, makes room for a new one."""
 
-    def __init__(self, space: Space, url_of: Callable[[str], str]) -> None:
+    def __init__(self, space: StorageLimits, url_of: Callable[[str], str]) -> None:
         """`url_of` gives the address of an id."""
         self.space = space
         self.used_bytes = 0
         self._url_of = url_of
-        self._recordings: dict[str, Recording] = {}  # the oldest first
+        self._recordings: dict[str, StoredRecording] = {}  # the oldest first
 
     @property
     def listeners(self) -> int:
         """How many are fetching something now."""
         return sum(recording.listeners for recording in self._recordings.values())
 
-    def begin(self) -> Recording:
+    def begin(self) -> StoredRecording:
         """A new recording, which can be found and listened to at once. Raises ShelfError."""
         if len(self._recordings) >= MAX_RECORDINGS:
             self.drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
         identity = secrets.token_urlsafe(ID_BYTES)
-        recording = Recording(self, identity, self._url_of(identity))
+        recording = StoredRecording(self, identity, self._url_of(identity))
         self._recordings[identity] = recording
         return recording
 
-    def find(self, identity: str) -> Recording | None:
+    def find(self, identity: str) -> StoredRecording | None:
         """The recording of that id, while it is there."""
         return self._recordings.get(identity)
 
@@ -73,7 +73,7 @@ class Shelf:
             self.drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
         self.used_bytes += size
 
-    def remove(self, recording: Recording) -> None:
+    def remove(self, recording: StoredRecording) -> None:
         """It can no longer be found; those who listen to it may go on."""
         if self._recordings.pop(recording.identity, None):
             recording.retire()
@@ -88,14 +88,14 @@ class Shelf:
         idle = (each for each in self._recordings.values() if each.is_complete and not each.listeners)
         oldest = next(idle, None)
         if oldest is None:
-            raise ShelfError(f"{problem}; see http.cache_megabytes and http.keep")
+            raise RecordingError(f"{problem}; see http.cache_megabytes and http.keep")
         self.remove(oldest)
 
 
-class Recording:
+class StoredRecording:
     """One WAV file: first in the making, then complete, or withdrawn."""
 
-    def __init__(self, shelf: Shelf, identity: str, url: str) -> None:
+    def __init__(self, shelf: RecordingStore, identity: str, url: str) -> None:
         self.identity = identity
         self.url = url
         self.is_complete = False
@@ -169,13 +169,13 @@ class Recording:
         try:
             return tempfile.TemporaryFile(dir=self._shelf.space.directory, buffering=0)
         except OSError as error:
-            raise ShelfError(f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)") from error
+            raise RecordingError(f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)") from error
 
     def _append(self, data: bytes) -> None:
         self._shelf.take(len(data))
         try:
             self._write(memoryview(data))
-        except ShelfError:
+        except RecordingError:
             self._shelf.used_bytes -= len(data)
             raise
         self.size += len(data)
@@ -188,7 +188,7 @@ class Recording:
             except OSError as error:
                 problem = f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)"
                 if error.errno != errno.ENOSPC:
-                    raise ShelfError(problem) from error
+                    raise RecordingError(problem) from error
                 self._shelf.drop_oldest(problem)
 
     def _tell(self) -> None:

@@ -19,7 +19,7 @@ from aiohttp import web
 from ..config.schema import Http
 from ..errors import StartError
 from ..network import reachable_addresses
-from .recordings import Recording, Shelf, Space
+from .recordings import RecordingStore, StorageLimits, StoredRecording
 
 BACKLOG = 64
 MAX_CONNECTIONS = 128
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> AsyncIterator[Shelf]:
+async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore]:
     """Serve what is put on the shelf, while the context is open. Raises StartError."""
     _prepare(directory)
     with _listener(http) as listener:
         port = listener.getsockname()[1]
-        space = Space(directory, http.cache_megabytes * 1_000_000, http.keep)
-        shelf = Shelf(space, lambda identity: base_url(http, port) + PATH.format(identity=identity))
+        space = StorageLimits(directory, http.cache_megabytes * 1_000_000, http.keep)
+        shelf = RecordingStore(space, lambda identity: base_url(http, port) + PATH.format(identity=identity))
         runner = web.AppRunner(
             application(shelf, http.max_listeners, is_ready),
             access_log=None,
@@ -61,12 +61,12 @@ async def _accept(runner: web.AppRunner, listener: socket.socket) -> asyncio.Ser
     assert server
 
     def connected() -> asyncio.Protocol:
-        return server() if len(server.connections) < MAX_CONNECTIONS else Refused()
+        return server() if len(server.connections) < MAX_CONNECTIONS else RejectedConnection()
 
     return await asyncio.get_running_loop().create_server(connected, sock=listener, backlog=BACKLOG)
 
 
-class Refused(asyncio.Protocol):
+class RejectedConnection(asyncio.Protocol):
     """A connection too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,19 +82,19 @@ def base_url(http: Http, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def application(shelf: Shelf, max_listeners: int, is_ready: Callable[[], bool]) -> web.Application:
+def application(shelf: RecordingStore, max_listeners: int, is_ready: Callable[[], bool]) -> web.Application:
     """All that can be asked for."""
-    pages = Pages(shelf, max_listeners, is_ready)
+    pages = RequestHandler(shelf, max_listeners, is_ready)
     app = web.Application()
     app.add_routes([web.get(PATH, pages.audio), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)])
     return app
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class RequestHandler:
     """The answers."""
 
-    shelf: Shelf
+    shelf: RecordingStore
     max_listeners: int
     is_ready: Callable[[], bool]
 
@@ -126,7 +126,7 @@ class Pages:
             return response
 
 
-def _asked(request: web.Request, recording: Recording) -> range | None:
+def _asked(request: web.Request, recording: StoredRecording) -> range | None:
     """The bytes of a Range header; None for the whole, also where the header is none that we know."""
     if not recording.is_complete or request.headers.get("If-Range", _etag(recording)) != _etag(recording):
         return None
@@ -142,7 +142,7 @@ def _asked(request: web.Request, recording: Recording) -> range | None:
     return part
 
 
-def _begun(recording: Recording, part: range | None) -> web.StreamResponse:
+def _begun(recording: StoredRecording, part: range | None) -> web.StreamResponse:
     """The head of an answer; while a recording grows, its length is unknown and it comes from the beginning only."""
     response = web.StreamResponse(status=206 if part else 200)
     response.content_type = "audio/wav"
@@ -156,7 +156,7 @@ def _begun(recording: Recording, part: range | None) -> web.StreamResponse:
     return response
 
 
-async def _sent(response: web.StreamResponse, recording: Recording, part: range | None) -> bool:
+async def _sent(response: web.StreamResponse, recording: StoredRecording, part: range | None) -> bool:
     """Send the body as it comes. False when the recording was withdrawn or the listener takes no more."""
     position, end = (part.start, part.stop) if part else (0, sys.maxsize)
     try:
@@ -175,7 +175,7 @@ async def _sent(response: web.StreamResponse, recording: Recording, part: range 
     return True
 
 
-def _etag(recording: Recording) -> str:
+def _etag(recording: StoredRecording) -> str:
     return f'"{recording.identity}"'
 
 

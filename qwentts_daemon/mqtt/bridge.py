@@ -16,8 +16,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from ..errors import ConfigError
 from ..sinks import SinkError
-from .connection import Broker, BrokerError, Connection, Incoming, connected
-from .publisher import Letter, Outbox
+from .connection import Broker, BrokerError, Incoming, MqttConnection, connected
+from .publisher import Message, Publisher
 
 FIRST_PAUSE_S = 0.2
 STEADY_AFTER_S = 10.0
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 class Bridge:
     """Sends what is in the outbox and hands on what arrives, whenever there is a broker."""
 
-    def __init__(self, broker: Broker, outbox: Outbox, status_topic: str) -> None:
+    def __init__(self, broker: Broker, outbox: Publisher, status_topic: str) -> None:
         self._broker = broker
         self._outbox = outbox
         self._status_topic = status_topic
-        self._connection: Connection | None = None
+        self._connection: MqttConnection | None = None
         self._connected_s: float | None = None
         self._complaints: set[str] = set()
         self._is_news = True  # that there is a connection
@@ -88,7 +88,7 @@ class Bridge:
             finally:
                 self._connection = None
 
-    async def _serve(self, connection: Connection, topics: Sequence[str]) -> None:
+    async def _serve(self, connection: MqttConnection, topics: Sequence[str]) -> None:
         await self._subscribe(connection, topics)
         level = logging.INFO if self._is_news else logging.DEBUG
         log.log(level, "MQTT: connected to %s as %s", self._broker, self._broker.client_id)
@@ -97,13 +97,13 @@ class Bridge:
         self._outbox.show(self._status_topic, ONLINE)
         await self._outbox.send(lambda letter: self._post(connection, letter), _end_if_cancelled)
 
-    async def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
+    async def _subscribe(self, connection: MqttConnection, topics: Sequence[str]) -> None:
         answers = await connection.subscribe([(topic, 1) for topic in topics])
         for topic, answer in zip(topics, answers, strict=True):
             if isinstance(answer, ReasonCode) and answer.is_failure:
                 log.error("MQTT: %s does not let us listen to %s; look at its ACL", self._broker, topic)
 
-    async def _post(self, connection: Connection, letter: Letter) -> None:
+    async def _post(self, connection: MqttConnection, letter: Message) -> None:
         properties = None
         if letter.correlation is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -116,12 +116,12 @@ class Bridge:
                 f"{self._broker} does not let us show {letter.topic} ({connection.refusal}); look at its ACL"
             )
 
-    async def _say_goodbye(self, connection: Connection) -> None:
+    async def _say_goodbye(self, connection: MqttConnection) -> None:
         """The last events, and that we are gone: the broker tells that only of an end without order."""
         with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await self._outbox.flush(lambda letter: self._post(connection, letter))
-                await self._post(connection, Letter(self._status_topic, OFFLINE, retain=True))
+                await self._post(connection, Message(self._status_topic, OFFLINE, retain=True))
 
     def _complain(self, reason: str) -> None:
         """Each reason once, until a connection has lasted: two clients of one name put each other out for ever."""

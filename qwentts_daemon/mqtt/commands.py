@@ -18,11 +18,11 @@ from ..announcements.queue import Announcement, Coalesced, RepeatedId, ReplyTo, 
 from ..config.schema import Announce
 from ..errors import Code, SpeechError
 from .connection import Incoming
-from .entities import Panel
+from .entities import EntityPublisher
 from .hermes import SAY, Hermes
-from .messages import Change, Command, CommandError, Press, Say, Stop, Topics, parse
+from .messages import ButtonPress, Command, CommandError, Say, SettingChange, Stop, Topics, parse
 from .preferences import changed, request_for
-from .publisher import Letter, Outbox
+from .publisher import Message, Publisher
 
 REMEMBERED_MESSAGES = 256
 OVERFLOW_INTERVAL_S = 1.0
@@ -32,10 +32,10 @@ MAX_TOPIC_LENGTH = 200
 log = logging.getLogger(__name__)
 
 
-class Events:
+class EventPublisher:
     """Tells what becomes of announcements: to everybody, and to who asked for an answer."""
 
-    def __init__(self, topics: Topics, outbox: Outbox, hermes: Hermes) -> None:
+    def __init__(self, topics: Topics, outbox: Publisher, hermes: Hermes) -> None:
         self._topics = topics
         self._outbox = outbox
         self.hermes = hermes
@@ -55,15 +55,15 @@ class Events:
 
     def _send(self, event: Mapping[str, object], reply_to: ReplyTo | None) -> None:
         payload = json.dumps(event, ensure_ascii=False).encode()
-        self._outbox.tell(Letter(self._topics.event, payload))
+        self._outbox.tell(Message(self._topics.event, payload))
         if reply_to:
-            self._outbox.tell(Letter(reply_to.topic, payload, correlation=reply_to.correlation))
+            self._outbox.tell(Message(reply_to.topic, payload, correlation=reply_to.correlation))
 
 
-class Overflow:
+class RejectionSummary:
     """Refusals for want of a place that carry no id: nobody could tell them apart, so they are told together."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: EventPublisher) -> None:
         self._events = events
         self._untold = 0
         self._pause: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Overflow:
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class DaemonControls:
     """What the rest of the daemon can be told to do; None where it cannot."""
 
     reload: Callable[[], None] | None = None
@@ -98,16 +98,23 @@ class Controls:
         return ("stop", "clear", *own)
 
 
-class Commands:
+class CommandHandler:
     """Takes every message that arrives; never raises."""
 
-    def __init__(self, announcer: Announcer, events: Events, panel: Panel, config: Announce, controls: Controls):
+    def __init__(
+        self,
+        announcer: Announcer,
+        events: EventPublisher,
+        panel: EntityPublisher,
+        config: Announce,
+        controls: DaemonControls,
+    ):
         self._announcer = announcer
         self._events = events
         self._panel = panel
         self._config = config
         self._controls = controls
-        self._overflow = Overflow(events)
+        self._overflow = RejectionSummary(events)
         self._received: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_MESSAGES)
 
     def take(self, incoming: Incoming) -> None:
@@ -184,11 +191,11 @@ class Commands:
                     log.info("announcement %s was taken before, ignored", repeated)
             case Stop(id=name, targets=targets):
                 self._announcer.stop(name, None if targets is None else self._known(targets))
-            case Press("clear"):
+            case ButtonPress("clear"):
                 self._announcer.clear()
-            case Press(button):
+            case ButtonPress(button):
                 self._press(button)
-            case Change(setting, value):
+            case SettingChange(setting, value):
                 self._panel.prefer(changed(self._panel.preferences, setting, value, self._panel.catalogue()))
 
     def _say(self, say: Say, incoming: Incoming, reply_to: ReplyTo | None) -> None:

@@ -145,7 +145,7 @@ class _LastWords(logging.Handler):
         self.text = record.getMessage()
 
 
-class Connection(aiomqtt.Client):
+class MqttConnection(aiomqtt.Client):
     """Hands over every message as it arrives.
 
     aiomqtt's own queue drops what does not fit without telling, and hides which messages are repeats; so the callback
@@ -225,9 +225,9 @@ def _incoming(message: paho.MQTTMessage) -> Incoming:
 @contextlib.asynccontextmanager
 async def connected(
     broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None = None, lasting: bool = False
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[MqttConnection]:
     """A connection for the length of the context. Raises BrokerError, also when it is lost, and ConfigError."""
-    connection, met = Connection(broker, take, will, lasting), False
+    connection, met = MqttConnection(broker, take, will, lasting), False
     try:
         await _enter(connection)
         met = True
@@ -239,7 +239,7 @@ async def connected(
         raise BrokerError(explain(error, broker, connection.last_words.text, met)) from error
 
 
-async def _enter(connection: Connection) -> None:
+async def _enter(connection: MqttConnection) -> None:
     """Connecting happens in a thread of aiomqtt's that nobody can stop, so whoever is cancelled waits for its end."""
     entering = asyncio.create_task(connection.__aenter__(), name="connect to the broker")
     try:

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from .. import __version__
 from ..config.mqtt_schema import Mqtt
-from ..synthesis.stats import Activity
-from ..voices.catalog import Catalogue
+from ..synthesis.stats import ReplyStats
+from ..voices.catalog import VoiceCatalog
 from .discovery import device_message, discovery_topic
 from .messages import Topics
 from .preferences import NONE, Preferences, PreferencesFile, options
-from .publisher import Outbox
+from .publisher import Publisher
 
 STATE_INTERVAL_S = 1.0
 LOOK_EVERY_S = 5.0
@@ -40,12 +40,12 @@ class EngineFacts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class EntitySources:
     """Where the panel's facts come from; each is asked when it is shown."""
 
-    catalogue: Callable[[], Catalogue]
+    catalogue: Callable[[], VoiceCatalog]
     engine: EngineFacts
-    activity: Activity
+    activity: ReplyStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ class Device:
     buttons: tuple[str, ...]
 
 
-class Panel:
+class EntityPublisher:
     """Puts into the outbox what is to be shown. Owns the preferences."""
 
-    def __init__(self, device: Device, outbox: Outbox, sources: Sources, file: PreferencesFile) -> None:
+    def __init__(self, device: Device, outbox: Publisher, sources: EntitySources, file: PreferencesFile) -> None:
         self._device = device
         self.topics = Topics(f"{device.config.base_topic}/{device.node}")
         self._outbox = outbox
         self._sources = sources
         self._file = file
         self.preferences = file.load()
-        self._shown_catalogue: Catalogue | None = None
+        self._shown_catalogue: VoiceCatalog | None = None
         self._changed = asyncio.Event()
         self._to_save = asyncio.Event()
         sources.activity.watch = self._changed.set
@@ -87,7 +87,7 @@ class Panel:
         """Topics below which nobody else's messages belong."""
         return (f"{self.topics.base}/", f"{self._device.config.discovery_prefix}/")
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> VoiceCatalog:
         """The voices as of now."""
         return self._sources.catalogue()
 

@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .messages import MAX_PAYLOAD_BYTES, Say, check_text
-from .publisher import Letter, Outbox
+from .publisher import Message, Publisher
 
 SAY = "hermes/tts/say"
 SAY_FINISHED = "hermes/tts/sayFinished"
@@ -59,7 +59,7 @@ class Session:
 class Hermes:
     """The sites that are targets, the requests of theirs that are under way, and what is being played there."""
 
-    def __init__(self, sites: Mapping[str, str], outbox: Outbox) -> None:
+    def __init__(self, sites: Mapping[str, str], outbox: Publisher) -> None:
         """`sites`: the target of each site."""
         self._sites = dict(sites)
         self._outbox = outbox
@@ -96,7 +96,7 @@ class Hermes:
     def answer(self, session: Session) -> None:
         """Say that it is over; dialogues wait for that, also when nothing was heard."""
         answer = {"id": session.id, "siteId": session.site, "sessionId": session.session}
-        self._outbox.tell(Letter(SAY_FINISHED, json.dumps(answer).encode()))
+        self._outbox.tell(Message(SAY_FINISHED, json.dumps(answer).encode()))
 
     def play(self, request: str) -> asyncio.Event:
         """Set when a site says that it has played this; to be given back by `forget`."""

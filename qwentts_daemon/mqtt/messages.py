@@ -112,21 +112,21 @@ class Stop(_Payload):
 
 
 @dataclass(frozen=True, slots=True)
-class Press:
+class ButtonPress:
     """A button without anything to say: `clear`, `reload`, `unload`."""
 
     button: str
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """Another value for a setting, in the words of its sender."""
 
     setting: str
     value: str
 
 
-Command = Say | Stop | Press | Change
+Command = Say | Stop | ButtonPress | SettingChange
 _Model = TypeVar("_Model", bound=_Payload)
 
 
@@ -145,8 +145,8 @@ def parse(topics: Topics, topic: str, payload: bytes) -> Command:
         case "stop":
             return _model(Stop, text) if text.startswith("{") else Stop()
     if setting := re.fullmatch(r"(\w+)/set", name):
-        return Change(setting[1], text)
-    return Press(name)
+        return SettingChange(setting[1], text)
+    return ButtonPress(name)
 
 
 def _say(text: str) -> Say:

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..config.loader import user_dir
 from ..errors import SpeechError
-from ..voices.catalog import Catalogue
-from ..workers.job import Request
+from ..voices.catalog import VoiceCatalog
+from ..workers.job import SynthesisRequest
 from .messages import CommandError, Say
 
 NONE = {"voice": "default", "language": "auto", "style": "default"}
@@ -39,7 +39,7 @@ class Preferences:
         return {name: NONE.get(name, "") if value is None else value for name, value in asdict(self).items()}
 
 
-def options(catalogue: Catalogue) -> dict[str, list[str]]:
+def options(catalogue: VoiceCatalog) -> dict[str, list[str]]:
     """What can be chosen, for each preference that is a choice."""
     entries = catalogue.entries
     return {
@@ -49,7 +49,7 @@ def options(catalogue: Catalogue) -> dict[str, list[str]]:
     }
 
 
-def changed(preferences: Preferences, name: str, value: str, catalogue: Catalogue) -> Preferences:
+def changed(preferences: Preferences, name: str, value: str, catalogue: VoiceCatalog) -> Preferences:
     """With another value for one of them. Raises CommandError."""
     if name == "volume":
         return replace(preferences, volume=_volume(value))
@@ -70,7 +70,7 @@ def _volume(value: str) -> int:
     return volume
 
 
-def request_for(say: Say, preferences: Preferences, catalogue: Catalogue) -> Request:
+def request_for(say: Say, preferences: Preferences, catalogue: VoiceCatalog) -> SynthesisRequest:
     """How a text is to be spoken. A preference that does not fit is left out; a wish that does not raises SpeechError.
 
     A voice that is named brings its own style, if any.
@@ -83,7 +83,7 @@ def request_for(say: Say, preferences: Preferences, catalogue: Catalogue) -> Req
     return _instructed(catalogue, catalogue.resolve(say.voice, say.language, say.style), say)
 
 
-def _instructed(catalogue: Catalogue, request: Request, say: Say) -> Request:
+def _instructed(catalogue: VoiceCatalog, request: SynthesisRequest, say: Say) -> SynthesisRequest:
     return catalogue.instructed(request, say.instruct) if say.instruct else request
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Message:
     """One message, and its correlation data if it answers another."""
 
     topic: str
@@ -27,13 +27,13 @@ class Letter:
     correlation: bytes | None = None
 
 
-class Outbox:
+class Publisher:
     """Filled at any time, emptied while there is a connection."""
 
     def __init__(self) -> None:
         self._shown: dict[str, bytes] = {}
         self._unsent: dict[str, None] = {}
-        self._letters: deque[tuple[float, Letter]] = deque()
+        self._letters: deque[tuple[float, Message]] = deque()
         self._news = asyncio.Event()
         self.lost = 0
 
@@ -49,7 +49,7 @@ class Outbox:
         self._unsent |= dict.fromkeys(self._shown)
         self._news.set()
 
-    def tell(self, letter: Letter) -> None:
+    def tell(self, letter: Message) -> None:
         """A message that passes; the oldest gives way when there are too many."""
         if len(self._letters) >= MAX_WAITING:
             self._letters.popleft()
@@ -57,7 +57,7 @@ class Outbox:
         self._letters.append((time.monotonic(), letter))
         self._news.set()
 
-    async def send(self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None]) -> None:
+    async def send(self, publish: Callable[[Message], Awaitable[None]], check: Callable[[], None]) -> None:
         """Publish one after the other until cancelled or `check` raises; what was not published for sure is kept."""
         while True:
             await self.flush(publish, check)
@@ -66,7 +66,7 @@ class Outbox:
                 await self._news.wait()
 
     async def flush(
-        self, publish: Callable[[Letter], Awaitable[None]], check: Callable[[], None] = lambda: None
+        self, publish: Callable[[Message], Awaitable[None]], check: Callable[[], None] = lambda: None
     ) -> None:
         """Publish what is there now; `check` is called after each."""
         if self.lost:
@@ -76,7 +76,7 @@ class Outbox:
             while self._unsent:
                 topic = next(iter(self._unsent))
                 payload = self._shown[topic]
-                await publish(Letter(topic, payload, retain=True))
+                await publish(Message(topic, payload, retain=True))
                 if self._shown[topic] == payload:
                     del self._unsent[topic]
                 check()

@@ -10,49 +10,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..announcements.announcer import Announcer
-from ..announcements.playback import Outlet, Stage
+from ..announcements.playback import PlaybackContext, TargetSink
 from ..audio.chime import Chime
 from ..config.mqtt_schema import Mqtt
 from ..config.schema import Announce, Config
 from ..config.target_schema import HermesTarget
 from ..errors import ConfigError
-from ..http.recordings import Shelf
+from ..http.recordings import RecordingStore
 from ..sinks import Services, make_sink
-from ..synthesis.reply import Speaker
-from ..voices.catalog import Catalogue
+from ..synthesis.reply import Synthesizer
+from ..voices.catalog import VoiceCatalog
 from .bridge import Bridge
-from .commands import Commands, Controls, Events
+from .commands import CommandHandler, DaemonControls, EventPublisher
 from .connection import make_broker, node_id
-from .entities import Device, Panel, Sources
+from .entities import Device, EntityPublisher, EntitySources
 from .hermes import Hermes
 from .preferences import PreferencesFile, preferences_path
-from .publisher import Outbox
+from .publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Dependencies:
     """What announcements need of the rest of the daemon."""
 
-    speaker: Speaker
-    catalogue: Callable[[], Catalogue]
-    shelf: Shelf | None
-    controls: Controls
+    speaker: Synthesizer
+    catalogue: Callable[[], VoiceCatalog]
+    shelf: RecordingStore | None
+    controls: DaemonControls
 
 
 @contextlib.asynccontextmanager
-async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Announcer]:
+async def announcing(config: Config, around: Dependencies) -> AsyncIterator[Announcer]:
     """Announcements by MQTT while the context is open; `drain` comes before its end. Raises ConfigError."""
     client_id = config.mqtt.client_id or f"qwentts-{node_id(config.mqtt)}"
-    broker, outbox = make_broker(config.mqtt, client_id), Outbox()
+    broker, outbox = make_broker(config.mqtt, client_id), Publisher()
     panel = _panel(config.mqtt, outbox, around)
     bridge = Bridge(broker, outbox, panel.topics.status)
     hermes = _hermes(config.announce, outbox)
     outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf, hermes))
     chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
-    events = Events(panel.topics, outbox, hermes)
+    events = EventPublisher(panel.topics, outbox, hermes)
     async with asyncio.TaskGroup() as tasks:
-        announcer = Announcer(Stage(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce)
-        commands = Commands(announcer, events, panel, config.announce, around.controls)
+        announcer = Announcer(
+            PlaybackContext(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce
+        )
+        commands = CommandHandler(announcer, events, panel, config.announce, around.controls)
         subscriptions = [*panel.subscriptions, *hermes.topics]
         panel.show(announcer.depth)
         running = [
@@ -68,13 +70,13 @@ async def announcing(config: Config, around: Surroundings) -> AsyncIterator[Anno
                 task.cancel()
 
 
-def _panel(config: Mqtt, outbox: Outbox, around: Surroundings) -> Panel:
-    sources = Sources(around.catalogue, around.speaker.pool, around.speaker.activity)
+def _panel(config: Mqtt, outbox: Publisher, around: Dependencies) -> EntityPublisher:
+    sources = EntitySources(around.catalogue, around.speaker.pool, around.speaker.activity)
     device = Device(config, node_id(config), around.controls.buttons)
-    return Panel(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
+    return EntityPublisher(device, outbox, sources, PreferencesFile(preferences_path(os.environ)))
 
 
-def _hermes(config: Announce, outbox: Outbox) -> Hermes:
+def _hermes(config: Announce, outbox: Publisher) -> Hermes:
     """Raises ConfigError when two targets are one site."""
     sites: dict[str, str] = {}
     for name, target in config.targets.items():
@@ -87,5 +89,7 @@ def _chime(config: Announce) -> Chime:
     return Chime(Path(config.chime_file).expanduser() if config.chime_file else None)
 
 
-def _outlets(config: Config, services: Services) -> dict[str, Outlet]:
-    return {name: Outlet(target, make_sink(name, target, services)) for name, target in config.announce.targets.items()}
+def _outlets(config: Config, services: Services) -> dict[str, TargetSink]:
+    return {
+        name: TargetSink(target, make_sink(name, target, services)) for name, target in config.announce.targets.items()
+    }

@@ -39,7 +39,7 @@ Root = Annotated[Path, typer.Option("--root", help="Install into a mounted image
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class InstallStep:
     """One thing to do. `line` says what; without `act` it has been done already."""
 
     line: str
@@ -47,7 +47,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServiceTarget:
     """Whose service it is, and below which root directory."""
 
     user: bool = False
@@ -64,11 +64,11 @@ class Target:
     def is_image(self) -> bool:
         return self.root != Path("/")
 
-    def systemctl(self, *words: str) -> Step:
+    def systemctl(self, *words: str) -> InstallStep:
         """A call of systemctl for it."""
         where = ["--user"] if self.user else [f"--root={self.root}"] if self.is_image else []
         command = ["systemctl", *where, *words]
-        return Step(f"run {' '.join(command)}", lambda: _run(command))
+        return InstallStep(f"run {' '.join(command)}", lambda: _run(command))
 
 
 def install_service(
@@ -99,7 +99,7 @@ def uninstall_service(user: User = False, dry_run: DryRun = False, root: Root = 
 # --- planning -------------------------------------------------------------------------------------------------
 
 
-def plan_install(target: Target, program: Path, extra: Sequence[str]) -> list[Step]:
+def plan_install(target: ServiceTarget, program: Path, extra: Sequence[str]) -> list[InstallStep]:
     """What makes `program` a service. Raises StartError."""
     files = {target.folder / SERVICE: _unit("user/qwentts.service" if target.user else SERVICE, program)}
     if not target.user:
@@ -114,18 +114,18 @@ def plan_install(target: Target, program: Path, extra: Sequence[str]) -> list[St
             target.systemctl(begin, SERVICE)]  # fmt: skip
 
 
-def plan_uninstall(target: Target) -> list[Step]:
+def plan_uninstall(target: ServiceTarget) -> list[InstallStep]:
     """What takes away everything that `plan_install` may have written, and nothing else."""
     paths = [target.folder / SERVICE, target.folder / SOCKET, *sorted((target.folder / DROP_INS).glob("*.conf"))]
     ours = [path for path in paths if _is_ours(path)]
     if not ours:
-        return [Step(f"nothing of qwentts-daemon in {target.folder}")]
+        return [InstallStep(f"nothing of qwentts-daemon in {target.folder}")]
     units = [path.name for path in ours if path.parent == target.folder]
     now = [] if target.is_image else ["--now"]
     steps = [target.systemctl("disable", *now, *units)] if units else []
-    steps += [Step(f"remove {path}", path.unlink) for path in ours]
+    steps += [InstallStep(f"remove {path}", path.unlink) for path in ours]
     if set(paths[2:]) and set(paths[2:]) <= set(ours):
-        steps.append(Step(f"remove {target.folder / DROP_INS}", (target.folder / DROP_INS).rmdir))
+        steps.append(InstallStep(f"remove {target.folder / DROP_INS}", (target.folder / DROP_INS).rmdir))
     return steps if target.is_image else [*steps, target.systemctl("daemon-reload")]
 
 
@@ -156,8 +156,8 @@ def unreadable(path: Path) -> str | None:
 # --- steps ----------------------------------------------------------------------------------------------------
 
 
-def _target(user: bool, root: Path, dry_run: bool) -> Target:
-    target = Target(user, root.absolute())
+def _target(user: bool, root: Path, dry_run: bool) -> ServiceTarget:
+    target = ServiceTarget(user, root.absolute())
     if user and target.is_image:
         raise typer.BadParameter("--root and --user exclude each other")
     if not (dry_run or target.is_image or Path("/run/systemd/system").is_dir()):
@@ -177,7 +177,7 @@ def _unit(name: str, program: Path) -> str:
     return f"{MARK}{__version__}, `install-service`.\n{text}"
 
 
-def _drop_ins(target: Target, extra: Sequence[str]) -> Iterable[str]:
+def _drop_ins(target: ServiceTarget, extra: Sequence[str]) -> Iterable[str]:
     """The additions that are wanted now or were wanted before."""
     known = sorted(path.stem for path in (_source() / DROP_INS).glob("*.conf"))
     if unknown := sorted(set(extra) - set(known)):
@@ -191,18 +191,18 @@ def _is_ours(path: Path) -> bool:
     return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
 
 
-def _write(path: Path, text: str) -> Step:
+def _write(path: Path, text: str) -> InstallStep:
     if path.exists() and not _is_ours(path):
         raise StartError(f"{path} is not of `install-service`; move it away first", os.EX_CANTCREAT)
     if path.exists() and path.read_text(encoding="utf-8") == text:
-        return Step(f"keep {path}")
+        return InstallStep(f"keep {path}")
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
 
-    return Step(f"write {path}", write)
+    return InstallStep(f"write {path}", write)
 
 
 def _run(command: Sequence[str]) -> None:
@@ -214,7 +214,7 @@ def _run(command: Sequence[str]) -> None:
         raise StartError(f"`{' '.join(command)}` failed: {error.stderr.strip() or error.returncode}") from error
 
 
-def _perform(steps: Sequence[Step], dry_run: bool) -> None:
+def _perform(steps: Sequence[InstallStep], dry_run: bool) -> None:
     for step in steps:
         print(f"would {step.line}" if dry_run and step.act else step.line, flush=True)
         if dry_run or not step.act:

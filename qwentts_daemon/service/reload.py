@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from .. import logs
-from ..config.live import Change, LiveConfig, compare
+from ..config.live import ConfigChange, LiveConfig, compare
 from ..config.schema import Config
 from ..errors import ConfigError
 from ..workers.pool import WorkerPool
@@ -54,7 +54,7 @@ class Reload:
         _tell(change)
 
 
-def _tell(change: Change) -> None:
+def _tell(change: ConfigChange) -> None:
     log.info("configuration read again: %s", ", ".join(change.taken) or "nothing that can change while it runs")
     if change.needs_restart:
         log.warning("only a restart changes %s", ", ".join(change.needs_restart))

@@ -15,7 +15,7 @@ from .sd_notify import Notifier
 IN_TROUBLE_LOOK_EVERY_S = 1.0
 
 
-class Supervision:
+class WatchdogReporter:
     """Reports to systemd, whenever `changed` is set and something is new.
 
     The watchdog is fed from the event loop at half its interval, as long as no worker is in trouble. One that is in

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..audio.chime import Chime
-from ..audio.effects import Preparation
+from ..audio.effects import Effects
 from ..config.target_schema import (
     CommandTarget,
     HermesTarget,
@@ -20,7 +20,7 @@ from ..config.target_schema import (
     WyomingTarget,
 )
 from ..errors import ConfigError
-from ..http.recordings import Shelf
+from ..http.recordings import RecordingStore
 from ..mqtt.hermes import Hermes
 from .base import Publish, Report, Sink, SinkError
 
@@ -33,7 +33,7 @@ class Services:
 
     publish: Publish | None = None
     base_topic: str = ""
-    http: Shelf | None = None
+    http: RecordingStore | None = None
     hermes: Hermes | None = None
 
 
@@ -64,9 +64,9 @@ def make_sink(name: str, target: Target, services: Services) -> Sink:
             return _hermes_sink(name, target, services)
 
 
-def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Preparation:
+def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Effects:
     """How an announcement of this volume sounds on that target."""
-    return Preparation(volume * target.volume, chime, target.lead_silence, target.tail_silence)
+    return Effects(volume * target.volume, chime, target.lead_silence, target.tail_silence)
 
 
 def _mqtt_sink(name: str, services: Services) -> Sink:

@@ -29,7 +29,7 @@ class MqttSink:
         await play_through(pcm, partial(begun, self._publish, f"{self._topic}/{plain(announcement)}"))
 
 
-class Topics:
+class AudioTopics:
     """The topics of one announcement."""
 
     def __init__(self, publish: Publish, topic: str, rate: int) -> None:
@@ -85,9 +85,9 @@ class Topics:
 
 
 @contextlib.asynccontextmanager
-async def begun(publish: Publish, topic: str, rate: int) -> AsyncIterator[Topics]:
+async def begun(publish: Publish, topic: str, rate: int) -> AsyncIterator[AudioTopics]:
     """Topics on which sound of this rate has been announced. Raises SinkError."""
-    topics = Topics(publish, topic, rate)
+    topics = AudioTopics(publish, topic, rate)
     await topics.start()
     try:
         yield topics

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from ..config.target_schema import UrlTarget
-from ..http.recordings import Recording, Shelf, ShelfError
+from ..http.recordings import RecordingError, RecordingStore, StoredRecording
 from ..synthesis.reply import Pcm
 from .base import Report, SinkError
 
@@ -16,7 +16,7 @@ from .base import Report, SinkError
 class UrlSink:
     """Recordings on the shelf of the HTTP server."""
 
-    def __init__(self, target: UrlTarget, shelf: Shelf) -> None:
+    def __init__(self, target: UrlTarget, shelf: RecordingStore) -> None:
         self._timeout_s = target.timeout
         self._shelf = shelf
 
@@ -35,7 +35,7 @@ class UrlSink:
             recording.complete()
             await self._played(recording)
 
-    async def _played(self, recording: Recording) -> None:
+    async def _played(self, recording: StoredRecording) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 began_s = await recording.first_fetched()
@@ -46,11 +46,11 @@ class UrlSink:
 
 
 @contextlib.contextmanager
-def offered(shelf: Shelf) -> Iterator[Recording]:
+def offered(shelf: RecordingStore) -> Iterator[StoredRecording]:
     """A new recording, withdrawn when it fails or is cancelled. Raises SinkError."""
     try:
         recording = shelf.begin()
-    except ShelfError as error:
+    except RecordingError as error:
         raise SinkError(str(error)) from error
     try:
         yield recording
@@ -60,8 +60,8 @@ def offered(shelf: Shelf) -> Iterator[Recording]:
         raise
 
 
-def _append(recording: Recording, pcm: Pcm) -> None:
+def _append(recording: StoredRecording, pcm: Pcm) -> None:
     try:
         recording.append(pcm)
-    except ShelfError as error:
+    except RecordingError as error:
         raise SinkError(str(error)) from error

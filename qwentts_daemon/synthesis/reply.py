@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from ..config.live import LiveConfig
 from ..config.schema import Text
 from ..errors import Code, QwenTtsError, SpeechError, WorkerLost
-from ..text.segmenter import Cleaning, Segmenter, separator
-from ..workers.job import Job, Request
+from ..text.segmenter import CleaningOptions, Segmenter, separator
+from ..workers.job import Job, SynthesisRequest
 from ..workers.pool import WorkerPool
 from ..workers.queue import Priority
-from .stats import Activity
+from .stats import ReplyStats
 
 NOTHING_TO_SAY_S = 0.1
 DEFAULT_RATE = 22_050
@@ -35,17 +35,17 @@ class Pcm:
     samples: bytes
 
 
-class Speaker:
+class Synthesizer:
     """Makes replies; one for all front ends of a daemon."""
 
     def __init__(self, pool: WorkerPool, live: LiveConfig) -> None:
         self.pool = pool
         self.live = live
-        self.activity = Activity()
+        self.activity = ReplyStats()
         self._numbers = itertools.count(1)
         self._closed = False
 
-    def reply(self, request: Request, client: str, priority: Priority = Priority.ASSIST) -> Reply:
+    def reply(self, request: SynthesisRequest, client: str, priority: Priority = Priority.ASSIST) -> Reply:
         """A new reply; nothing happens until its `pcm` is read. Raises SpeechError after `close`."""
         if self._closed:
             raise SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
@@ -59,7 +59,7 @@ class Speaker:
 class Reply:
     """A text that becomes speech while it is still arriving."""
 
-    def __init__(self, speaker: Speaker, request: Request, name: str, priority: Priority) -> None:
+    def __init__(self, speaker: Synthesizer, request: SynthesisRequest, name: str, priority: Priority) -> None:
         self.name = name
         self._config = speaker.live.now  # a reload is for the replies after it
         self._speaker = speaker
@@ -250,9 +250,9 @@ def silence(rate: int, seconds: float) -> Pcm:
     return Pcm(rate, bytes(2 * round(rate * seconds)))
 
 
-def cleaning(text: Text) -> Cleaning:
+def cleaning(text: Text) -> CleaningOptions:
     """The config's switches as the cleaner takes them."""
-    return Cleaning(
+    return CleaningOptions(
         markdown=text.strip_markdown,
         emoji=text.strip_emoji,
         urls=text.strip_urls,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 
-class Activity:
+class ReplyStats:
     """Counts replies and keeps the figures of the last one; `watch` is called at each change."""
 
     def __init__(self) -> None:

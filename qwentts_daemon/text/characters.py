@@ -1,6 +1,6 @@
 """What single characters and finished segments need before they can be spoken.
 
-`Characters` decides one character at a time, so how a text was cut into fragments can never matter.
+`CharacterFilter` decides one character at a time, so how a text was cut into fragments can never matter.
 """
 
 import re
@@ -16,7 +16,7 @@ UNSPACED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaning:
+class CleaningOptions:
     """What is taken out before speaking, since not every house wants the same read to it."""
 
     markdown: bool = True
@@ -69,7 +69,7 @@ def _is_high(char: str) -> bool:
     return "\ud800" <= char <= "\udbff"
 
 
-class Characters:
+class CharacterFilter:
     """Lets visible characters through, with single blanks, so that nothing behind it meets a stray code point."""
 
     def __init__(self, emoji: bool) -> None:
@@ -134,7 +134,7 @@ _CELL_BORDER = re.compile(r"(?P<stop>[.,;:!?…]?) \|(?: \|)*(?= )")
 _BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to what has been spoken already
 
 
-def tidy(segment: str, cleaning: Cleaning) -> str:
+def tidy(segment: str, cleaning: CleaningOptions) -> str:
     """The segment as it is spoken, in single blanks; empty if there is neither letter nor digit in it."""
     text = _SHOUTED_URL.sub(LEFT_OUT, segment) if cleaning.urls else segment
     text = " ".join(_AT_AN_EDGE.sub("", _EMPTIED.sub(LEFT_OUT, text)).replace(LEFT_OUT, " ").split())

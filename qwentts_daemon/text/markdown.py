@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import unescape
 from html.entities import html5
 
-from .characters import BREAK, LEFT_OUT, UNSPACED, Cleaning, visible
+from .characters import BREAK, LEFT_OUT, UNSPACED, CleaningOptions, visible
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
@@ -126,10 +126,10 @@ def _is_word(char: str) -> bool:
 # --- what they do ----------------------------------------------------------------------------------------------------
 
 
-class Markup:
+class MarkdownStripper:
     """Leaves of visible characters what is spoken, with a BREAK where one thing ends."""
 
-    def __init__(self, cleaning: Cleaning) -> None:
+    def __init__(self, cleaning: CleaningOptions) -> None:
         self._cleaning = cleaning
         self._inline = _INLINE if cleaning.markdown else _VERBATIM
         self._code = _SILENT_CODE if cleaning.code_blocks else _SPOKEN_CODE

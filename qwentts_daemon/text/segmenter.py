@@ -7,10 +7,10 @@ but the characters up to there, so the fragments in which a text arrives never c
 import re
 import unicodedata
 
-from .characters import BREAK, LEFT_OUT, UNSPACED, Characters, Cleaning, tidy
-from .markdown import Markup
+from .characters import BREAK, LEFT_OUT, UNSPACED, CharacterFilter, CleaningOptions, tidy
+from .markdown import MarkdownStripper
 
-__all__ = ["Cleaning", "Segmenter", "clean"]
+__all__ = ["CleaningOptions", "Segmenter", "clean"]
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
@@ -193,10 +193,10 @@ class _Sentences:
 class Segmenter:
     """Gives the segments of one text that arrives in fragments; `max_chars` bounds a segment and what is held back."""
 
-    def __init__(self, cleaning: Cleaning, max_chars: int = 400) -> None:
+    def __init__(self, cleaning: CleaningOptions, max_chars: int = 400) -> None:
         self._cleaning = cleaning
-        self._characters = Characters(cleaning.emoji)
-        self._markup = Markup(cleaning)
+        self._characters = CharacterFilter(cleaning.emoji)
+        self._markup = MarkdownStripper(cleaning)
         self._sentences = _Sentences(max_chars)
 
     def feed(self, text: str) -> list[str]:
@@ -212,7 +212,7 @@ class Segmenter:
         return [segment for segment in segments if segment]
 
 
-def clean(text: str, cleaning: Cleaning) -> str:
+def clean(text: str, cleaning: CleaningOptions) -> str:
     """A whole text at once, as it would be spoken."""
     segmenter = Segmenter(cleaning, max_chars=10_000)
     joined = ""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ..config.schema import Voices
 from ..errors import Code, ConfigError, SpeechError
-from ..workers.job import Request
+from ..workers.job import SynthesisRequest
 
 
 class EngineVoice(Protocol):
@@ -33,7 +33,7 @@ class EngineVoice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class VoiceEntry:
     """One line of the list that clients see."""
 
     id: str
@@ -42,7 +42,7 @@ class Entry:
     styles: tuple[str, ...]
 
 
-class Catalogue:
+class VoiceCatalog:
     """Lists and resolves voice names. Immutable; a change of voices makes a new one.
 
     `awaited` says which configured names are nobody's yet.
@@ -82,7 +82,7 @@ class Catalogue:
             return wanted
         return best_voice(voices, self._config.language or "en").id
 
-    def _configured(self, key: str, name: str) -> Request | None:
+    def _configured(self, key: str, name: str) -> SynthesisRequest | None:
         """What a name in the configuration means; None when its voice may still come. Raises ConfigError."""
         try:
             return self._resolved(name)
@@ -92,7 +92,7 @@ class Catalogue:
             self.awaited.append(f"{key}: {error}")
             return None
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[VoiceEntry]:
         """The default voice first, then all others with their pinned languages and styles, then the aliases.
 
         An alias may have a voice's name, and stands in its place.
@@ -102,7 +102,9 @@ class Catalogue:
         named = {entry.id: entry for entry in plain + aliases}
         return sorted(named.values(), key=lambda entry: entry.id != self.default)
 
-    def resolve(self, name: str | None = None, language: str | None = None, speaker: str | None = None) -> Request:
+    def resolve(
+        self, name: str | None = None, language: str | None = None, speaker: str | None = None
+    ) -> SynthesisRequest:
         """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
         try:
             return self._resolved(name, language, speaker)
@@ -111,7 +113,7 @@ class Catalogue:
                 raise
             return self._instead(name, language)
 
-    def _resolved(self, name: str | None, language: str | None = None, speaker: str | None = None) -> Request:
+    def _resolved(self, name: str | None, language: str | None = None, speaker: str | None = None) -> SynthesisRequest:
         asked = name
         if name is None and language is not None:
             name = self._for_language(language)
@@ -125,19 +127,21 @@ class Catalogue:
         wanted = pinned or language if asked else language or pinned  # a pin in the default voice's name is a default
         tag = self._language(voice, wanted or self._config.language)
         if style is None:
-            return Request(voice.id, tag)
+            return SynthesisRequest(voice.id, tag)
         if style not in self._styles(voice):
             known = self._styles(voice)
             raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
-        return Request(voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None)
+        return SynthesisRequest(
+            voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None
+        )
 
-    def _instead(self, name: str | None, language: str | None) -> Request:
+    def _instead(self, name: str | None, language: str | None) -> SynthesisRequest:
         """For a name or a style that only a voice has which cannot be had at present."""
         base, _, pinned = _split(self._config.aliases.get(name or self.default, name or self.default))
         wanted = pinned or language or self._config.language or "en"
-        return Request((self._voices.get(base) or best_voice(list(self._voices.values()), wanted)).id)
+        return SynthesisRequest((self._voices.get(base) or best_voice(list(self._voices.values()), wanted)).id)
 
-    def instructed(self, request: Request, words: str) -> Request:
+    def instructed(self, request: SynthesisRequest, words: str) -> SynthesisRequest:
         """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
         if not self._voices[request.voice].follows_instruct:
             if self._stands_in:
@@ -167,22 +171,22 @@ class Catalogue:
         described = tuple(self._config.styles) if voice.follows_instruct else ()
         return tuple(dict.fromkeys((*voice.styles, *described)))
 
-    def _entries_of(self, voice: EngineVoice) -> Iterable[Entry]:
+    def _entries_of(self, voice: EngineVoice) -> Iterable[VoiceEntry]:
         styles = self._styles(voice)
-        yield Entry(voice.id, voice.description, voice.languages, styles)
+        yield VoiceEntry(voice.id, voice.description, voice.languages, styles)
         if len(voice.languages) > 1:
             for language in self._config.pin_languages:
                 if tag := match_language(language, voice.languages):
-                    yield Entry(f"{voice.id}@{language}", f"{voice.description} ({language})", (tag,), styles)
+                    yield VoiceEntry(f"{voice.id}@{language}", f"{voice.description} ({language})", (tag,), styles)
         if voice.follows_instruct:
             for style in self._config.styles:
-                yield Entry(f"{voice.id}+{style}", f"{voice.description}, {style}", voice.languages, ())
+                yield VoiceEntry(f"{voice.id}+{style}", f"{voice.description}, {style}", voice.languages, ())
 
-    def _alias_entries(self, alias: str, name: str) -> Iterable[Entry]:
+    def _alias_entries(self, alias: str, name: str) -> Iterable[VoiceEntry]:
         if request := self._configured(f"voices.aliases.{alias}", name):
             voice = self._voices[request.voice]
             languages = (request.language,) if request.language else voice.languages
-            yield Entry(alias, alias.capitalize(), languages, self._styles(voice))
+            yield VoiceEntry(alias, alias.capitalize(), languages, self._styles(voice))
 
 
 def match_language(wanted: str, offered: Sequence[str]) -> str | None:

@@ -66,7 +66,7 @@ def choose_engines(config: Config, environment: Mapping[str, str]) -> list[tuple
     return [workers, embedded] if config.engine.fallback else [workers]
 
 
-def _workers(config: Config, environment: Mapping[str, str], chosen: selection.Choice) -> tuple[Settings, ...]:
+def _workers(config: Config, environment: Mapping[str, str], chosen: selection.BackendChoice) -> tuple[Settings, ...]:
     name, devices = f"qwentts-{chosen.name}", _devices(config.engine.devices, environment)
     models = [model_settings(config, environment, device) for device in devices]
     names = [name] if len(devices) == 1 else [f"{name}-{device.partition(':')[2] or 0}" for device in devices]

@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 
 from ..errors import Code, SpeechError, WorkerLost
 from ..voices.catalog import EngineVoice
-from .idle import Presence
-from .job import Job, Request
+from .idle import IdleManager
+from .job import Job, SynthesisRequest
 from .process import WorkerClient
-from .queue import Admission, Priority
+from .queue import JobQueue, Priority
 
 
 class WorkerGroup:
     """Speaks as long as one of its workers does. All of them have the same model, so each job fits any."""
 
-    def __init__(self, workers: Sequence[WorkerClient], admission: Admission, presence: Presence) -> None:
+    def __init__(self, workers: Sequence[WorkerClient], admission: JobQueue, presence: IdleManager) -> None:
         """`admission` and `presence` are those that the workers were made with."""
         self.workers = tuple(workers)
         self._admission = admission
@@ -103,7 +103,7 @@ class WorkerGroup:
         return tuple(voice for voice in first.voices if all(voice.id in names for names in shared))
 
     @asynccontextmanager
-    async def job(self, request: Request, text: str, priority: Priority) -> AsyncIterator[Job]:
+    async def job(self, request: SynthesisRequest, text: str, priority: Priority) -> AsyncIterator[Job]:
         """Wait for a turn and begin a job; leaving the context cancels what is not finished. Raises SpeechError."""
         requested_s = time.monotonic()
         with self._presence.job():

@@ -16,7 +16,7 @@ STUCK_AFTER_S = 4.0
 LENGTHY_MAX_S = 600.0
 
 
-class Condition(IntEnum):
+class WorkerHealth(IntEnum):
     """Each is worse than the one before."""
 
     FIT = 0
@@ -28,20 +28,20 @@ class Condition(IntEnum):
     """It is to be replaced."""
 
 
-def judge(silent_s: float, step_s: float, lengthy: bool, timeout_s: float) -> Condition:
+def judge(silent_s: float, step_s: float, lengthy: bool, timeout_s: float) -> WorkerHealth:
     """`silent_s`: since anything came from the process; `step_s`: its loop's time in one call, beyond the usual.
 
     `lengthy`: the engine itself says that this call may take minutes.
     """
     if silent_s >= timeout_s or step_s >= (LENGTHY_MAX_S if lengthy else timeout_s):
-        return Condition.LOST
+        return WorkerHealth.LOST
     pause_s = max(silent_s, step_s)
     if pause_s >= STUCK_AFTER_S and not lengthy:
-        return Condition.STUCK
-    return Condition.AWAY if pause_s >= AWAY_AFTER_S else Condition.FIT
+        return WorkerHealth.STUCK
+    return WorkerHealth.AWAY if pause_s >= AWAY_AFTER_S else WorkerHealth.FIT
 
 
-class Pulse:
+class HeartbeatMonitor:
     """What one worker process has sent, and when."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -58,7 +58,7 @@ class Pulse:
         """What its heartbeat says of its loop."""
         self._step_s, self.is_lengthy = step_s, lengthy
 
-    def look(self) -> Condition:
+    def look(self) -> WorkerHealth:
         """How it is now; to be asked every `LOOK_EVERY_S`.
 
         When that was not kept, the daemon was held up itself, and what the worker sent meanwhile is still unread.

@@ -10,7 +10,7 @@ STAY_S = 60.0
 """At least so long after loading, for what has made it load may be spoken by another engine meanwhile."""
 
 
-class Presence:
+class IdleManager:
     """Of one engine's workers: `loaded` and `job` tell it what happens, `wanted` and `unwanted` what to do."""
 
     def __init__(self, keep_alive_s: float | None = None) -> None:

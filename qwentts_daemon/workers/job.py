@@ -15,7 +15,7 @@ RESUME_BELOW_BYTES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SynthesisRequest:
     """How a text is to be spoken, in the backend's own names."""
 
     voice: str

@@ -11,7 +11,7 @@ from ..config.live import LiveConfig
 from ..errors import StartError, WorkerLost
 from ..voices.catalog import EngineVoice, best_voice
 from .group import WorkerGroup
-from .job import Job, Request
+from .job import Job, SynthesisRequest
 from .queue import Priority
 
 
@@ -94,7 +94,9 @@ class WorkerPool:
         self._primary.unload()
 
     @asynccontextmanager
-    async def job(self, request: Request, text: str, priority: Priority, again: bool = False) -> AsyncIterator[Job]:
+    async def job(
+        self, request: SynthesisRequest, text: str, priority: Priority, again: bool = False
+    ) -> AsyncIterator[Job]:
         """Begin a job (see `WorkerGroup.job`): with the embedded voice while the chosen one is not ready.
 
         `again`: the chosen one has been lost with this text, which it shall not meet twice.
@@ -119,7 +121,7 @@ class WorkerPool:
         speaks = self._primary.ready and self._primary.voices
         return self._embedded is not None and not self._embedded.failure and not speaks
 
-    def _is_embedded(self, request: Request) -> bool:
+    def _is_embedded(self, request: SynthesisRequest) -> bool:
         """Whether only the embedded engine has this voice: chosen when the other had none yet."""
         if self._embedded is None or request.voice in {voice.id for voice in self._primary.voices}:
             return False
@@ -132,7 +134,7 @@ class WorkerPool:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")
         raise StartError(f"no voice can be loaded: {self._primary.failure}")
 
-    def _embedded_request(self, group: WorkerGroup, request: Request) -> Request:
+    def _embedded_request(self, group: WorkerGroup, request: SynthesisRequest) -> SynthesisRequest:
         if request.voice in {voice.id for voice in group.voices}:
             return request
         voice = best_voice(group.voices, request.language or self._live.now.voices.language or "en")

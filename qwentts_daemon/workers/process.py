@@ -49,10 +49,10 @@ from engine.worker.backends import BackendError
 
 from ..config.live import LiveConfig
 from ..errors import Code, SpeechError, StartError, WorkerLost
-from .health import LOOK_EVERY_S, Condition, Pulse
-from .idle import Presence
-from .job import Control, Job, Request, Timing
-from .queue import Admission
+from .health import LOOK_EVERY_S, HeartbeatMonitor, WorkerHealth
+from .idle import IdleManager
+from .job import Control, Job, SynthesisRequest, Timing
+from .queue import JobQueue
 
 FIRST_RESTART_DELAY_S = 0.1
 STEADY_AFTER_S = 60.0
@@ -69,13 +69,13 @@ _spawn = multiprocessing.get_context("spawn")
 class WorkerClient:
     """Runs jobs in one worker process. `run` keeps the process alive until it is cancelled."""
 
-    def __init__(self, settings: Settings, live: LiveConfig, admission: Admission, presence: Presence) -> None:
+    def __init__(self, settings: Settings, live: LiveConfig, admission: JobQueue, presence: IdleManager) -> None:
         """`admission` is told how many jobs this worker takes, in the lane that it gets there."""
         self._settings = settings
         self._live = live
         self._admission = admission
         self._presence = presence
-        self._pulse: Pulse | None = None  # of a process that is there
+        self._pulse: HeartbeatMonitor | None = None  # of a process that is there
         self.lane = admission.add_lane()
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
@@ -103,7 +103,7 @@ class WorkerClient:
         return self._settings.name
 
     @contextlib.asynccontextmanager
-    async def job(self, request: Request, text: str, requested_s: float) -> AsyncIterator[Job]:
+    async def job(self, request: SynthesisRequest, text: str, requested_s: float) -> AsyncIterator[Job]:
         """Begin a job, for which there is a place in the lane; leaving the context cancels what is not finished."""
         job = self._open_job(requested_s)
         try:
@@ -212,7 +212,7 @@ class WorkerClient:
         process = _spawn.Process(target=engine_worker.run, args=arguments, name=self.name, daemon=True)
         process.start()  # from this thread: the worker's death signal is bound to the thread that made it
         self.pid, handle = process.pid, os.pidfd_open(process.pid or 0)  # now, for whoever starts one reaps the dead
-        self._pulse = pulse = Pulse(self._live.now.engine.heartbeat_timeout)
+        self._pulse = pulse = HeartbeatMonitor(self._live.now.engine.heartbeat_timeout)
         self._hung = False
         commands_reader.close()
         events_writer.close()
@@ -247,7 +247,7 @@ class WorkerClient:
                 self._commands = None
             incoming.close()
 
-    async def _listen(self, reader: asyncio.StreamReader, pulse: Pulse) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, pulse: HeartbeatMonitor) -> None:
         """Take the worker's events until it is gone."""
         with contextlib.suppress(channel.ChannelClosed):
             while True:
@@ -262,12 +262,12 @@ class WorkerClient:
         self.loaded = self.ready = False
         self._admission.set_capacity(self.lane, 0)
 
-    async def _watch(self, pulse: Pulse) -> None:
+    async def _watch(self, pulse: HeartbeatMonitor) -> None:
         """Help its clients while it does not react; returns when it is to be replaced."""
         while not (self._hung or self._is_choked):
             pulse.timeout_s = self._live.now.engine.heartbeat_timeout
             condition = pulse.look()
-            if condition is Condition.LOST:
+            if condition is WorkerHealth.LOST:
                 break
             if self.loaded:
                 self._trust(condition, pulse)
@@ -275,20 +275,20 @@ class WorkerClient:
         reason = "has made nothing until a job's deadline: it hangs" if self._hung else str(pulse)
         log.error("%s %s%s", self.name, reason, " and reads no commands" if self._is_choked else "")
 
-    def _trust(self, condition: Condition, pulse: Pulse) -> None:
+    def _trust(self, condition: WorkerHealth, pulse: HeartbeatMonitor) -> None:
         """Give it new jobs, and leave it those that it has, as far as it reacts."""
-        fit = condition is Condition.FIT
+        fit = condition is WorkerHealth.FIT
         if fit != self.ready:
             log.warning("%s %s", self.name, "reacts again" if fit else f"{pulse}; it gets no replies until it reacts")
             self.ready = fit
             self._admission.set_capacity(self.lane, self._capacity if fit else 0)
-        if condition is Condition.STUCK:
+        if condition is WorkerHealth.STUCK:
             self._admission.set_stuck(self.lane)
             self._fail_jobs("the engine worker does not react")
-        elif condition is Condition.AWAY and self._admission.covered:
+        elif condition is WorkerHealth.AWAY and self._admission.covered:
             self._fail_jobs("the engine worker does not react", only_silent=True)
 
-    def _take(self, event: Event, pulse: Pulse) -> None:
+    def _take(self, event: Event, pulse: HeartbeatMonitor) -> None:
         if isinstance(event, Chunk | Started | Done | Failed):
             self._made_s = time.monotonic()
         match event:

@@ -21,7 +21,7 @@ class Priority(IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class WorkerSlots:
     """One worker's places: how many jobs it runs, of how many. One that is not ready has a capacity of 0.
 
     `stuck`: nobody knows whether it ever will be again.
@@ -41,7 +41,7 @@ class Lane:
         return (self.running + 1) / self.capacity
 
 
-class Admission:
+class JobQueue:
     """Lets as many jobs in as the lanes have places, each into the least loaded; the others wait in one line.
 
     Nobody waits for a certain worker, so none is idle while there is a line, and one that ends takes nobody along.
@@ -55,8 +55,8 @@ class Admission:
         self._live = live
         self.covered = covered
         self._changed = changed
-        self._lanes: list[Lane] = []
-        self._line: list[tuple[Priority, int, asyncio.Future[Lane]]] = []
+        self._lanes: list[WorkerSlots] = []
+        self._line: list[tuple[Priority, int, asyncio.Future[WorkerSlots]]] = []
         self._arrivals = itertools.count()
         self._closed: SpeechError | None = None
 
@@ -68,25 +68,25 @@ class Admission:
     def waiting(self) -> int:
         return len(self._line)
 
-    def add_lane(self) -> Lane:
+    def add_lane(self) -> WorkerSlots:
         """The places of one more worker, none at first."""
-        self._lanes.append(Lane())
+        self._lanes.append(WorkerSlots())
         return self._lanes[-1]
 
-    def set_capacity(self, lane: Lane, capacity: int) -> None:
+    def set_capacity(self, lane: WorkerSlots, capacity: int) -> None:
         """More or fewer may run there from now on; who runs already is not touched."""
         lane.capacity, lane.stuck = capacity, False
         if self.covered and not any(each.capacity for each in self._lanes):
             self._dismiss(WorkerLost())
         self._admit()
 
-    def set_stuck(self, lane: Lane) -> None:
+    def set_stuck(self, lane: WorkerSlots) -> None:
         """Its worker does not react. Where none does, nobody is left to wait in vain."""
         lane.stuck = True
         if self._all_stuck:
             self._dismiss(_no_reaction())
 
-    async def enter(self, priority: Priority) -> Lane:
+    async def enter(self, priority: Priority) -> WorkerSlots:
         """Wait for a place; `leave` gives it back. Raises SpeechError when the line or the wait is too long."""
         if self._closed:
             raise self._closed
@@ -99,7 +99,7 @@ class Admission:
             return lane
         if self.waiting >= queue.max_size:
             raise SpeechError(Code.QUEUE_FULL, f"{self.waiting} replies are waiting already; try again later")
-        turn: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[WorkerSlots] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (priority, next(self._arrivals), turn))
         try:
             async with asyncio.timeout(queue.max_wait):
@@ -116,7 +116,7 @@ class Admission:
         self._closed = error
         self._dismiss(error)
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, lane: WorkerSlots) -> None:
         """Give the place back."""
         lane.running -= 1
         self._admit()
@@ -127,7 +127,7 @@ class Admission:
                 turn.set_exception(error)
         self._line.clear()
 
-    def _give_up(self, turn: asyncio.Future[Lane]) -> None:
+    def _give_up(self, turn: asyncio.Future[WorkerSlots]) -> None:
         """Leave the line, or give back the place that was given in this very turn of the loop."""
         if not turn.done():
             turn.cancel()
@@ -148,7 +148,7 @@ class Admission:
     def _all_stuck(self) -> bool:
         return bool(self._lanes) and all(lane.stuck for lane in self._lanes)
 
-    def _least_loaded(self) -> Lane | None:
+    def _least_loaded(self) -> WorkerSlots | None:
         free = [lane for lane in self._lanes if lane.is_free]
         return min(free, key=lambda lane: lane.load, default=None)
 

@@ -43,7 +43,7 @@ Write = Callable[[int, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ClientOptions:
     """Which daemon, which voice and style, and how many seconds to wait for the daemon."""
 
     uri: str
@@ -53,7 +53,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Result:
+class ClientResult:
     """What came back; times in seconds from the first text sent."""
 
     first_audio_s: float = 0.0
@@ -62,7 +62,7 @@ class Result:
     chunks: int = 0
 
 
-async def say(request: Request, pieces: AsyncIterator[str], write: Write) -> Result:
+async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) -> ClientResult:
     """Send text while reading audio. `write` gets rate and PCM. Raises SpeechError and StartError."""
     async with _connected(request) as wyoming, asyncio.TaskGroup() as tasks:
         began_s = time.monotonic()
@@ -72,12 +72,12 @@ async def say(request: Request, pieces: AsyncIterator[str], write: Write) -> Res
     return result
 
 
-async def voices(request: Request) -> list[TtsVoice]:
+async def voices(request: ClientOptions) -> list[TtsVoice]:
     """The voices that the daemon lists."""
     return [voice for program in await programs(request) for voice in program.voices]
 
 
-async def programs(request: Request) -> list[TtsProgram]:
+async def programs(request: ClientOptions) -> list[TtsProgram]:
     """What the daemon says of itself."""
     async with _connected(request) as wyoming:
         await wyoming.write_event(Describe().event())
@@ -165,7 +165,7 @@ def _player(stack: contextlib.ExitStack, play: bool) -> Write | None:
 
 
 @contextlib.asynccontextmanager
-async def _connected(request: Request) -> AsyncIterator[AsyncClient]:
+async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
     until_s = time.monotonic() + request.wait_s
     wyoming = AsyncClient.from_uri(request.uri)
     while True:
@@ -184,7 +184,7 @@ async def _connected(request: Request) -> AsyncIterator[AsyncClient]:
             await wyoming.disconnect()
 
 
-async def _send_text(wyoming: AsyncClient, request: Request, pieces: AsyncIterator[str]) -> None:
+async def _send_text(wyoming: AsyncClient, request: ClientOptions, pieces: AsyncIterator[str]) -> None:
     voice = SynthesizeVoice(request.voice, speaker=request.speaker) if request.voice else None
     with contextlib.suppress(ConnectionError):  # the reader hears why
         await wyoming.write_event(SynthesizeStart(voice=voice).event())
@@ -193,8 +193,8 @@ async def _send_text(wyoming: AsyncClient, request: Request, pieces: AsyncIterat
         await wyoming.write_event(SynthesizeStop().event())
 
 
-async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> Result:
-    result = Result()
+async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> ClientResult:
+    result = ClientResult()
     async for event in _events(wyoming):
         if AudioChunk.is_type(event.type):
             chunk = AudioChunk.from_event(event)

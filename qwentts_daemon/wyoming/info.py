@@ -7,14 +7,14 @@ import functools
 from wyoming.info import Attribution, Info, TtsProgram, TtsVoice, TtsVoiceSpeaker
 
 from .. import __version__
-from ..voices.catalog import Catalogue, Entry
+from ..voices.catalog import VoiceCatalog, VoiceEntry
 from .wire import encode_event
 
 _ATTRIBUTION = Attribution("Qwen3-TTS and eSpeak NG", "https://github.com/QwenLM/Qwen3-TTS")
 
 
 @functools.lru_cache(maxsize=1)
-def info_bytes(catalogue: Catalogue, program_name: str) -> bytes:
+def info_bytes(catalogue: VoiceCatalog, program_name: str) -> bytes:
     """The info event of a catalogue, encoded; Home Assistant asks for it every 30 s."""
     program = TtsProgram(
         name=program_name,
@@ -28,7 +28,7 @@ def info_bytes(catalogue: Catalogue, program_name: str) -> bytes:
     return encode_event(Info(tts=[program]).event())
 
 
-def _voice(entry: Entry) -> TtsVoice:
+def _voice(entry: VoiceEntry) -> TtsVoice:
     return TtsVoice(
         name=entry.id,
         attribution=_ATTRIBUTION,

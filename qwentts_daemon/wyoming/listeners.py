@@ -48,7 +48,7 @@ async def listening(
     `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
     """
     inherited = _for_wyoming(given)
-    asyncio.get_running_loop().set_exception_handler(_Complaints())
+    asyncio.get_running_loop().set_exception_handler(_AcceptErrorLog())
     if not inherited and urlsplit(uri).scheme == "stdio":
         await _serve_stdio(server, finished)
         yield Listener(None, lambda: None)
@@ -103,7 +103,7 @@ def _bound(uri: str) -> Iterator[socket.socket]:
             _remove(path)
 
 
-class _Complaints:
+class _AcceptErrorLog:
     """Says once in a while that no connection can be accepted, which asyncio would say a hundred times a second."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class SlowClientGuard:
     """What one reply has sent, and how long its client has let it wait."""
 
     def __init__(self, grace_s: float) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Guest:
+class _ClientState:
     """What one address has open, and how many requests it has left."""
 
     open: int
@@ -32,13 +32,13 @@ class _Guest:
     asked_s: float
 
 
-class Addresses:
+class ClientLimiter:
     """The rules for addresses, and a bounded memory of those that come. Loopback has no limits."""
 
     def __init__(self, live: LiveConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._live = live
         self._clock = clock
-        self._guests: OrderedDict[str, _Guest] = OrderedDict()
+        self._guests: OrderedDict[str, _ClientState] = OrderedDict()
 
     @property
     def _config(self) -> Wyoming:
@@ -70,7 +70,7 @@ class Addresses:
         if address is not None and (guest := self._guest(address)):
             self._ask(address, guest)
 
-    def _ask(self, address: str, guest: _Guest) -> None:
+    def _ask(self, address: str, guest: _ClientState) -> None:
         limit, now_s = self._config.max_requests_per_minute, self._clock()
         guest.left = min(limit, guest.left + (now_s - guest.asked_s) * limit / 60)
         guest.asked_s = now_s
@@ -81,12 +81,14 @@ class Addresses:
             )
         guest.left -= 1
 
-    def _guest(self, address: str) -> _Guest | None:
+    def _guest(self, address: str) -> _ClientState | None:
         """The entry of an address, the latest last; None for loopback. Who was not there for longest is forgotten."""
         host = _host(address)
         if host is None:
             return None
-        guest = self._guests.setdefault(host, _Guest(0, float(self._config.max_requests_per_minute), self._clock()))
+        guest = self._guests.setdefault(
+            host, _ClientState(0, float(self._config.max_requests_per_minute), self._clock())
+        )
         self._guests.move_to_end(host)
         if len(self._guests) > REMEMBERED:
             absent = next((key for key, other in self._guests.items() if not other.open and other is not guest), None)

@@ -24,11 +24,11 @@ from wyoming.tts import SynthesizeStopped
 from ..config.live import LiveConfig
 from ..config.schema import Wyoming
 from ..errors import Code, SpeechError, WireError
-from ..synthesis.reply import Reply, Speaker
-from ..voices.catalog import Catalogue
+from ..synthesis.reply import Reply, Synthesizer
+from ..voices.catalog import VoiceCatalog
 from .info import info_bytes
-from .pace import Pace
-from .rate_limit import Addresses
+from .pace import SlowClientGuard
+from .rate_limit import ClientLimiter
 from .wire import encode_event, read_event
 
 SAMPLE_BYTES = 2
@@ -47,9 +47,9 @@ class Service:
     """What every connection needs. Both configuration and `catalogue` are asked each time, since they may change."""
 
     live: LiveConfig
-    speaker: Speaker
-    catalogue: Callable[[], Catalogue]
-    addresses: Addresses
+    speaker: Synthesizer
+    catalogue: Callable[[], VoiceCatalog]
+    addresses: ClientLimiter
 
     @property
     def config(self) -> Wyoming:
@@ -63,7 +63,7 @@ class WyomingServer:
     def __init__(self, service: Service, tasks: asyncio.TaskGroup) -> None:
         self._service = service
         self._tasks = tasks
-        self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._open: dict[WyomingConnection, asyncio.Task[None]] = {}
         self._refusals = 0
         self._next_warning_s: dict[str, float] = {}
 
@@ -71,7 +71,7 @@ class WyomingServer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool = False
     ) -> asyncio.Task[None]:
         """Serve one connection in a task of its own. With `half_close` a client that has sent all still listens."""
-        connection = Connection(self._service, reader, writer, half_close)
+        connection = WyomingConnection(self._service, reader, writer, half_close)
         try:
             self._admit(connection)
         except SpeechError as error:
@@ -81,7 +81,7 @@ class WyomingServer:
         task.add_done_callback(lambda _: self._leave(connection))
         return task
 
-    def _admit(self, connection: Connection) -> None:
+    def _admit(self, connection: WyomingConnection) -> None:
         limit = self._service.config.max_connections
         if len(self._open) >= limit:
             raise SpeechError(
@@ -89,11 +89,11 @@ class WyomingServer:
             )
         self._service.addresses.enter(connection.address)
 
-    def _leave(self, connection: Connection) -> None:
+    def _leave(self, connection: WyomingConnection) -> None:
         del self._open[connection]
         self._service.addresses.leave(connection.address)
 
-    async def _refuse(self, connection: Connection, error: SpeechError) -> None:
+    async def _refuse(self, connection: WyomingConnection, error: SpeechError) -> None:
         self._warn(connection.peer, error)
         if self._refusals >= REFUSALS:
             connection.cut_off()
@@ -144,7 +144,7 @@ class Speech:
     task: asyncio.Task[None] = field(init=False)
 
 
-class Connection:
+class WyomingConnection:
     """One client, from its first event until either side closes."""
 
     def __init__(
@@ -278,7 +278,7 @@ class Connection:
     # --- events out -------------------------------------------------------------------------------------------
 
     async def _speak(self, speech: Speech) -> None:
-        pace = Pace(self._service.config.write_timeout)
+        pace = SlowClientGuard(self._service.config.write_timeout)
         async with contextlib.aclosing(speech.reply.pcm()) as audio:
             async for pcm in audio:
                 if not speech.audio_started:

@@ -13,22 +13,22 @@ from pathlib import Path
 
 from engine.ipc.messages import Voice
 from qwentts_daemon.announcements.announcer import Announcer
-from qwentts_daemon.announcements.playback import Outlet, Stage
+from qwentts_daemon.announcements.playback import PlaybackContext, TargetSink
 from qwentts_daemon.audio.chime import Chime
 from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.mqtt_schema import Mqtt
 from qwentts_daemon.config.schema import Announce, Config, Voices
 from qwentts_daemon.config.target_schema import WavTarget
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.mqtt.commands import Commands, Controls, Events
+from qwentts_daemon.mqtt.commands import CommandHandler, DaemonControls, EventPublisher
 from qwentts_daemon.mqtt.connection import Incoming
-from qwentts_daemon.mqtt.entities import Device, Panel, Sources
+from qwentts_daemon.mqtt.entities import Device, EntityPublisher, EntitySources
 from qwentts_daemon.mqtt.hermes import Hermes
 from qwentts_daemon.mqtt.preferences import PreferencesFile
-from qwentts_daemon.mqtt.publisher import Outbox
+from qwentts_daemon.mqtt.publisher import Publisher
 from qwentts_daemon.sinks import SinkError
-from qwentts_daemon.synthesis.reply import Speaker
-from qwentts_daemon.voices.catalog import Catalogue
+from qwentts_daemon.synthesis.reply import Synthesizer
+from qwentts_daemon.voices.catalog import VoiceCatalog
 from qwentts_daemon.workers.job import Control, Job, Timing
 from tests.fakes import RATE, tone
 from tests.harness import PATIENCE_S
@@ -116,19 +116,19 @@ class House:
     def __init__(self, tasks, directory: Path, loudspeakers, announce, controls) -> None:
         self.engine = ToneEngine()
         self.loudspeakers = loudspeakers
-        self.outbox = Outbox()
+        self.outbox = Publisher()
         targets = {name: WavTarget(type="wav", directory="/") for name in loudspeakers}
         config = Announce(targets=targets, **announce)
-        speaker = Speaker(self.engine, LiveConfig(Config))
-        catalogue = Catalogue(VOICES, Voices())
-        sources = Sources(lambda: catalogue, self.engine, speaker.activity)
+        speaker = Synthesizer(self.engine, LiveConfig(Config))
+        catalogue = VoiceCatalog(VOICES, Voices())
+        sources = EntitySources(lambda: catalogue, self.engine, speaker.activity)
         file = PreferencesFile(directory / "preferences.json")
-        self.panel = Panel(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, file)
-        events = Events(self.panel.topics, self.outbox, Hermes({}, self.outbox))
-        outlets = {name: Outlet(targets[name], sink) for name, sink in loudspeakers.items()}
-        stage = Stage(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
+        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, file)
+        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox))
+        outlets = {name: TargetSink(targets[name], sink) for name, sink in loudspeakers.items()}
+        stage = PlaybackContext(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
         self.announcer = Announcer(stage, outlets, config)
-        self.commands = Commands(self.announcer, events, self.panel, config, controls)
+        self.commands = CommandHandler(self.announcer, events, self.panel, config, controls)
         self.letters = []
 
     def send(self, topic, payload=b"PRESS", **options) -> None:
@@ -175,7 +175,7 @@ class House:
 async def house(directory: Path, loudspeakers=None, controls=None, **announce) -> AsyncIterator[House]:
     loudspeakers = {"kitchen": Loudspeaker()} if loudspeakers is None else loudspeakers
     async with asyncio.TaskGroup() as tasks:
-        made = House(tasks, directory, loudspeakers, announce, controls or Controls())
+        made = House(tasks, directory, loudspeakers, announce, controls or DaemonControls())
         try:
             yield made
         finally:

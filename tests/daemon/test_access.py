@@ -12,7 +12,7 @@ from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
 from qwentts_daemon.errors import Code, SpeechError
 from qwentts_daemon.network import interface_addresses
-from qwentts_daemon.wyoming.rate_limit import REMEMBERED, Addresses, is_allowed
+from qwentts_daemon.wyoming.rate_limit import REMEMBERED, ClientLimiter, is_allowed
 from tests.harness import daemon, hear, started
 
 HOME = "192.168.1.7"
@@ -41,7 +41,7 @@ class Clock:
 
 def rules(**keys):
     clock = Clock()
-    return Addresses(LiveConfig(lambda: Config(wyoming=Wyoming(**keys))), clock), clock
+    return ClientLimiter(LiveConfig(lambda: Config(wyoming=Wyoming(**keys))), clock), clock
 
 
 def code(call, *arguments):

@@ -5,13 +5,13 @@ import pytest
 from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import Config, Queue
 from qwentts_daemon.errors import Code, SpeechError, WorkerLost
-from qwentts_daemon.workers.queue import Admission, Priority
+from qwentts_daemon.workers.queue import JobQueue, Priority
 
 
 def line(max_waiting, max_wait_s, covered=False):
     """An admission with one lane."""
     queue = Queue(max_size=max_waiting, max_wait=max_wait_s)
-    admission = Admission(LiveConfig(lambda: Config(queue=queue)), covered)
+    admission = JobQueue(LiveConfig(lambda: Config(queue=queue)), covered)
     return admission, admission.add_lane()
 
 

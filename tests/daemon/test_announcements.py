@@ -2,20 +2,27 @@ import datetime
 
 import pytest
 
-from qwentts_daemon.announcements.queue import Announcement, Coalesced, Line, QuietHours, RepeatedId, Urgency
+from qwentts_daemon.announcements.queue import (
+    Announcement,
+    AnnouncementQueue,
+    Coalesced,
+    QuietHours,
+    RepeatedId,
+    Urgency,
+)
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.job import SynthesisRequest
 
 
 def announcement(name, *targets, urgency=Urgency.NORMAL, text="Dinner.", expires_at_s=100.0):
     return Announcement(
-        id=name, text=text, request=Request("ryan"), targets=targets or ("kitchen",), urgency=urgency,
+        id=name, text=text, request=SynthesisRequest("ryan"), targets=targets or ("kitchen",), urgency=urgency,
         volume=1.0, chime=False, arrived_s=0.0, expires_at_s=expires_at_s,
     )  # fmt: skip
 
 
 def line(*waiting, size=10, coalesce=False):
-    made = Line(size, coalesce)
+    made = AnnouncementQueue(size, coalesce)
     for each in waiting:
         made.add(each)
     return made
@@ -65,7 +72,7 @@ def test_an_id_is_taken_once_also_after_it_was_spoken():
 
 
 def test_ids_are_forgotten_when_there_are_too_many():
-    waiting = Line(10, coalesce=False)
+    waiting = AnnouncementQueue(10, coalesce=False)
     for number in range(1_001):
         waiting.add(announcement(f"a{number}"))
         waiting.take("kitchen")

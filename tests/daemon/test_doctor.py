@@ -17,7 +17,7 @@ from qwentts_daemon.config.schema import Engine, Wyoming
 from qwentts_daemon.doctor import directories, findings, machine, model, network, subprocesses
 from qwentts_daemon.doctor.findings import Level
 from qwentts_daemon.doctor.model import Gpu, Torch
-from qwentts_daemon.doctor.subprocesses import Outcome
+from qwentts_daemon.doctor.subprocesses import CommandResult
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_checkpoint import full_config
 from tests.engine.tiny_models import tiny_directory
@@ -67,13 +67,18 @@ def test_the_packages_of_this_installation_are_all_there():
 @pytest.mark.parametrize(
     ("answer", "devices", "level", "words"),
     [
-        (Outcome("NVIDIA GeForce RTX 3060, 580.95, 12288, 11000, 8.6\n"), ["/dev/null"], OK, "RTX 3060, driver 580.95"),
-        (Outcome("A, 1, 2, 3, 8.6\nB, 1, 2, 3, 9.0\n"), ["/dev/null"], OK, "A, driver 1"),
-        (Outcome("No devices were found\n"), ["/dev/null"], ERROR, "lists no GPU"),
-        (Outcome("", "nvidia-smi: No such file or directory"), [], ERROR, "there is none"),
-        (Outcome("", "nvidia-smi: No such file or directory"), ["/dev/null"], OK, "not installed"),
-        (Outcome("", "exit status 9: Driver/library version mismatch"), ["/dev/null"], ERROR, "mismatch"),
-        (Outcome("", "no answer within 10 s"), ["/dev/null"], ERROR, "no answer"),
+        (
+            CommandResult("NVIDIA GeForce RTX 3060, 580.95, 12288, 11000, 8.6\n"),
+            ["/dev/null"],
+            OK,
+            "RTX 3060, driver 580.95",
+        ),
+        (CommandResult("A, 1, 2, 3, 8.6\nB, 1, 2, 3, 9.0\n"), ["/dev/null"], OK, "A, driver 1"),
+        (CommandResult("No devices were found\n"), ["/dev/null"], ERROR, "lists no GPU"),
+        (CommandResult("", "nvidia-smi: No such file or directory"), [], ERROR, "there is none"),
+        (CommandResult("", "nvidia-smi: No such file or directory"), ["/dev/null"], OK, "not installed"),
+        (CommandResult("", "exit status 9: Driver/library version mismatch"), ["/dev/null"], ERROR, "mismatch"),
+        (CommandResult("", "no answer within 10 s"), ["/dev/null"], ERROR, "no answer"),
     ],
 )
 def test_the_driver_s_answer(answer, devices, level, words):
@@ -175,7 +180,7 @@ def test_this_machine_s_torch_answers():
 
 
 def test_a_probe_that_dies_is_a_finding():
-    found = model.read_probe(Outcome("", "it died of SIGSEGV"))
+    found = model.read_probe(CommandResult("", "it died of SIGSEGV"))
     assert isinstance(found, findings.Finding)
     assert "SIGSEGV" in found.text
 

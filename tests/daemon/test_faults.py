@@ -18,9 +18,9 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 from engine.model.config import SAMPLE_RATE
 from engine.voices.folder import read_folder
 from engine.voices.prompt import VoicePrompt
-from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
-from qwentts_daemon.wyoming.pace import Pace
+from qwentts_daemon.wyoming.pace import SlowClientGuard
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_models import tiny_directory
 from tests.fakes import RATE
@@ -176,7 +176,7 @@ async def first_chunk(process):
 
 
 def test_a_client_may_read_as_slowly_as_it_listens_and_a_moment_longer():
-    as_heard, slower = Pace(grace_s=30), Pace(grace_s=30)
+    as_heard, slower = SlowClientGuard(grace_s=30), SlowClientGuard(grace_s=30)
     assert all(as_heard.sent(1.0, 1.0) for _ in range(3600))
     assert [slower.sent(1.0, 4.0) for _ in range(11)] == [True] * 10 + [False]
 
@@ -186,7 +186,10 @@ async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting
     here.mkdir()
     monkeypatch.chdir(here)
     here.rmdir()
-    async with running_pool("ToneBackend") as pool, pool.job(Request("ryan"), "Hello.", Priority.ASSIST) as job:
+    async with (
+        running_pool("ToneBackend") as pool,
+        pool.job(SynthesisRequest("ryan"), "Hello.", Priority.ASSIST) as job,
+    ):
         assert await job.read()
 
 

@@ -7,7 +7,7 @@ import wave
 import pytest
 
 from qwentts_daemon.mqtt.hermes import Hermes
-from qwentts_daemon.mqtt.publisher import Outbox
+from qwentts_daemon.mqtt.publisher import Publisher
 from tests.broker import broker, ear, needs_mosquitto
 from tests.harness import daemon, speak, started
 
@@ -86,7 +86,7 @@ async def test_other_sites_and_nonsense_are_left_alone(house):
 
 
 async def test_requests_that_are_never_over_are_bounded():
-    outbox = Outbox()
+    outbox = Publisher()
     hermes = Hermes({"kitchen": "rhasspy"}, outbox)
     (_, session) = hermes.asked(b'{"text": "Hi.", "siteId": "kitchen"}')
     for number in range(1_000):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwentts_daemon.mqtt.commands import Controls
+from qwentts_daemon.mqtt.commands import DaemonControls
 from qwentts_daemon.mqtt.messages import MAX_PAYLOAD_BYTES, CommandError, Say, Topics, parse
 from tests.daemon.stage import Loudspeaker, house, spoken
 
@@ -95,7 +95,7 @@ async def test_retained_commands_and_repeats_of_the_broker_are_ignored(tmp_path,
 
 async def test_buttons_do_what_they_can(tmp_path):
     pressed = []
-    async with house(tmp_path, controls=Controls(reload=lambda: pressed.append("reload"))) as made:
+    async with house(tmp_path, controls=DaemonControls(reload=lambda: pressed.append("reload"))) as made:
         made.send("reload")
         made.send("unload")
         assert pressed == ["reload"]

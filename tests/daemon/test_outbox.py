@@ -4,7 +4,7 @@ import contextlib
 import pytest
 
 from qwentts_daemon.mqtt import publisher as module
-from qwentts_daemon.mqtt.publisher import MAX_WAITING, Letter, Outbox
+from qwentts_daemon.mqtt.publisher import MAX_WAITING, Message, Publisher
 
 
 class Post:
@@ -25,22 +25,22 @@ class Post:
 
 
 async def test_only_the_newest_value_of_a_topic_is_shown_and_only_when_it_changes():
-    outbox, post = Outbox(), Post()
+    outbox, post = Publisher(), Post()
     for payload in (b"1", b"2", b"2"):
         outbox.show("state", payload)
     await outbox.flush(post.publish)
     outbox.show("state", b"2")
     await outbox.flush(post.publish)
-    assert post.letters == [Letter("state", b"2", retain=True)]
+    assert post.letters == [Message("state", b"2", retain=True)]
     outbox.show_again()
     await outbox.flush(post.publish)
     assert post.sent == [("state", b"2")] * 2
 
 
 async def test_what_was_not_published_for_sure_is_kept():
-    outbox, post = Outbox(), Post()
+    outbox, post = Publisher(), Post()
     outbox.show("state", b"1")
-    outbox.tell(Letter("event", b"a"))
+    outbox.tell(Message("event", b"a"))
     post.fails = True
     with pytest.raises(ConnectionError):
         await outbox.flush(post.publish)
@@ -50,27 +50,27 @@ async def test_what_was_not_published_for_sure_is_kept():
 
 
 async def test_there_is_an_end_to_what_waits(caplog):
-    outbox, post = Outbox(), Post()
+    outbox, post = Publisher(), Post()
     for number in range(MAX_WAITING + 5):
-        outbox.tell(Letter("event", str(number).encode()))
+        outbox.tell(Message("event", str(number).encode()))
     await outbox.flush(post.publish)
     assert [record.args[0] for record in caplog.records] == [5]
     assert [payload for _, payload in post.sent[:1]] == [b"5"]
 
 
 async def test_old_news_is_no_news(monkeypatch):
-    outbox, post = Outbox(), Post()
-    outbox.tell(Letter("event", b"old"))
+    outbox, post = Publisher(), Post()
+    outbox.tell(Message("event", b"old"))
     monkeypatch.setattr(module, "STALE_AFTER_S", -1.0)
     await outbox.flush(post.publish)
     assert post.sent == []
 
 
 async def test_it_sends_what_comes_while_it_sends():
-    outbox, post = Outbox(), Post()
+    outbox, post = Publisher(), Post()
     sending = asyncio.create_task(outbox.send(post.publish, lambda: None))
     for number in range(3):
-        outbox.tell(Letter("event", str(number).encode()))
+        outbox.tell(Message("event", str(number).encode()))
         while len(post.letters) <= number:  # noqa: ASYNC110 - its turns are what is waited for
             await asyncio.sleep(0)
     sending.cancel()
@@ -80,8 +80,8 @@ async def test_it_sends_what_comes_while_it_sends():
 
 
 async def test_what_was_published_is_not_published_again_when_sending_ends_then():
-    outbox, post = Outbox(), Post()
-    outbox.tell(Letter("event", b"a"))
+    outbox, post = Publisher(), Post()
+    outbox.tell(Message("event", b"a"))
 
     def ended():
         raise asyncio.CancelledError

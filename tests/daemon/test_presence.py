@@ -6,14 +6,14 @@ import psutil
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
-from qwentts_daemon.workers.idle import Presence
-from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.idle import IdleManager
+from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE
 from tests.harness import connected, daemon, gone, hear, running_pool, speak
 
 ESPEAK_RATE = 22_050
-RYAN = Request("ryan")
+RYAN = SynthesisRequest("ryan")
 ALONE = "engine.fallback=false"
 BRIEFLY = "engine.keep_alive=0.05"
 GONE = "qwentts-qwen3 has given its GPU back"
@@ -87,7 +87,7 @@ async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
 
 
 async def test_an_engine_without_a_time_stays():
-    presence = Presence(None)
+    presence = IdleManager(None)
     presence.loaded()
     with presence.job():
         pass
@@ -99,7 +99,7 @@ async def test_an_engine_without_a_time_stays():
 
 
 async def test_the_clock_runs_from_the_last_job_only_and_not_while_loading():
-    presence = Presence(0.0)
+    presence = IdleManager(0.0)
     presence.wake()
     await asyncio.sleep(0.01)
     assert presence.is_wanted, "not loaded yet"

@@ -13,8 +13,8 @@ from wyoming.tts import Synthesize
 from engine.ipc.messages import Health
 from engine.worker.process import Worker
 from qwentts_daemon.workers import health, process
-from qwentts_daemon.workers.health import Condition, Pulse, judge
-from qwentts_daemon.workers.job import Request
+from qwentts_daemon.workers.health import HeartbeatMonitor, WorkerHealth, judge
+from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.process import UNREAD_COMMANDS_BYTES
 from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE, ToneBackend
@@ -22,25 +22,25 @@ from tests.harness import PATIENCE_S, connected, daemon, gone, hear, running_poo
 
 ESPEAK_RATE = 22_050
 ALONE = "engine.fallback=false"
-RYAN = Request("ryan")
+RYAN = SynthesisRequest("ryan")
 
 
 @pytest.mark.parametrize(
     ("silent_s", "step_s", "lengthy", "condition"),
     [
-        (0, 0, False, Condition.FIT),
-        (1.9, 1.9, False, Condition.FIT),
-        (2, 0, False, Condition.AWAY),
-        (0, 2, False, Condition.AWAY),
-        (4, 0, False, Condition.STUCK),
-        (0, 4, False, Condition.STUCK),
-        (0, 29, False, Condition.STUCK),
-        (0, 29, True, Condition.AWAY),
-        (0, 300, True, Condition.AWAY),
-        (0, 600, True, Condition.LOST),
-        (0, 30, False, Condition.LOST),
-        (30, 0, False, Condition.LOST),
-        (30, 0, True, Condition.LOST),
+        (0, 0, False, WorkerHealth.FIT),
+        (1.9, 1.9, False, WorkerHealth.FIT),
+        (2, 0, False, WorkerHealth.AWAY),
+        (0, 2, False, WorkerHealth.AWAY),
+        (4, 0, False, WorkerHealth.STUCK),
+        (0, 4, False, WorkerHealth.STUCK),
+        (0, 29, False, WorkerHealth.STUCK),
+        (0, 29, True, WorkerHealth.AWAY),
+        (0, 300, True, WorkerHealth.AWAY),
+        (0, 600, True, WorkerHealth.LOST),
+        (0, 30, False, WorkerHealth.LOST),
+        (30, 0, False, WorkerHealth.LOST),
+        (30, 0, True, WorkerHealth.LOST),
     ],
 )
 def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, lengthy, condition):
@@ -75,19 +75,19 @@ class Clock:
 
 def test_a_worker_that_comes_back_is_fit_again(monkeypatch):
     clock = Clock(monkeypatch)
-    worker = Pulse(30)
-    assert clock.look(worker, 5) is Condition.STUCK
+    worker = HeartbeatMonitor(30)
+    assert clock.look(worker, 5) is WorkerHealth.STUCK
     worker.hear()
-    assert clock.look(worker, 1) is Condition.FIT
-    assert clock.look(worker, 30) is Condition.LOST
+    assert clock.look(worker, 1) is WorkerHealth.FIT
+    assert clock.look(worker, 30) is WorkerHealth.LOST
 
 
 def test_a_daemon_that_was_held_up_itself_blames_nobody(monkeypatch):
     clock = Clock(monkeypatch)
-    worker = Pulse(30)
+    worker = HeartbeatMonitor(30)
     clock.now_s += 100
-    assert worker.look() is Condition.FIT
-    assert clock.look(worker, 2) is Condition.AWAY
+    assert worker.look() is WorkerHealth.FIT
+    assert clock.look(worker, 2) is WorkerHealth.AWAY
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from wyoming.tts import Synthesize, SynthesizeVoice
 from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import Config
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.synthesis.reply import Speaker
+from qwentts_daemon.synthesis.reply import Synthesizer
 from tests.engine.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.tiny_models import tiny_directory
 from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream
@@ -55,7 +55,7 @@ class Listening:
 async def handed_over(text):
     """A text as a reply cleans it and gives it to the engine."""
     pool = Listening()
-    reply = Speaker(pool, LiveConfig(Config)).reply(None, "test")
+    reply = Synthesizer(pool, LiveConfig(Config)).reply(None, "test")
     reply.feed(text)
     reply.end_text()
     with pytest.raises(SpeechError, match="only listening"):

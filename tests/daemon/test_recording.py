@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from qwentts_daemon.audio.broadcast import MAX_BYTES, Recording
+from qwentts_daemon.audio.broadcast import MAX_BYTES, BroadcastBuffer
 from qwentts_daemon.errors import SpeechError
 from qwentts_daemon.synthesis.reply import Pcm
 
@@ -16,7 +16,7 @@ async def heard(recording, reader):
 
 
 async def test_everybody_hears_all_of_it_whenever_they_begin():
-    recording = Recording(["a", "b"])
+    recording = BroadcastBuffer(["a", "b"])
     first = asyncio.create_task(heard(recording, "a"))
     for number in range(3):
         recording.write(piece(number))
@@ -27,7 +27,7 @@ async def test_everybody_hears_all_of_it_whenever_they_begin():
 
 
 async def test_what_everybody_has_is_forgotten_and_who_leaves_keeps_nothing():
-    recording = Recording(["a", "b"])
+    recording = BroadcastBuffer(["a", "b"])
     for number in range(4):
         recording.write(piece(number, 100))
     recording.end()
@@ -42,7 +42,7 @@ async def test_what_everybody_has_is_forgotten_and_who_leaves_keeps_nothing():
 
 
 async def test_an_error_comes_after_what_was_said_before_it():
-    recording = Recording(["a"])
+    recording = BroadcastBuffer(["a"])
     recording.write(piece(7))
     recording.end(SpeechError("synthesis-failed", "no more"))
     reading = recording.read("a")
@@ -52,14 +52,14 @@ async def test_an_error_comes_after_what_was_said_before_it():
 
 
 def test_memory_is_bounded():
-    recording = Recording(["a"])
+    recording = BroadcastBuffer(["a"])
     recording.write(piece(0, MAX_BYTES + 2))
     with pytest.raises(SpeechError, match="32 MiB"):
         recording.write(piece(0))
 
 
 def test_without_listeners_nothing_is_kept():
-    recording = Recording(["a"])
+    recording = BroadcastBuffer(["a"])
     recording.leave("a")
     recording.write(piece(0, 2_000))
     assert recording.kept_bytes == 0

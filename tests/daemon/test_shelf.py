@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwentts_daemon.audio.wav import HEADER_BYTES, header
-from qwentts_daemon.http.recordings import MAX_RECORDINGS, Shelf, ShelfError, Space
+from qwentts_daemon.http.recordings import MAX_RECORDINGS, RecordingError, RecordingStore, StorageLimits
 from qwentts_daemon.synthesis.reply import Pcm
 
 RATE = 24_000
 
 
 def shelf(directory, max_bytes=1_000_000, keep_s=60.0):
-    return Shelf(Space(directory, max_bytes, keep_s), lambda identity: f"http://host/{identity}")
+    return RecordingStore(StorageLimits(directory, max_bytes, keep_s), lambda identity: f"http://host/{identity}")
 
 
 def complete(shelf, size):
@@ -60,7 +60,7 @@ async def test_on_a_disk_that_is_smaller_than_its_space_the_oldest_makes_room_to
     oldest, newer, newest = (complete(one, 200_000) for _ in range(3))
     assert [one.find(each.identity) for each in (oldest, newer, newest)] == [None, newer, newest]
     assert newest.read(HEADER_BYTES, 300_000) == bytes(200_000)
-    with newer.listening(), newest.listening(), pytest.raises(ShelfError, match="No space left on device"):
+    with newer.listening(), newest.listening(), pytest.raises(RecordingError, match="No space left on device"):
         one.begin().append(Pcm(RATE, bytes(200_000)))
     assert one.used_bytes == 2 * (200_000 + HEADER_BYTES) + HEADER_BYTES
     one.close()
@@ -69,7 +69,7 @@ async def test_on_a_disk_that_is_smaller_than_its_space_the_oldest_makes_room_to
 async def test_what_is_being_made_or_heard_never_makes_room(tmp_path):
     one = shelf(tmp_path)
     one.begin().append(Pcm(RATE, bytes(500_000)))
-    with complete(one, 400_000).listening(), pytest.raises(ShelfError, match=r"used up.*http\.cache_megabytes"):
+    with complete(one, 400_000).listening(), pytest.raises(RecordingError, match=r"used up.*http\.cache_megabytes"):
         one.begin().append(Pcm(RATE, bytes(200_000)))
 
 
@@ -79,13 +79,13 @@ async def test_there_are_so_many_places_and_no_more(tmp_path):
     for _ in range(MAX_RECORDINGS):
         one.begin()
     assert one.find(first.identity) is None
-    with pytest.raises(ShelfError, match="100 announcements are being made or fetched already"):
+    with pytest.raises(RecordingError, match="100 announcements are being made or fetched already"):
         one.begin()
     one.close()
 
 
 async def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
-    with pytest.raises(ShelfError, match=r"none: No such file or directory \(http\.cache_dir\)"):
+    with pytest.raises(RecordingError, match=r"none: No such file or directory \(http\.cache_dir\)"):
         shelf(tmp_path / "none").begin()
 
 
@@ -109,7 +109,7 @@ async def whatever_happens(one, steps):
                 ears.pop(which % len(ears)).__exit__(None, None, None)
             elif recording and one.find(recording.identity):
                 do(step, recording, ears)
-        except ShelfError:
+        except RecordingError:
             assert one.used_bytes > 2_000 - 300
         assert one.used_bytes <= 2_000
         assert open_files(directory) <= len(made)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwentts_daemon.audio.chime import Chime, two_tones
-from qwentts_daemon.audio.effects import FULL_SCALE, PAUSE_S, PIECE_SAMPLES, Preparation, prepared, scaled
+from qwentts_daemon.audio.effects import FULL_SCALE, PAUSE_S, PIECE_SAMPLES, Effects, prepared, scaled
 from qwentts_daemon.audio.resampler import Resampler, resampled
 from qwentts_daemon.errors import ConfigError
 from tests.daemon.sounding import RATE, Tap, cut, pcm, tone
@@ -44,7 +44,7 @@ def test_full_volume_changes_nothing_and_none_is_silence(values):
 @settings(max_examples=30, deadline=None)
 def test_however_speech_is_cut_it_sounds_the_same(lengths, volume, lead_s, tail_s, rings, rate):
     speech = tone(9000, rate)
-    preparation = Preparation(volume, CHIME if rings else None, lead_s, tail_s)
+    preparation = Effects(volume, CHIME if rings else None, lead_s, tail_s)
     made, longest = asyncio.run(heard(cut(speech, *lengths), preparation, rate))
     lead, tail = bytes(2 * round(rate * lead_s)), bytes(2 * round(rate * tail_s))
     chime = scaled(CHIME.at(rate), volume) + bytes(2 * round(rate * PAUSE_S)) if rings else b""
@@ -53,12 +53,12 @@ def test_however_speech_is_cut_it_sounds_the_same(lengths, volume, lead_s, tail_
 
 
 async def test_nothing_is_heard_when_nothing_is_spoken():
-    assert await heard([], Preparation(chime=CHIME, lead_s=1, tail_s=1)) == (b"", 0)
+    assert await heard([], Effects(chime=CHIME, lead_s=1, tail_s=1)) == (b"", 0)
 
 
 async def test_no_chime_before_there_is_speech():
     tap = Tap()
-    sound = prepared(tap.pcm(), Preparation(chime=CHIME))
+    sound = prepared(tap.pcm(), Effects(chime=CHIME))
     first = asyncio.create_task(anext(sound))
     await asyncio.sleep(0)
     assert not first.done()
@@ -70,7 +70,7 @@ async def test_no_chime_before_there_is_speech():
 async def test_closing_it_closes_the_speech():
     tap = Tap()
     tap.pour(tone(100))
-    async with aclosing(prepared(tap.pcm(), Preparation())) as sound:
+    async with aclosing(prepared(tap.pcm(), Effects())) as sound:
         await anext(sound)
     assert tap.closed.is_set()
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwentts_daemon.text.segmenter import Cleaning, Segmenter, clean
+from qwentts_daemon.text.segmenter import CleaningOptions, Segmenter, clean
 
-ALL = Cleaning()
-NOTHING = Cleaning(markdown=False, emoji=False, urls=False, code_blocks=False)
+ALL = CleaningOptions()
+NOTHING = CleaningOptions(markdown=False, emoji=False, urls=False, code_blocks=False)
 
 
 def spoken(fragments, cleaning=ALL, max_chars=400):
@@ -198,17 +198,17 @@ def test_markdown(text, expected):
 
 def test_without_markdown_the_text_stays():
     text = "# A *b* __c__ `d` [e](f) <b>g</b> &amp; \\* ~~h~~ | i"
-    assert spoken([text], Cleaning(markdown=False)) == [text]
+    assert spoken([text], CleaningOptions(markdown=False)) == [text]
     lines = ["- [x] one", "2. two", "| a | b |", "> three", "[r]: https://a.b"]
-    assert spoken(["\n".join(lines)], Cleaning(markdown=False, urls=False)) == [*lines[:3], " ".join(lines[3:])]
+    assert spoken(["\n".join(lines)], CleaningOptions(markdown=False, urls=False)) == [*lines[:3], " ".join(lines[3:])]
 
 
 def test_code_blocks_are_spoken_on_demand():
     text = "Do:\n```sh\nls *.py_\n  cd ~\n```\n*Ok*"
-    assert spoken([text], Cleaning(code_blocks=False)) == ["Do:", "ls *.py_", "cd ~", "Ok"]
-    assert spoken([text], Cleaning(markdown=False)) == ["Do:", "*Ok*"]
+    assert spoken([text], CleaningOptions(code_blocks=False)) == ["Do:", "ls *.py_", "cd ~", "Ok"]
+    assert spoken([text], CleaningOptions(markdown=False)) == ["Do:", "*Ok*"]
     assert spoken(["```\na\n```"], NOTHING) == ["``` a ```"]
-    assert spoken([f"```\nsee https://a.b/{'x' * 900} now\n```"], Cleaning(code_blocks=False)) == ["see now"]
+    assert spoken([f"```\nsee https://a.b/{'x' * 900} now\n```"], CleaningOptions(code_blocks=False)) == ["see now"]
 
 
 # --- addresses, emoji, characters ------------------------------------------------------------------------------------
@@ -236,11 +236,11 @@ def test_addresses(text, expected):
 
 
 def test_addresses_are_spoken_on_demand():
-    keep = Cleaning(urls=False)
+    keep = CleaningOptions(urls=False)
     assert spoken(["See https://a.b/c, [x](https://y.z) or <http://d.e>."], keep) == [
         "See https://a.b/c, x or http://d.e."
     ]
-    assert spoken(["See (https://a.b) [x](www.y.z) now"], Cleaning(markdown=False)) == ["See [x] now"]
+    assert spoken(["See (https://a.b) [x](www.y.z) now"], CleaningOptions(markdown=False)) == ["See [x] now"]
 
 
 @table(
@@ -267,15 +267,15 @@ def test_characters(text, expected):
 
 
 def test_emoji_are_kept_on_demand():
-    assert spoken(["a 😀 1️⃣ ❤️ 👨‍👩‍👧. Ok"], Cleaning(emoji=False)) == ["a 😀 1\u20e3 ❤ 👨👩👧.", "Ok"]
+    assert spoken(["a 😀 1️⃣ ❤️ 👨‍👩‍👧. Ok"], CleaningOptions(emoji=False)) == ["a 😀 1\u20e3 ❤ 👨👩👧.", "Ok"]
 
 
 def test_replacements_come_last_and_per_segment():
     rules = ((re.compile(r"\bHA\b"), "Home Assistant"), (re.compile("^Home"), "A home"), (re.compile("bye.*"), " "))
-    assert spoken(["**HA** is on. Use HA! Bye bye"], Cleaning(replacements=rules)) == [
+    assert spoken(["**HA** is on. Use HA! Bye bye"], CleaningOptions(replacements=rules)) == [
         "A home Assistant is on.", "Use Home Assistant!", "Bye",
     ]  # fmt: skip
-    assert spoken(["bye. Ok"], Cleaning(replacements=rules)) == ["Ok"]
+    assert spoken(["bye. Ok"], CleaningOptions(replacements=rules)) == ["Ok"]
 
 
 @table(
@@ -317,7 +317,7 @@ def test_a_text_without_an_end_is_cut_at_a_sensible_place(text, limit, expected)
 
 
 def test_flags_and_syllables_are_not_torn():
-    keep = Cleaning(emoji=False)
+    keep = CleaningOptions(emoji=False)
     assert spoken(["a🇩🇪b🇫🇷"], keep, 2) == ["a", "b"]
     assert spoken(["ab👍🏽c"], keep, 3) == ["ab", "👍🏽c"]
     assert spoken([unicodedata.normalize("NFD", "한글한글")], max_chars=4) == [
@@ -363,7 +363,7 @@ PIECES = [
     "\ufe0f", "\u20e3", "\u200d", "\u200b", "\ud83d", "\ude00", "\ufffc", "\x00",
 ]  # fmt: skip
 anything = st.lists(st.sampled_from(PIECES) | st.characters(codec=None, categories=None), max_size=40).map("".join)
-cleanings = st.builds(Cleaning, st.booleans(), st.booleans(), st.booleans(), st.booleans())
+cleanings = st.builds(CleaningOptions, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 limits = st.sampled_from([1, 2, 7, 30, 400])
 
 

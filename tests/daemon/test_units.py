@@ -11,7 +11,7 @@ import pytest
 
 from qwentts_daemon.errors import StartError
 from qwentts_daemon.service import install
-from qwentts_daemon.service.install import Target, plan_install, plan_uninstall
+from qwentts_daemon.service.install import ServiceTarget, plan_install, plan_uninstall
 from tests.harness import PATIENCE_S, ROOT
 
 EXPOSURE_MAX = 2.0
@@ -34,7 +34,7 @@ def run(*command, **options):
 
 @pytest.fixture
 def image(tmp_path):
-    return Target(root=tmp_path / "image")
+    return ServiceTarget(root=tmp_path / "image")
 
 
 # --- what systemd says of them --------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_the_units_are_sound_and_closed(image, extra):
 @needs_systemd
 def test_the_unit_of_a_user_is_sound(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    perform(plan_install(Target(user=True), PROGRAM, [])[:1])
+    perform(plan_install(ServiceTarget(user=True), PROGRAM, [])[:1])
     verified = run("systemd-analyze", "--user", "verify", "--man=no", tmp_path / "systemd/user/qwentts.service",
                    env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})  # fmt: skip
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
@@ -153,7 +153,7 @@ def test_what_others_wrote_is_left_alone(image):
 
 def test_a_running_service_is_started_again_only_when_something_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    target = Target(user=True)
+    target = ServiceTarget(user=True)
     steps = plan_install(target, PROGRAM, [])
     assert [step.line for step in steps[1:]] == [
         "run systemctl --user daemon-reload",

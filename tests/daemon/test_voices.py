@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from engine.ipc.messages import Voice
 from qwentts_daemon.config.schema import Voices
 from qwentts_daemon.errors import Code, ConfigError, SpeechError
-from qwentts_daemon.voices.catalog import Catalogue, best_voice, match_language
-from qwentts_daemon.workers.job import Request
+from qwentts_daemon.voices.catalog import VoiceCatalog, best_voice, match_language
+from qwentts_daemon.workers.job import SynthesisRequest
 
 RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
 ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))
@@ -16,27 +16,27 @@ CONFIG = Voices(
     styles={"whisper": "Whisper."},
     aliases={"kitchen": "ryan+whisper@de-DE", "boss": "anna"},
 )
-catalogue = Catalogue([ANNA, RYAN], CONFIG)
+catalogue = VoiceCatalog([ANNA, RYAN], CONFIG)
 
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({}, Request("ryan")),
-        ({"name": ""}, Request("ryan")),
-        ({"name": "anna"}, Request("anna")),
-        ({"name": "ryan@de-DE"}, Request("ryan", "de-DE")),
-        ({"name": "ryan@de"}, Request("ryan", "de-DE")),
-        ({"name": "ryan", "language": "zh_cn"}, Request("ryan", "zh-CN")),
-        ({"name": "ryan+whisper"}, Request("ryan", None, "whisper", "Whisper.")),
-        ({"name": "ryan+whisper@de-DE"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
-        ({"name": "ryan@de-DE+whisper"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
-        ({"name": "ryan", "speaker": "whisper"}, Request("ryan", None, "whisper", "Whisper.")),
-        ({"name": "anna", "speaker": "soft"}, Request("anna", None, "soft")),
-        ({"name": "kitchen"}, Request("ryan", "de-DE", "whisper", "Whisper.")),
-        ({"name": "boss", "speaker": "soft"}, Request("anna", None, "soft")),
-        ({"language": "de"}, Request("ryan", "de-DE")),
-        ({"language": "zh"}, Request("ryan", "zh-CN")),
+        ({}, SynthesisRequest("ryan")),
+        ({"name": ""}, SynthesisRequest("ryan")),
+        ({"name": "anna"}, SynthesisRequest("anna")),
+        ({"name": "ryan@de-DE"}, SynthesisRequest("ryan", "de-DE")),
+        ({"name": "ryan@de"}, SynthesisRequest("ryan", "de-DE")),
+        ({"name": "ryan", "language": "zh_cn"}, SynthesisRequest("ryan", "zh-CN")),
+        ({"name": "ryan+whisper"}, SynthesisRequest("ryan", None, "whisper", "Whisper.")),
+        ({"name": "ryan+whisper@de-DE"}, SynthesisRequest("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "ryan@de-DE+whisper"}, SynthesisRequest("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "ryan", "speaker": "whisper"}, SynthesisRequest("ryan", None, "whisper", "Whisper.")),
+        ({"name": "anna", "speaker": "soft"}, SynthesisRequest("anna", None, "soft")),
+        ({"name": "kitchen"}, SynthesisRequest("ryan", "de-DE", "whisper", "Whisper.")),
+        ({"name": "boss", "speaker": "soft"}, SynthesisRequest("anna", None, "soft")),
+        ({"language": "de"}, SynthesisRequest("ryan", "de-DE")),
+        ({"language": "zh"}, SynthesisRequest("ryan", "zh-CN")),
     ],
 )
 def test_a_name_says_voice_language_and_style(asked, expected):
@@ -64,7 +64,7 @@ def test_what_is_not_there_is_refused_with_the_nearest(asked, code, hint):
     "config", [Voices(pin_languages=("de-DE", "de-DE")), Voices(aliases={"ryan": "ryan@de-DE", "anna": "ryan"})]
 )
 def test_no_name_is_listed_twice_and_each_is_what_it_speaks(config):
-    made = Catalogue([ANNA, RYAN], config)
+    made = VoiceCatalog([ANNA, RYAN], config)
     listed = {entry.id: entry for entry in made.entries}
     assert len(listed) == len(made.entries)
     assert all(made.resolve(name).language in (None, *entry.languages) for name, entry in listed.items())
@@ -85,9 +85,9 @@ def test_every_listed_id_resolves_and_speaks_its_languages():
 
 
 def test_the_configured_language_is_a_wish_not_a_demand():
-    voices = Catalogue([ANNA, RYAN], Voices(language="zh-CN"))
-    assert voices.resolve() == Request("ryan", "zh-CN")
-    assert voices.resolve("anna") == Request("anna")
+    voices = VoiceCatalog([ANNA, RYAN], Voices(language="zh-CN"))
+    assert voices.resolve() == SynthesisRequest("ryan", "zh-CN")
+    assert voices.resolve("anna") == SynthesisRequest("anna")
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_the_configured_language_is_a_wish_not_a_demand():
 )
 def test_wrong_names_in_the_configuration_stop_the_start(config):
     with pytest.raises(ConfigError, match=r"voices\.(default|aliases\.x): "):
-        Catalogue([RYAN], config)
+        VoiceCatalog([RYAN], config)
 
 
 @pytest.mark.parametrize("default", ["anna", "anna+soft", "ryan+hoarse"])
 def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
     config = Voices(default=default, aliases={"boss": "anna", "kitchen": "ryan"}, styles={"soft": "Softly."})
-    before = Catalogue([RYAN], config, more_may_come=True)
+    before = VoiceCatalog([RYAN], config, more_may_come=True)
     assert before.default == "ryan"
     assert [problem.partition(": no voice")[0].partition(": voice")[0] for problem in before.awaited] == [
         "voices.default", "voices.aliases.boss",
@@ -110,7 +110,7 @@ def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
     with pytest.raises(SpeechError, match="no voice 'anna'"):
         before.resolve("boss")
     hoarse = Voice("ryan", "Ryan", ("en-US",), styles=("hoarse",))
-    after = Catalogue([hoarse, ANNA], config, more_may_come=True)
+    after = VoiceCatalog([hoarse, ANNA], config, more_may_come=True)
     assert (after.default, after.awaited, after.resolve("boss").voice) == (default, [], "anna")
 
 
@@ -128,7 +128,7 @@ def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
 )
 def test_voices_that_stand_in_speak_for_every_name(asked, voice):
     config = Voices(default="ryan", aliases={"kitchen": "ryan+whisper@de-DE"})
-    embedded = Catalogue([ANNA, Voice("amy", "Amy", ("en-GB",))], config, stands_in=True)
+    embedded = VoiceCatalog([ANNA, Voice("amy", "Amy", ("en-GB",))], config, stands_in=True)
     assert embedded.default == "amy"
     assert len(embedded.awaited) == 2
     request = embedded.resolve(**asked)
@@ -138,12 +138,12 @@ def test_voices_that_stand_in_speak_for_every_name(asked, voice):
 
 def test_a_language_that_nobody_speaks_is_refused_by_those_who_stand_in_too():
     with pytest.raises(SpeechError, match="no voice speaks 'fr'"):
-        Catalogue([ANNA], Voices(), stands_in=True).resolve(language="fr")
+        VoiceCatalog([ANNA], Voices(), stands_in=True).resolve(language="fr")
 
 
 def test_a_language_that_the_default_does_not_speak_is_not_waited_for():
     with pytest.raises(ConfigError, match=r"voices\.default: "):
-        Catalogue([RYAN], Voices(default="ryan@fr"), more_may_come=True)
+        VoiceCatalog([RYAN], Voices(default="ryan@fr"), more_may_come=True)
 
 
 def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
@@ -159,21 +159,21 @@ def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
 
 
 def test_a_language_asked_for_beats_the_pin_of_a_default_but_not_of_a_name():
-    voices = Catalogue([RYAN], Voices(default="ryan@de-DE"))
-    assert voices.resolve() == Request("ryan", "de-DE")
-    assert voices.resolve(language="en-US") == Request("ryan", "en-US")
-    assert voices.resolve("ryan@de-DE", language="en-US") == Request("ryan", "de-DE")
+    voices = VoiceCatalog([RYAN], Voices(default="ryan@de-DE"))
+    assert voices.resolve() == SynthesisRequest("ryan", "de-DE")
+    assert voices.resolve(language="en-US") == SynthesisRequest("ryan", "en-US")
+    assert voices.resolve("ryan@de-DE", language="en-US") == SynthesisRequest("ryan", "de-DE")
 
 
 @pytest.mark.parametrize("config", [Voices(language="sv-SE"), Voices(pin_languages=("de-DE", "sv"))])
 def test_a_language_that_nobody_speaks_stops_the_start(config):
     with pytest.raises(ConfigError, match=r"voices\.(language|pin_languages): no voice speaks sv"):
-        Catalogue([RYAN, ANNA], config)
+        VoiceCatalog([RYAN, ANNA], config)
 
 
 def test_no_voices_is_refused():
     with pytest.raises(ConfigError):
-        Catalogue([], Voices())
+        VoiceCatalog([], Voices())
 
 
 @given(st.text(max_size=20), st.none() | st.text(max_size=10), st.none() | st.text(max_size=10))

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import GPUDriver
 from triton.runtime import JITFunction, driver
 
-from engine.acceleration.fused import FusedFrame
+from engine.acceleration.fused import FusedDecodeStep
 from engine.acceleration.select import _codec_steps, _frame_steps
 from engine.checkpoint.load import LoadOptions, load
 from engine.kernels import attention, codec_conv, codec_frames, linear, precompile, sampling
@@ -116,7 +116,7 @@ def main() -> None:
     options = LoadOptions(device="cpu", dtype=torch.bfloat16, fold_text=True)
     runner = Runner(load(tiny_directory("custom_voice"), options), SLOTS, 128)
     with patch.object(Launch, "on", lambda _: Launch(early=True)):
-        frame = FusedFrame(runner.model, runner.state)
+        frame = FusedDecodeStep(runner.model, runner.state)
     codec = FusedCodec(small_decoder(), SLOTS, torch.float16, "cpu")
 
     def steps() -> chain[Any]:

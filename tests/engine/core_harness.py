@@ -15,8 +15,8 @@ from engine.prompt.sampling_params import resolve_sampling
 from engine.prompt.tokenizer import TextTokenizer
 from engine.runtime.model_runner import Runner
 from engine.scheduler.chunking import Emission, EmissionPlan
-from engine.scheduler.engine import Engine, Progress, Utterance
-from engine.scheduler.sequence import Guards
+from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
+from engine.scheduler.sequence import RunawayLimits
 from tests.engine.tiny_models import FLOAT32, tiny_directory, tiny_model
 
 SLOTS = 3
@@ -34,7 +34,7 @@ class Speaker:
         self,
         slots: int = SLOTS,
         max_positions: int = 256,
-        guards: Guards | None = None,
+        guards: RunawayLimits | None = None,
         lag: int | None = None,
         eos_gain: float = 0.0,
         pool: PoolSize | None = None,
@@ -46,7 +46,7 @@ class Speaker:
         model = load(directory, FLOAT32) if eos_gain else tiny_model("custom_voice")
         sizes = (model, slots, max_positions)
         self.runner = PagedRunner(*sizes, pool, lag) if pool else Runner(*sizes, lag=lag)
-        self.engine = Engine(self.runner, self.tokenizer, guards or Guards())
+        self.engine = Engine(self.runner, self.tokenizer, guards or RunawayLimits())
 
     def utterance(
         self,
@@ -56,18 +56,18 @@ class Speaker:
         emission: Emission | None = None,
         trim_silence: bool = False,
         **sampling: object,
-    ) -> Utterance:
+    ) -> GenerationRequest:
         options = {"max_new_tokens": 14, "seed": 7, **sampling}
         plan = self.planner.custom_voice(speaker, "english", flowing=flowing)
         emission = emission or EmissionPlan(sizes)
-        return Utterance(plan, resolve_sampling(options), emission=emission, trim_silence=trim_silence)
+        return GenerationRequest(plan, resolve_sampling(options), emission=emission, trim_silence=trim_silence)
 
     def start(self, job: int, text: str, **options: object) -> None:
         self.engine.add(job, self.utterance(**options))
         self.engine.append_text(job, text)
         self.engine.end_text(job)
 
-    def rest(self) -> list[Progress]:
+    def rest(self) -> list[ChunkOutput]:
         """Everything that still comes."""
         parts = []
         while self.engine.busy:
@@ -76,13 +76,13 @@ class Speaker:
 
     def finish(self) -> dict[int, Spoken]:
         """Codes and wave of every job, stepped to the end."""
-        found: dict[int, list[Progress]] = {}
+        found: dict[int, list[ChunkOutput]] = {}
         for progress in self.rest():
             found.setdefault(progress.job, []).append(progress)
         return {job: joined(parts) for job, parts in found.items()}
 
 
-def joined(parts: list[Progress]) -> Spoken:
+def joined(parts: list[ChunkOutput]) -> Spoken:
     return torch.cat([p.codes for p in parts], -1), torch.cat([p.wave for p in parts])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.model.speech_model import SpeechModel
-from engine.model.talker import Cache, Rows, Talker
+from engine.model.talker import BatchRows, Cache, Talker
 
 PENALTY = 1.05
 MIN_NEW_TOKENS = 2
@@ -26,7 +26,7 @@ class Spoken:
     predictor: Tensor  # [frames · 15, 2048]
 
 
-def prefill(talker: Talker, inputs: Tensor, cache: Cache, rows: Rows, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def prefill(talker: Talker, inputs: Tensor, cache: Cache, rows: BatchRows, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Read prompts of unequal length, padded at the right: inputs [B, T, H], of which lengths [B] are real.
 
     Gives the hidden state [B, H] and the logits [B, V] of each last real position.
@@ -54,7 +54,7 @@ def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, sam
     cache, frame_cache = talker.allocate(slot + 1, ROOM), predictor.allocate(1)
     slots, start = torch.tensor([slot]), torch.tensor([0])
     lengths = torch.tensor([len(prompt)])
-    hidden, logits = prefill(talker, prompt[None], cache, Rows(slots, start, ROOM), lengths)
+    hidden, logits = prefill(talker, prompt[None], cache, BatchRows(slots, start, ROOM), lengths)
     spoken, frames, passes = [(hidden, logits)], [], []
 
     def best(scores: Tensor, group: int) -> Tensor:
@@ -67,7 +67,7 @@ def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, sam
         text = trailing[len(frames)] if len(frames) < len(trailing) else pad
         position = torch.tensor([len(prompt) + len(frames)])
         frames.append(codes[0])
-        hidden, logits = talker.step(talker.codes(codes) + text, cache, Rows(slots, position, ROOM))
+        hidden, logits = talker.step(talker.codes(codes) + text, cache, BatchRows(slots, position, ROOM))
         spoken.append((hidden, logits))
         past.append(choose(logits[0], past, eos))
     return Spoken(

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 import yaml
 
-from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.ipc.messages import Chunk, Synthesize
 from engine.ipc.settings import ModelSettings, Settings
 from engine.prompt.planner import PromptPlan
 from engine.prompt.sampling_params import resolve_sampling
 from engine.runtime.model_runner import Runner
-from engine.scheduler.engine import Engine, Utterance
+from engine.scheduler.engine import Engine, GenerationRequest
 from engine.voices.audio import float_to_pcm16, load_audio
 from engine.voices.prompt import make_voice_prompt
 from tests.engine.signals import sound
@@ -78,7 +78,7 @@ class Reference:
     """The engine driven by hand, without the backend: what every door of it must give."""
 
     def __init__(self, kind: str = "custom_voice", **sampling: object) -> None:
-        self.loaded: Loaded = load_checkpoint(tiny_directory(kind), FLOAT32)
+        self.loaded: LoadedCheckpoint = load_checkpoint(tiny_directory(kind), FLOAT32)
         self.runner = Runner(self.loaded.model, 1, 512)
         self._sampling = resolve_sampling({**SAMPLING, **sampling}, self.loaded.generation)
 
@@ -95,7 +95,7 @@ class Reference:
 
     def speak(self, text: str, plan: PromptPlan, *voice: object) -> bytes:
         engine = Engine(self.runner, self.loaded.tokenizer)
-        engine.add(1, Utterance(plan, self._sampling, *voice))
+        engine.add(1, GenerationRequest(plan, self._sampling, *voice))
         engine.append_text(1, text)
         engine.end_text(1)
         waves = []

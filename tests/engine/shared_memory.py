@@ -20,7 +20,7 @@ import torch
 from triton import knobs
 from triton.runtime import driver
 
-from engine.acceleration.fused import FusedFrame
+from engine.acceleration.fused import FusedDecodeStep
 from engine.acceleration.select import _codec_steps, _frame_steps
 from engine.checkpoint.load import LoadOptions, load
 from engine.kernels.codec import FusedCodec
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         runner = Runner(load(shallow(Path(name)), LoadOptions("cpu", torch.bfloat16, fold_text=True)), SLOTS, 128)
     with patch.object(Launch, "on", lambda _: Launch(early=capability >= 90)):
-        frame = FusedFrame(runner.model, runner.state)
+        frame = FusedDecodeStep(runner.model, runner.state)
     codec = FusedCodec(runner.model.decoder, SLOTS, torch.float16, "cpu")
     compile_ahead(chain(_frame_steps(runner, frame), _codec_steps(runner, codec)))
     print(json.dumps(most))

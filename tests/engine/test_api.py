@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 import engine
 from engine.api.inputs import FromPretrained
 from engine.api.stream_options import StreamOptions
-from engine.api.threaded_engine import EngineFailure, SharedEngine
+from engine.api.threaded_engine import EngineFailure, ThreadedEngine
 from engine.prompt.planner import PromptError
 from engine.prompt.sampling_params import SamplingError
-from engine.scheduler.engine import Engine, Utterance
+from engine.scheduler.engine import Engine, GenerationRequest
 from tests.engine.api_trace import codes_of
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_models import tiny_directory, tiny_model
@@ -414,7 +414,7 @@ def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
     speaker = model()
     shared, step = speaker.engine, Engine.step
     job = next(shared._numbers)
-    shared._begin(job, Utterance(speaker._planner.custom_voice("ryan")))
+    shared._begin(job, GenerationRequest(speaker._planner.custom_voice("ryan")))
     shared._feed(job, "hello world, ")
     for _ in range(40):
         shared.exclusively(lambda: None)  # a turn
@@ -539,7 +539,7 @@ def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytes
 @pytest.mark.parametrize("moment", ["_take_turn", "_begin"])
 def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     only = model(slots=1)
-    real = getattr(SharedEngine, moment)
+    real = getattr(ThreadedEngine, moment)
 
     def interrupted(*given: Any) -> Any:
         real(*given)
@@ -550,7 +550,7 @@ def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monke
 
     for speak in (only.generate_custom_voice, lambda *given, **how: list(only.stream_generate_custom_voice(*given))):
         with monkeypatch.context() as patched:
-            patched.setattr(SharedEngine, moment, interrupted)
+            patched.setattr(ThreadedEngine, moment, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 speak(TEXTS[0], "ryan", **GREEDY)
         assert only.engine.idle

@@ -16,7 +16,7 @@ from wyoming.event import async_read_event, async_write_event
 from engine.bench import latency, load, profile_talker
 from engine.bench.arrivals import LONGEST, SHORTEST, Arrival, poisson
 from engine.bench.load_client import listen_all, onset_s, warm_up
-from engine.bench.metrics import Take, load_figures, most_at_once, percentile, spread
+from engine.bench.metrics import RequestTrace, load_figures, most_at_once, percentile, spread
 from engine.bench.peers import peer_lines
 from engine.bench.report import Setting, json_line, shown, text_line
 from engine.bench.roofline import Load, compute_floor_s, frame_bytes, frame_macs, memory_floor_s
@@ -73,7 +73,7 @@ def test_larger_chunks_and_smaller_numbers_move_fewer_bytes(config: ModelConfig)
 
 
 def test_a_take_in_time_has_no_underrun() -> None:
-    take = Take(began_s=10.0)
+    take = RequestTrace(began_s=10.0)
     take.hear(10.02, 0.08, None)
     take.hear(10.05, 0.16, 0.04)
     take.hear(10.26, 0.08, 0.0)  # the very moment at which it is needed
@@ -85,7 +85,7 @@ def test_a_take_in_time_has_no_underrun() -> None:
 
 
 def test_a_late_chunk_is_an_underrun_and_delays_what_follows() -> None:
-    take = Take(began_s=0.0)
+    take = RequestTrace(began_s=0.0)
     take.hear(1.0, 0.08, 0.0)
     take.hear(1.2, 0.08, 0.0)
     take.hear(1.27, 0.08, 0.0)
@@ -96,7 +96,7 @@ def test_a_late_chunk_is_an_underrun_and_delays_what_follows() -> None:
 
 
 def test_a_take_without_audio_has_no_times() -> None:
-    take = Take(began_s=0.0)
+    take = RequestTrace(began_s=0.0)
     assert (take.first_pcm_ms, take.first_audible_ms, take.steady_ms_per_frame) == (None, None, None)
 
 
@@ -114,7 +114,7 @@ def test_most_at_once() -> None:
 
 
 def test_figures_of_a_load() -> None:
-    takes = [Take(0.0), Take(1.0)]
+    takes = [RequestTrace(0.0), RequestTrace(1.0)]
     takes[0].hear(0.5, 1.0, 0.0)
     takes[1].hear(2.0, 3.0, None)
     figures = load_figures(takes, refused=2, failed=1)

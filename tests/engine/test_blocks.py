@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.paged.block_pool import BlockPool, Link, VoiceContent, chained
+from engine.paged.block_pool import BlockPool, HashedBlock, VoiceContent, chained
 from engine.prompt.planner import Position, ReferenceFrame, SpeakerVector
 
 PAGE = 4
@@ -37,7 +37,7 @@ def equal_blocks(a: list[tuple[object, ...]], b: list[tuple[object, ...]]) -> in
     return equal // PAGE
 
 
-def read(pool: BlockPool, links: list[Link]) -> list[int]:
+def read(pool: BlockPool, links: list[HashedBlock]) -> list[int]:
     """A prompt comes in: it takes what is there, and reads the rest."""
     shared = pool.find(links)
     blocks = pool.take(len(links) - len(shared), shared)
@@ -90,7 +90,7 @@ def test_a_position_is_never_taken_for_two_others():
 
 def test_the_least_recently_used_content_goes_first_and_the_end_of_a_prompt_before_its_beginning():
     pool = BlockPool(4)
-    old, new = ([Link(bytes([n, part]), bytes([n, part])) for part in (0, 1)] for n in (1, 2))
+    old, new = ([HashedBlock(bytes([n, part]), bytes([n, part])) for part in (0, 1)] for n in (1, 2))
     pool.give(read(pool, old))
     pool.give(read(pool, new))
     assert (pool.free, pool.used) == (4, 0)
@@ -103,9 +103,9 @@ def test_the_least_recently_used_content_goes_first_and_the_end_of_a_prompt_befo
 
 def test_the_continuation_of_a_forgotten_beginning_is_read_anew():
     """The key of the second block is known, but the block that it continues is another one now."""
-    pool, links = BlockPool(5), [Link(b"a", b"a"), Link(b"b", b"b")]
+    pool, links = BlockPool(5), [HashedBlock(b"a", b"a"), HashedBlock(b"b", b"b")]
     blocks = read(pool, links)
-    collision = [Link(b"a", b"something else")]
+    collision = [HashedBlock(b"a", b"something else")]
     other = read(pool, collision)
     assert (pool.find(links), pool.find(collision)) == ([], other)
     again = read(pool, links)
@@ -117,7 +117,7 @@ def test_the_continuation_of_a_forgotten_beginning_is_read_anew():
 
 
 def test_more_than_there_is_can_not_be_taken():
-    pool, links = BlockPool(2), [Link(b"a", b"a")]
+    pool, links = BlockPool(2), [HashedBlock(b"a", b"a")]
     pool.give(read(pool, links))
     assert pool.can_take(2)
     assert not pool.can_take(2, pool.find(links))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.model.streaming import CodecState, Fresh
+from engine.model.streaming import CodecState, ZeroState
 from tests.engine.signals import codes as random_codes
 from tests.engine.signals import sound
 from tests.engine.tiny_models import tiny_model
@@ -157,7 +157,7 @@ def test_chunked_is_the_whole_while_one_chunk_suffices() -> None:
 def test_a_recording_is_convolved_in_pieces_as_in_one(samples: int) -> None:
     encoder = tiny_model().encoder
     wave = torch.from_numpy(sound(3)[:samples])[None, None]
-    in_one = encoder._convolve_piece(wave, Fresh())
+    in_one = encoder._convolve_piece(wave, ZeroState())
     in_pieces = encoder._convolve(wave)
     assert in_pieces.shape == in_one.shape == (1, encoder.config.transformer.hidden_size, -(-samples // 960))
     assert (in_pieces - in_one).abs().max() < 1e-5 * in_one.abs().max()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.acceleration.compiled import CompiledFrame
+from engine.acceleration.compiled import CompiledDecodeStep
 from tests.engine.core_harness import TEXTS, Speaker, same
 
 
@@ -23,7 +23,7 @@ real_compile = torch.compile
 def test_both_halves_are_traced_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
     plain, compiled = Speaker(), Speaker()
-    compiled.runner.frame = CompiledFrame(compiled.runner.model, compiled.runner.state)
+    compiled.runner.frame = CompiledDecodeStep(compiled.runner.model, compiled.runner.state)
     for speaker in (plain, compiled):
         for job, text in enumerate(TEXTS[:2]):
             speaker.start(job, text, seed=job, max_new_tokens=6 + 2 * job)

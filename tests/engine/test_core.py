@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.scheduler.sequence import Cut, Guards
+from engine.scheduler.sequence import FinishReason, RunawayLimits
 from tests.engine.core_harness import TEXTS, Speaker, alone, joined, same
 from tests.engine.tiny_models import tiny_model
 
@@ -127,10 +127,10 @@ def test_a_job_without_text_ends_also_when_every_slot_waits_for_text():
 
 @LAGS
 def test_runaway_speech_ends_with_a_fade(lag):
-    speaker = Speaker(lag=lag, guards=Guards(frames_per_text_id=1, min_frames=6))
+    speaker = Speaker(lag=lag, guards=RunawayLimits(frames_per_text_id=1, min_frames=6))
     speaker.start(1, "hi", sizes=(25,), max_new_tokens=100)
     parts = speaker.rest()
-    assert parts[-1].cut is Cut.TOO_LONG
+    assert parts[-1].cut is FinishReason.TOO_LONG
     wave = torch.cat([p.wave for p in parts])
     assert len(wave) == 1920 * 7
     assert wave[-1].abs() < 1e-6
@@ -142,7 +142,7 @@ def test_a_slot_that_is_full_ends_its_job(lag):
     speaker.start(1, "hi there", max_new_tokens=100)
     progress = [p for _ in range(30) for p in speaker.engine.step()][-1]
     assert progress.ended
-    assert progress.cut is Cut.TOO_LONG
+    assert progress.cut is FinishReason.TOO_LONG
 
 
 @LAGS

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler.chunking import FRAME_S, CreditPlan, EmissionPlan, Moment, Playback, Smoothed
+from engine.scheduler.chunking import FRAME_S, BufferedPlan, EmissionPlan, EmissionState, MovingAverage, Playback
 
-NOW = Moment(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, delivery_s=0.006)
+NOW = EmissionState(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, delivery_s=0.006)
 FRAMES = 400
 
 
 def chunks(step_s: float, codec_s: float) -> tuple[list[int], float]:
     """Chunk sizes of a long speech at constant speed, and how long its listener heard nothing in the middle."""
-    plan, playback, sizes, pauses_s, closed = CreditPlan(), Playback(), [], 0.0, 0
+    plan, playback, sizes, pauses_s, closed = BufferedPlan(), Playback(), [], 0.0, 0
     for made in range(1, FRAMES + 1):
         now_s = made * step_s
-        moment = Moment(len(sizes), made - closed, False, playback.in_hand_s(now_s, 0.0), step_s, codec_s)
+        moment = EmissionState(len(sizes), made - closed, False, playback.in_hand_s(now_s, 0.0), step_s, codec_s)
         if frames := plan.due(moment):
             arrives_s = now_s + codec_s
             if playback.ends_s is not None:
@@ -54,14 +54,14 @@ def test_on_a_fast_gpu_the_second_chunk_can_be_large() -> None:
 
 def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
     patient = replace(NOW, waiting=3, in_hand_s=9.0)
-    assert CreditPlan().due(patient) == 0
-    assert CreditPlan().due(replace(patient, starved=True)) == 3
-    assert CreditPlan().due(replace(patient, waiting=0)) == 0
-    assert CreditPlan().due(replace(patient, in_hand_s=0.0)) == 2
+    assert BufferedPlan().due(patient) == 0
+    assert BufferedPlan().due(replace(patient, starved=True)) == 3
+    assert BufferedPlan().due(replace(patient, waiting=0)) == 0
+    assert BufferedPlan().due(replace(patient, in_hand_s=0.0)) == 2
 
 
 def test_before_anything_is_known_the_first_frame_goes_out_at_once() -> None:
-    assert CreditPlan().due(replace(NOW, step_s=0.0, delivery_s=0.0)) == 1
+    assert BufferedPlan().due(replace(NOW, step_s=0.0, delivery_s=0.0)) == 1
 
 
 def test_fixed_sizes_are_kept() -> None:
@@ -70,7 +70,7 @@ def test_fixed_sizes_are_kept() -> None:
     assert [plan.due(replace(NOW, chunk=1, waiting=waiting)) for waiting in (1, 2, 3)] == [0, 2, 2]
 
 
-@pytest.mark.parametrize("plan", [EmissionPlan, CreditPlan])
+@pytest.mark.parametrize("plan", [EmissionPlan, BufferedPlan])
 @pytest.mark.parametrize("sizes", [(), (0,), (1, -1)])
 def test_a_chunk_has_a_frame(plan: type[EmissionPlan], sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
@@ -87,7 +87,7 @@ def test_after_an_underrun_audio_is_played_at_once() -> None:
 
 
 def test_the_newest_of_many_durations_counts_for_a_fifth() -> None:
-    mean = Smoothed()
+    mean = MovingAverage()
     mean.add(1.0)
     assert mean.value_s == 1.0
     mean.add(2.0)

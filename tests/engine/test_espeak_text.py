@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.worker.backends.espeak_text import Piece, by_script, clean, cut
+from engine.worker.backends.espeak_text import TextChunk, by_script, clean, cut
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def kept(text):
 
 def test_stretches_of_writing_go_to_their_readers():
     assert by_script("Now “Дорога” by Кино, π.", "") == [
-        Piece("Now “, ", "", pause=False),
-        Piece("Дорога”, ", "ru", pause=False),
-        Piece("by, ", "", pause=False),
-        Piece("Кино, ", "ru", pause=False),
-        Piece("π.", ""),
+        TextChunk("Now “, ", "", pause=False),
+        TextChunk("Дорога”, ", "ru", pause=False),
+        TextChunk("by, ", "", pause=False),
+        TextChunk("Кино, ", "ru", pause=False),
+        TextChunk("π.", ""),
     ]
-    assert by_script("Привет, «мир».", "Cyrillic") == [Piece("Привет, «мир».")]
-    assert by_script("«Привет».", "") == [Piece("«Привет».", "ru")]
+    assert by_script("Привет, «мир».", "Cyrillic") == [TextChunk("Привет, «мир».")]
+    assert by_script("«Привет».", "") == [TextChunk("«Привет».", "ru")]
 
 
 @given(st.text())

@@ -17,7 +17,7 @@ import torch
 import engine
 from engine.api.stream_options import StreamOptions
 from engine.prompt.sampling_params import Draw, SamplingParams
-from engine.runtime.codec_step import PlainCodec
+from engine.runtime.codec_step import EagerCodec
 from engine.runtime.sampler import CodeRules, Sampler, SamplerLimits
 from engine.scheduler.sequence import end_ids
 from tests.engine.api_trace import codes_of
@@ -154,13 +154,13 @@ def test_sound_does_not_depend_on_the_place_in_a_chunk_and_the_reference_is_not_
 
 def test_each_frame_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    step = PlainCodec.step
+    step = EagerCodec.step
 
-    def watched(self: PlainCodec, codes: Any, starts: Any, slots: Any, frames: int) -> Any:
+    def watched(self: EagerCodec, codes: Any, starts: Any, slots: Any, frames: int) -> Any:
         decoded.append(frames * len(slots))
         return step(self, codes, starts, slots, frames)
 
-    monkeypatch.setattr(PlainCodec, "step", watched)
+    monkeypatch.setattr(EagerCodec, "step", watched)
     cloned(frames=21, emit_every_frames=3)
     assert sum(decoded) == 21
 

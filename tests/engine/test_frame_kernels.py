@@ -15,12 +15,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 pytest.importorskip("triton")
 
-from engine.acceleration.fused import FusedFrame
+from engine.acceleration.fused import FusedDecodeStep
 from engine.checkpoint.load import LoadOptions
-from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.prompt.sampling_params import resolve_sampling
 from engine.runtime.model_runner import Runner
-from engine.scheduler.engine import Engine, Utterance
+from engine.scheduler.engine import Engine, GenerationRequest
 from tests.engine.tiny_models import tiny_directory
 
 pytestmark = [
@@ -38,7 +38,7 @@ SAMPLINGS = {
 
 
 @cache
-def loaded(size: str) -> Loaded:
+def loaded(size: str) -> LoadedCheckpoint:
     options = LoadOptions(device="cpu", dtype=torch.float32, fold_text=True)
     return load_checkpoint(tiny_directory("custom_voice", size), options)
 
@@ -49,7 +49,9 @@ def spoken(runner: Runner, size: str, jobs: int, frames: int, sampling: dict[str
     engine, codes = Engine(runner, model.tokenizer), {job: [] for job in range(jobs)}
     for job in range(jobs):
         chosen = {"seed": job, "max_new_tokens": frames + 1, "min_new_tokens": frames + 1, **sampling}
-        engine.add(job, Utterance(model.planner.custom_voice("ryan", flowing=job % 2 == 0), resolve_sampling(chosen)))
+        engine.add(
+            job, GenerationRequest(model.planner.custom_voice("ryan", flowing=job % 2 == 0), resolve_sampling(chosen))
+        )
         engine.append_text(job, TEXT)
         engine.end_text(job)
     while engine.busy:
@@ -64,7 +66,7 @@ def runner(size: str) -> Runner:
 
 def fused(size: str) -> Runner:
     made = runner(size)
-    made.frame = FusedFrame(made.model, made.state)
+    made.frame = FusedDecodeStep(made.model, made.state)
     return made
 
 

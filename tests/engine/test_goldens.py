@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.model.mel import log_mel
-from engine.model.talker import Rows
+from engine.model.talker import BatchRows
 from tests.engine.goldens_format import (
     CHUNKS,
     CODE_FRAMES,
@@ -63,7 +63,7 @@ def test_unequal_prompts_in_one_prefill(size: str) -> None:
     talker, cases = tiny_model(size=size).talker, [golden("base", size, f"batch{item}") for item in range(3)]
     prompts = [case["prompt"] for case in cases]
     inputs = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-    rows = Rows(torch.tensor([3, 0, 2]), torch.zeros(3, dtype=torch.int64), 128)
+    rows = BatchRows(torch.tensor([3, 0, 2]), torch.zeros(3, dtype=torch.int64), 128)
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     hidden, logits = prefill(talker, inputs, talker.allocate(4, 128), rows, lengths)
     close(hidden, torch.stack([case["hidden"][0] for case in cases]))

@@ -12,7 +12,7 @@ import torch
 
 import engine.model
 from engine.model.speech_model import SpeechModel
-from engine.model.talker import Rows
+from engine.model.talker import BatchRows
 from tests.engine.tiny_models import tiny_model
 
 FOLDER = Path(engine.model.__file__).parent
@@ -52,9 +52,9 @@ def test_a_step_never_looks_at_a_value() -> None:
             model.code_predictor.allocate(4),
             model.decoder.allocate(4),
         )
-        hidden, _ = model.talker.step(torch.zeros(3, 64), cache, Rows(slots, slots, 32))
+        hidden, _ = model.talker.step(torch.zeros(3, 64), cache, BatchRows(slots, slots, 32))
         codes = model.code_predictor.frame(hidden, code, frame_cache, lambda logits, _: logits.argmax(-1))
-        model.talker.step(model.talker.codes(codes), cache, Rows(slots, slots, 32))
+        model.talker.step(model.talker.codes(codes), cache, BatchRows(slots, slots, 32))
         for frames in (1, 2, 4, 8):
             wave = model.decoder.step(codes.unsqueeze(-1).expand(-1, -1, frames), slots, state)
             assert wave.shape == (3, 1920 * frames)

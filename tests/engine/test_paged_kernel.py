@@ -13,10 +13,10 @@ pytest.importorskip("triton")
 
 from torch import Tensor
 
-from engine.acceleration.fused import FusedFrame
+from engine.acceleration.fused import FusedDecodeStep
 from engine.acceleration.select import _frame_cosine
 from engine.checkpoint.load import LoadOptions
-from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.kernels.attention import AttendStep, Heads, Past
 from engine.kernels.launch import Launch
 from engine.model.attention import Attention, SlotCache, rotary_table, visible_bias
@@ -24,7 +24,7 @@ from engine.model.config import TransformerConfig
 from engine.paged.kv_cache import BlockLayer, PoolSize
 from engine.paged.runner import PagedRunner
 from engine.prompt.sampling_params import resolve_sampling
-from engine.scheduler.engine import Engine, Utterance
+from engine.scheduler.engine import Engine, GenerationRequest
 from tests.engine.tiny_models import tiny_directory
 
 pytestmark = [
@@ -92,7 +92,7 @@ def plain(attention: Attention, x: Tensor, rows: SlotCache, slots: Tensor, posit
 def test_fused_frames_over_blocks_draw_the_codes_of_plain_ones() -> None:
     loaded = load_checkpoint(tiny_directory("custom_voice"), LoadOptions("cpu", torch.float32, fold_text=True))
     plain_runner, fused_runner = (PagedRunner(loaded.model, 2, 48, PoolSize(16, 7)) for _ in range(2))
-    fused_runner.frame = frame = FusedFrame(loaded.model, fused_runner.state)
+    fused_runner.frame = frame = FusedDecodeStep(loaded.model, fused_runner.state)
     assert _frame_cosine(fused_runner, frame) > 0.9999  # the check at start, in the block that is nobody's
     said = [speak(Engine(runner, loaded.tokenizer), loaded) for runner in (plain_runner, fused_runner)]
     assert said[0][0].shape == (16, FRAMES)
@@ -100,12 +100,12 @@ def test_fused_frames_over_blocks_draw_the_codes_of_plain_ones() -> None:
         assert torch.equal(ours, theirs)
 
 
-def speak(engine: Engine, loaded: Loaded) -> list[Tensor]:
+def speak(engine: Engine, loaded: LoadedCheckpoint) -> list[Tensor]:
     """Codes [16, FRAMES] of two jobs."""
     parts: list[list[Tensor]] = [[], []]
     for job, speaker in enumerate(("ryan", "vivian")):
         sampling = resolve_sampling({"seed": job, "max_new_tokens": FRAMES + 1})
-        engine.add(job, Utterance(loaded.planner.custom_voice(speaker), sampling))
+        engine.add(job, GenerationRequest(loaded.planner.custom_voice(speaker), sampling))
         engine.append_text(job, "hello world" if job else "hi")
         engine.end_text(job)
     while engine.busy:

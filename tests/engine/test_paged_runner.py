@@ -17,9 +17,9 @@ from engine.paged.kv_cache import PoolSize
 from engine.paged.runner import PagedRunner
 from engine.prompt.planner import CloneVoice, Reference, content_digest
 from engine.prompt.sampling_params import SamplingParams, resolve_sampling
-from engine.runtime.model_runner import Entry, Runner, VoiceVectors
+from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
 from engine.scheduler.chunking import EmissionPlan
-from engine.scheduler.engine import Engine, Progress, Utterance
+from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, alone, joined, same
 from tests.engine.signals import codes as random_codes
 from tests.engine.tiny_models import FLOAT32, tiny_directory, tiny_model
@@ -68,7 +68,7 @@ def test_blocks_give_the_codes_of_rows_alone_and_in_company(lag: int, pool: Pool
 def displaced_in(speaker: Speaker) -> tuple[dict[int, Spoken], set[int]]:
     """What all jobs say, and the slots whose contents were in host memory at some time."""
     away: set[int] = set()
-    parts: dict[int, list[Progress]] = {}
+    parts: dict[int, list[ChunkOutput]] = {}
     while speaker.engine.busy:
         for progress in speaker.engine.step():
             parts.setdefault(progress.job, []).append(progress)
@@ -136,7 +136,7 @@ def joined_tail(spoken: Spoken, frames: int = 4) -> Spoken:
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5,) * 30) -> int:
     """A prompt brought into a slot; gives how many of its positions are read there."""
     prompt = speaker.planner.custom_voice(name, "english", flowing=False).begin(text, True)
-    runner.join([Entry(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
+    runner.join([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1
 
 
@@ -197,7 +197,7 @@ def test_prompts_hold_their_full_blocks_together_and_only_where_they_are_equal()
 
 def clone_utterance(
     loaded: Any, seed: int, frames: int = 40, text: str = "the words of the recording " * 8
-) -> Utterance:
+) -> GenerationRequest:
     """An utterance in the voice of a recording, whose every part follows from `seed`."""
     speaker = torch.randn(64, generator=torch.Generator().manual_seed(seed))
     codes = torch.from_numpy(random_codes(1, frames, seed))[0].T.contiguous()
@@ -205,15 +205,15 @@ def clone_utterance(
     voice = CloneVoice(digests[0], Reference(text, frames, digests[1]))
     sampling = resolve_sampling({"max_new_tokens": 12, "seed": 5})
     plan = loaded.planner.clone(voice, "english", flowing=bool(seed % 2))
-    return Utterance(plan, sampling, VoiceVectors(speaker, codes), emission=EmissionPlan((4,)))
+    return GenerationRequest(plan, sampling, VoiceVectors(speaker, codes), emission=EmissionPlan((4,)))
 
 
-def speak(engine: Engine, jobs: list[tuple[Utterance, str]]) -> dict[int, Spoken]:
+def speak(engine: Engine, jobs: list[tuple[GenerationRequest, str]]) -> dict[int, Spoken]:
     for job, (utterance, text) in enumerate(jobs):
         engine.add(job, utterance)
         engine.append_text(job, text)
         engine.end_text(job)
-    parts: dict[int, list[Progress]] = {}
+    parts: dict[int, list[ChunkOutput]] = {}
     while engine.busy:
         for progress in engine.step():
             parts.setdefault(progress.job, []).append(progress)
@@ -299,7 +299,7 @@ class AnyHistory(RuleBasedStateMachine):
         super().__init__()
         self.speaker = Speaker(slots=4, max_positions=48, lag=1, pool=self.POOL)
         self.open: dict[int, list[str]] = {}  # text that a job has not got yet
-        self.said: dict[int, list[Progress]] = {}
+        self.said: dict[int, list[ChunkOutput]] = {}
         self.number = 0
 
     @precondition(lambda self: self.number < self.MOST_JOBS)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.paged.block_manager import Paging
+from engine.paged.block_manager import BlockManager
 from engine.paged.block_pool import BlockPool, VoiceContent, chained
 from engine.prompt.planner import Position
 
@@ -19,8 +19,8 @@ def links(text: int, positions: int):
     return chained([Position(text)] * (positions - 1), VoiceContent(), PAGE)
 
 
-def paging(blocks: int = BLOCKS) -> Paging:
-    return Paging(BlockPool(blocks), PAGE)
+def paging(blocks: int = BLOCKS) -> BlockManager:
+    return BlockManager(BlockPool(blocks), PAGE)
 
 
 def test_a_prompt_waits_while_those_who_run_could_not_have_a_block_more():

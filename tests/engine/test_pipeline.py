@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from engine.runtime.model_runner import Made, Wave
+from engine.runtime.model_runner import PendingAudio, PendingCodes
 from engine.runtime.slot_state import SlotState, bucket
-from engine.scheduler.chunking import CreditPlan, Emission, EmissionPlan
-from engine.scheduler.engine import Progress
-from engine.scheduler.sequence import Cut, Guards
+from engine.scheduler.chunking import BufferedPlan, Emission, EmissionPlan
+from engine.scheduler.engine import ChunkOutput
+from engine.scheduler.sequence import FinishReason, RunawayLimits
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, alone, joined, same
 from tests.engine.tiny_models import tiny_model
 
@@ -26,7 +26,7 @@ EOS = 2150
 class Scripted:
     """A frame whose group 0 is the model's end in some rows."""
 
-    def __init__(self, made: Made, ends: list[bool]) -> None:
+    def __init__(self, made: PendingCodes, ends: list[bool]) -> None:
         self._made, self._ends = made, ends
 
     def codes(self) -> list[list[int]]:
@@ -39,7 +39,7 @@ class Late:
 
     ready = False
 
-    def __init__(self, wave: Wave) -> None:
+    def __init__(self, wave: PendingAudio) -> None:
         self.read: Callable[[], torch.Tensor] = wave.read
 
 
@@ -85,7 +85,7 @@ def test_wherever_speech_ends_its_tail_is_exact_and_the_slot_is_as_good_as_new(
         ends_after(speaker, frames)
         for job, text in enumerate(TEXTS[:2]):
             speaker.start(job, text, sizes=sizes)
-        found: dict[int, list[Progress]] = {0: [], 1: []}
+        found: dict[int, list[ChunkOutput]] = {0: [], 1: []}
         for progress in speaker.rest():
             found[progress.job].append(progress)
         for job, parts in found.items():
@@ -99,7 +99,7 @@ def play(lag: int, seed: int, slow: bool) -> dict[int, Spoken | None]:
     chance, speaker = random.Random(seed), Speaker(slots=2, lag=lag)
     if slow:
         late(speaker)
-    engine, texts, parts = speaker.engine, dict[int, list[str]](), dict[int, list[Progress]]()
+    engine, texts, parts = speaker.engine, dict[int, list[str]](), dict[int, list[ChunkOutput]]()
     left: set[int] = set()
     for turn in range(60):
         if turn % 9 == 0:
@@ -156,7 +156,7 @@ def test_only_a_first_sound_is_urgent() -> None:
     speaker, orders = Speaker(lag=1), list[tuple[list[int], bool]]()
     real = speaker.runner.decode
 
-    def decode(slots: list[int], frames: int, urgent: bool) -> Wave:
+    def decode(slots: list[int], frames: int, urgent: bool) -> PendingAudio:
         orders.append((slots, urgent))
         return real(slots, frames, urgent)
 
@@ -196,12 +196,12 @@ def test_a_job_asks_for_text_only_when_nothing_of_it_is_under_way() -> None:
 @LAGS
 @pytest.mark.parametrize("sizes", [(1,), (3,), (25,)])
 def test_a_runaways_fade_ends_on_its_last_frame(lag: int, sizes: tuple[int, ...]) -> None:
-    speaker = Speaker(lag=lag, guards=Guards(frames_per_text_id=1, min_frames=6))
+    speaker = Speaker(lag=lag, guards=RunawayLimits(frames_per_text_id=1, min_frames=6))
     speaker.start(1, TEXTS[0], sizes=sizes, max_new_tokens=100)
     parts = speaker.rest()
     wave = torch.cat([part.wave for part in parts])
     frames = len(wave) // 1920
-    assert parts[-1].cut is Cut.TOO_LONG
+    assert parts[-1].cut is FinishReason.TOO_LONG
     assert len(parts[-1].wave)
     assert wave[-1].abs() < 1e-6
     whole = alone(TEXTS[0], max_new_tokens=frames + 1)[1]
@@ -232,9 +232,9 @@ def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
     assert len(speaker.engine._free) == 3
 
 
-@pytest.mark.parametrize(("lag", "emission"), [(0, EmissionPlan((40,))), (1, EmissionPlan((40,))), (1, CreditPlan())])
+@pytest.mark.parametrize(("lag", "emission"), [(0, EmissionPlan((40,))), (1, EmissionPlan((40,))), (1, BufferedPlan())])
 def test_chunks_may_be_longer_than_a_codec_step_and_jobs_longer_than_the_ring(lag: int, emission: Emission) -> None:
-    speaker = Speaker(lag=lag, guards=Guards(loop_frames=0))
+    speaker = Speaker(lag=lag, guards=RunawayLimits(loop_frames=0))
     speaker.start(1, TEXTS[0], emission=emission, max_new_tokens=142, min_new_tokens=142)
     parts = speaker.rest()
     sizes = [part.codes.shape[1] for part in parts if part.codes.shape[1]]
@@ -254,7 +254,7 @@ def test_silence_before_speech_may_be_left_out(lag: int) -> None:
     class Hushed:
         ready = True
 
-        def __init__(self, wave: Wave) -> None:
+        def __init__(self, wave: PendingAudio) -> None:
             self._wave, self._chunk = wave, len(heard)
             heard.append(1)
 
@@ -296,7 +296,7 @@ def kept(state: SlotState) -> list[torch.Tensor]:
 
 @LAGS
 def test_a_job_that_wants_codes_only_gets_the_same_ones_in_the_same_chunks(lag: int) -> None:
-    def chunks(codes_only: bool) -> list[Progress]:
+    def chunks(codes_only: bool) -> list[ChunkOutput]:
         speaker = Speaker(lag=lag)
         utterance = replace(speaker.utterance(sizes=(1, 3, 30)), codes_only=codes_only)
         for job, each in ((1, utterance), (2, speaker.utterance("vivian"))):

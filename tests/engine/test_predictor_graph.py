@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.acceleration.predictor_graph import DrawGraphs
-from engine.runtime.decode_step import PlainFrame
+from engine.runtime.decode_step import EagerDecodeStep
 from tests.engine.core_harness import TEXTS, Speaker, Spoken, same
 from tests.engine.recorded import RecordedPredictor
 
@@ -22,7 +22,7 @@ def spoken(speaker: Speaker) -> dict[int, Spoken]:
 def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
     plain, graphed, graphs = Speaker(), Speaker(), RecordedPredictor()
     frame = graphed.runner.frame
-    assert isinstance(frame, PlainFrame)
+    assert isinstance(frame, EagerDecodeStep)
     draws = DrawGraphs(frame, graphs)  # type: ignore[arg-type]
     draws.capture(sizes, graphed.runner.model, graphed.runner.state)
     frame.draw = draws  # type: ignore[method-assign, assignment]

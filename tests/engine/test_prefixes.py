@@ -12,15 +12,15 @@ import torch
 
 from engine.acceleration.select import _prompt_steps
 from engine.prompt.sampling_params import SamplingParams
-from engine.runtime.model_runner import Entry, Runner, VoiceVectors
-from engine.runtime.prefix_cache import PrefixStore
+from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
+from engine.runtime.prefix_cache import PrefixCache
 from tests.engine.core_harness import Speaker
 from tests.engine.recorded import Recorded
 from tests.engine.tiny_models import tiny_model
 
 
 def test_it_is_bounded_and_forgets_the_least_recently_used() -> None:
-    store: PrefixStore[str] = PrefixStore(max_bytes=10)
+    store: PrefixCache[str] = PrefixCache(max_bytes=10)
     store.put("a", "A", 4)
     store.put("b", "B", 4)
     assert store.get("a") == "A"
@@ -31,14 +31,14 @@ def test_it_is_bounded_and_forgets_the_least_recently_used() -> None:
 
 
 def test_what_is_larger_than_the_store_is_not_kept_and_displaces_nothing() -> None:
-    store: PrefixStore[int] = PrefixStore(max_bytes=10)
+    store: PrefixCache[int] = PrefixCache(max_bytes=10)
     store.put("a", 1, 6)
     store.put("b", 2, 11)
     assert ("a" in store, "b" in store, len(store), store.bytes) == (True, False, 1, 6)
 
 
 def test_any_use_keeps_the_books() -> None:
-    chance, store, model = random.Random(1), PrefixStore[int](max_bytes=50), OrderedDict[str, int]()
+    chance, store, model = random.Random(1), PrefixCache[int](max_bytes=50), OrderedDict[str, int]()
     for _ in range(2000):
         key, size = chance.choice("abcdefgh"), chance.randint(1, 60)
         if chance.random() < 0.5:
@@ -64,7 +64,7 @@ def test_no_torch_needed() -> None:
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5, 6)) -> int:
     """A prompt brought into a slot; gives how many of its positions are read there."""
     prompt = speaker.planner.custom_voice(name, "english", flowing=False).begin(text, True)
-    runner.join([Entry(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
+    runner.join([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1
 
 
@@ -84,7 +84,7 @@ def test_a_warm_prefix_is_the_same_bits_as_a_cold_one() -> None:
 @torch.inference_mode()
 def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
     speaker, runner = Speaker(), Runner(tiny_model("custom_voice"), 3, 256)
-    runner.prefixes = PrefixStore(max_bytes=0)
+    runner.prefixes = PrefixCache(max_bytes=0)
     read = enter(runner, speaker, 0)
     enter(runner, speaker, 2)
     kv = runner.state.cache.kv

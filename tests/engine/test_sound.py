@@ -13,8 +13,8 @@ from torch import Tensor
 
 from engine.api.stream_options import StreamOptions
 from engine.api.windowed_decode import StepSound, WindowSound, blended, risen, sounded, sounded_beside
-from engine.scheduler.job import Progress
-from engine.scheduler.sequence import Cut
+from engine.scheduler.job import ChunkOutput
+from engine.scheduler.sequence import FinishReason
 from tests.engine.signals import codes as random_codes
 from tests.engine.tiny_models import tiny_model
 
@@ -36,17 +36,17 @@ def ramp(codes: Tensor) -> Tensor:
     return (codes[0].double()[:, None] * FRAME + torch.arange(FRAME)).flatten()
 
 
-def parts(codes: Tensor, sizes: StreamOptions, late_end: bool) -> Iterator[Progress]:
+def parts(codes: Tensor, sizes: StreamOptions, late_end: bool) -> Iterator[ChunkOutput]:
     """Codes [16, frames] in the chunks that the plan says. `late_end`: the end is known only after the last chunk."""
     plan, start, chunk, frames = sizes.emission, 0, 0, codes.shape[1]
     while start < frames:
         end = min(start + plan.frames(chunk), frames)
         full = end - start == plan.frames(chunk)
         ended = end == frames and not (late_end and full)
-        yield Progress(1, codes[:, start:end], torch.empty(0), ended=ended)
+        yield ChunkOutput(1, codes[:, start:end], torch.empty(0), ended=ended)
         start, chunk = end, chunk + 1
         if start == frames and not ended:
-            yield Progress(1, codes[:, :0], torch.empty(0), ended=True)
+            yield ChunkOutput(1, codes[:, :0], torch.empty(0), ended=True)
 
 
 @st.composite
@@ -137,30 +137,32 @@ def test_blending_two_renderings_of_one_sound_changes_nothing() -> None:
     assert risen(torch.ones(100), 512)[-1] == 1  # a speech shorter than its fade
 
 
-@pytest.mark.parametrize("cut", [Cut.TOO_LONG, Cut.LOOP])
-def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: Cut) -> None:
+@pytest.mark.parametrize("cut", [FinishReason.TOO_LONG, FinishReason.LOOP])
+def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: FinishReason) -> None:
     decoder, codes = tiny_model().decoder, torch.from_numpy(random_codes(1, 6, 8))[0]
-    whole = Progress(1, codes, torch.empty(0), ended=True, cut=cut)
+    whole = ChunkOutput(1, codes, torch.empty(0), ended=True, cut=cut)
     wish = options(overlap_samples=0)
     assert wish.windows is not None
     windowed = WindowSound(lambda window: decoder.decode(window[None])[0], wish.windows, None, FRAME).take(whole)
     stepped = StepSound(decoder, None).take(whole)
     torch.testing.assert_close(windowed, stepped, rtol=0, atol=1e-4)
-    plain = StepSound(decoder, None).take(Progress(1, codes, torch.empty(0), ended=True, cut=Cut.MAX_NEW_TOKENS))
+    plain = StepSound(decoder, None).take(
+        ChunkOutput(1, codes, torch.empty(0), ended=True, cut=FinishReason.MAX_NEW_TOKENS)
+    )
     assert torch.equal(stepped[: 5 * FRAME], plain[: 5 * FRAME])
     assert stepped[-1].abs() < 1e-6 < plain[-1].abs()
 
 
 def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
     class Echo:
-        def take(self, part: Progress) -> Tensor:
+        def take(self, part: ChunkOutput) -> Tensor:
             if part.job == 3:
                 raise ArithmeticError("decoder")
             return torch.full((1,), float(part.job))
 
-    def rounds(last: int) -> Iterator[list[Progress | None]]:
+    def rounds(last: int) -> Iterator[list[ChunkOutput | None]]:
         for job in range(last):
-            yield [None, Progress(job, counted(0, 1), torch.empty(0))]
+            yield [None, ChunkOutput(job, counted(0, 1), torch.empty(0))]
 
     sounds, entered = [Echo(), Echo()], []
     beside = list(sounded_beside(rounds(3), sounds, lambda: entered.append(1)))
@@ -180,13 +182,13 @@ def test_leaving_waits_for_no_decoding() -> None:
     decoding, allowed = threading.Event(), threading.Event()
 
     class Slow:
-        def take(self, part: Progress) -> Tensor:
+        def take(self, part: ChunkOutput) -> Tensor:
             if part.job:
                 decoding.set()
                 allowed.wait(30)
             return torch.empty(0)
 
-    rounds = ([Progress(job, counted(0, 1), torch.empty(0))] for job in range(3))
+    rounds = ([ChunkOutput(job, counted(0, 1), torch.empty(0))] for job in range(3))
     heard = sounded_beside(rounds, [Slow()], lambda: None)
     next(heard)
     assert decoding.wait(30)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.api.stream_options import StreamOptions
 from engine.prompt.sampling_params import SamplingError
-from engine.scheduler.chunking import Moment, TwoPhasePlan
+from engine.scheduler.chunking import EmissionState, TwoPhasePlan
 
 WINDOWED = {"windowed_decode": True}
 
@@ -63,9 +63,9 @@ def test_the_first_phase_lasts_until_its_frames_are_out(first: int, frames: int,
     sizes = [plan.frames(chunk) for chunk in range(60)]
     for size, before in zip(sizes, [0, *accumulate(sizes)], strict=False):
         assert size == (first if first and before < frames else steady)
-    moment = Moment(0, sizes[0] - 1, False, 0.0, 0.0, 0.0)
+    moment = EmissionState(0, sizes[0] - 1, False, 0.0, 0.0, 0.0)
     assert plan.due(moment) == 0
-    assert plan.due(Moment(0, sizes[0] + 3, False, 0.0, 0.0, 0.0)) == sizes[0]
+    assert plan.due(EmissionState(0, sizes[0] + 3, False, 0.0, 0.0, 0.0)) == sizes[0]
 
 
 def test_a_very_long_first_phase_takes_no_memory() -> None:

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from engine.checkpoint.load import LoadOptions, load
-from engine.model.talker import Rows
+from engine.model.talker import BatchRows
 from tests.engine.greedy import prefill
 from tests.engine.tiny_models import tiny_directory, tiny_model
 
 LENGTH = 64
 
 
-def rows(slots: list[int], starts: list[int], length: int = LENGTH) -> Rows:
-    return Rows(torch.tensor(slots), torch.tensor(starts), length)
+def rows(slots: list[int], starts: list[int], length: int = LENGTH) -> BatchRows:
+    return BatchRows(torch.tensor(slots), torch.tensor(starts), length)
 
 
 def prompts(*lengths: int) -> list[torch.Tensor]:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.checkpoint.model_info import LANGUAGES, ModelCard, foresee_card, read_card
+from engine.checkpoint.model_info import LANGUAGES, ModelInfo, foresee_card, read_card
 from engine.voices.folder import FolderVoice, VoiceFolderError, read_folder, read_voice, signature, write_clone
 from engine.voices.listing import NARRATOR, read_roster
 from tests.engine.qwen3 import put_voice, write_wave
 from tests.engine.tiny_models import tiny_directory
 
 ROOT = Path(__file__).parents[2]
-BASE = ModelCard("base", "1b7", (), LANGUAGES)
-DESIGN = ModelCard("voice_design", "1b7", (), LANGUAGES)
+BASE = ModelInfo("base", "1b7", (), LANGUAGES)
+DESIGN = ModelInfo("voice_design", "1b7", (), LANGUAGES)
 
 
 def test_a_clone_is_its_sheet_its_recording_and_its_words(tmp_path):

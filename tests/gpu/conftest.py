@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.checkpoint.load import LoadOptions
-from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from tests.engine.tiny_checkpoint import build_full
 
 
@@ -18,12 +18,12 @@ def custom_voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(custom_voice: Path) -> Loaded:
+def loaded(custom_voice: Path) -> LoadedCheckpoint:
     """On the GPU in bfloat16."""
     return load_checkpoint(custom_voice, LoadOptions(fold_text=True))
 
 
 @pytest.fixture(scope="session")
-def exact(custom_voice: Path) -> Loaded:
+def exact(custom_voice: Path) -> LoadedCheckpoint:
     """The same in float32."""
     return load_checkpoint(custom_voice, LoadOptions(dtype=torch.float32, fold_text=True))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.acceleration.select import Pace, Wanted, accelerate
-from engine.checkpoint.loaded import Loaded
+from engine.acceleration.select import AccelerationOptions, AccelerationResult, accelerate
+from engine.checkpoint.loaded import LoadedCheckpoint
 from engine.prompt.sampling_params import resolve_sampling
 from engine.runtime.model_runner import Runner
 from engine.scheduler.chunking import EmissionPlan
-from engine.scheduler.engine import Engine, Utterance
+from engine.scheduler.engine import Engine, GenerationRequest
 from tests.gpu.time_start import starts
 
 pytestmark = [
@@ -29,17 +29,21 @@ SLOTS = 8
 PLAN = EmissionPlan((1, 1, 2, 4, 8))
 
 
-def opened(loaded: Loaded, kernels: str, graphs: bool) -> tuple[Engine, Pace]:
+def opened(loaded: LoadedCheckpoint, kernels: str, graphs: bool) -> tuple[Engine, AccelerationResult]:
     runner = Runner(loaded.model, SLOTS, 512)
-    pace = accelerate(runner, Wanted(kernels, graphs))
+    pace = accelerate(runner, AccelerationOptions(kernels, graphs))
     return Engine(runner, loaded.tokenizer), pace
 
 
-def speak(engine: Engine, loaded: Loaded, jobs: int, flowing: bool = True) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def speak(
+    engine: Engine, loaded: LoadedCheckpoint, jobs: int, flowing: bool = True
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Codes [16, FRAMES] and wave of jobs begun together, each with its own seed; not `flowing`: after all the text."""
     for number in range(jobs):
         sampling = resolve_sampling({"seed": number, "max_new_tokens": FRAMES + 1, "min_new_tokens": FRAMES + 1})
-        engine.add(number, Utterance(loaded.planner.custom_voice("ryan", flowing=flowing), sampling, emission=PLAN))
+        engine.add(
+            number, GenerationRequest(loaded.planner.custom_voice("ryan", flowing=flowing), sampling, emission=PLAN)
+        )
         engine.append_text(number, TEXT)
         engine.end_text(number)
     parts: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {number: [] for number in range(jobs)}
@@ -50,7 +54,7 @@ def speak(engine: Engine, loaded: Loaded, jobs: int, flowing: bool = True) -> li
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
-def test_graphs_of_every_bucket_equal_eager_calls(loaded: Loaded, kernels: str) -> None:
+def test_graphs_of_every_bucket_equal_eager_calls(loaded: LoadedCheckpoint, kernels: str) -> None:
     captured, pace = opened(loaded, kernels, graphs=True)
     eager, _ = opened(loaded, kernels, graphs=False)
     assert pace.kernels == kernels
@@ -63,13 +67,13 @@ def test_graphs_of_every_bucket_equal_eager_calls(loaded: Loaded, kernels: str) 
             assert (wave - wave_too).abs().max() < 2e-2, (kernels, jobs)  # the plain codec's algorithms may differ
 
 
-def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
-    from engine.acceleration.fused import FusedFrame
+def test_fused_frames_draw_the_plain_codes_in_float32(exact: LoadedCheckpoint) -> None:
+    from engine.acceleration.fused import FusedDecodeStep
 
     for jobs in (1, 3, 8):
         plain = speak(Engine(Runner(exact.model, SLOTS, 512), exact.tokenizer), exact, jobs)
         runner = Runner(exact.model, SLOTS, 512)
-        runner.frame = FusedFrame(exact.model, runner.state)
+        runner.frame = FusedDecodeStep(exact.model, runner.state)
         fused = speak(Engine(runner, exact.tokenizer), exact, jobs)
         same = torch.stack([(a == b).float().mean() for (a, _), (b, _) in zip(plain, fused, strict=True)])
         print(f"\n{jobs} jobs, float32: {same.min().item():.4f} of the codes are equal")
@@ -78,7 +82,7 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: Loaded) -> None:
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
-def test_nothing_waits_for_the_device_but_reading_results(loaded: Loaded, kernels: str) -> None:
+def test_nothing_waits_for_the_device_but_reading_results(loaded: LoadedCheckpoint, kernels: str) -> None:
     engine, _ = opened(loaded, kernels, graphs=True)
     expected = speak(engine, loaded, 3, flowing=False)  # makes the voice's prefix too
     torch.cuda.set_sync_debug_mode("error")
@@ -89,7 +93,7 @@ def test_nothing_waits_for_the_device_but_reading_results(loaded: Loaded, kernel
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(again, expected, strict=True))
 
 
-def test_a_voice_sounds_the_same_in_any_company(loaded: Loaded) -> None:
+def test_a_voice_sounds_the_same_in_any_company(loaded: LoadedCheckpoint) -> None:
     engine, _ = opened(loaded, "fused", graphs=True)
     alone = speak(engine, loaded, 1)[0][0]
     assert torch.equal(speak(engine, loaded, 1)[0][0], alone)

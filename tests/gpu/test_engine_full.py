@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from engine.checkpoint.load import LoadOptions
-from engine.checkpoint.loaded import Loaded, load_checkpoint
+from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.prompt.planner import CloneVoice
 from engine.prompt.sampling_params import resolve_sampling
 from engine.runtime.model_runner import Runner, VoiceVectors
 from engine.scheduler.chunking import EmissionPlan
-from engine.scheduler.engine import Engine, Progress, Utterance
+from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
 from tests.engine.tiny_checkpoint import build_full
 
 pytestmark = [
@@ -43,19 +43,21 @@ class Spoken:
     total_s: float
 
 
-def utterance(loaded: Loaded, seed: int) -> Utterance:
+def utterance(loaded: LoadedCheckpoint, seed: int) -> GenerationRequest:
     sampling = resolve_sampling({"seed": seed, "max_new_tokens": FRAMES + 1, "min_new_tokens": FRAMES + 1})
-    return Utterance(loaded.planner.clone(voice_of(seed), "english"), sampling, emission=EmissionPlan((1, 1, 2, 4, 8)))
+    return GenerationRequest(
+        loaded.planner.clone(voice_of(seed), "english"), sampling, emission=EmissionPlan((1, 1, 2, 4, 8))
+    )
 
 
 def voice_of(seed: int) -> CloneVoice:
     return CloneVoice(f"x-vector {seed}")
 
 
-def speak(engine: Engine, loaded: Loaded, seeds: range) -> dict[int, Spoken]:
+def speak(engine: Engine, loaded: LoadedCheckpoint, seeds: range) -> dict[int, Spoken]:
     """Jobs begun together, numbered by their seeds."""
     width = loaded.model.config.talker.transformer.hidden_size
-    began_s, first_s, parts = time.perf_counter(), {}, {seed: list[Progress]() for seed in seeds}
+    began_s, first_s, parts = time.perf_counter(), {}, {seed: list[ChunkOutput]() for seed in seeds}
     for seed in seeds:
         vector = torch.randn(width, generator=torch.Generator().manual_seed(seed))
         engine.add(seed, replace(utterance(loaded, seed), voice=VoiceVectors(vector)))

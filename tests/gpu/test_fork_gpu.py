@@ -15,7 +15,7 @@ import torch
 
 import engine
 from engine.acceleration.predictor_graph import DrawGraphs
-from engine.runtime.decode_step import PlainFrame
+from engine.runtime.decode_step import EagerDecodeStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +56,7 @@ def test_options_that_keep_the_plain_frames_keep_the_codes(model: Any, given: di
     plain = speak(model)
     assert model.enable_streaming_optimizations(**given) is model
     frame = model.engine._engine._runner.frame
-    assert isinstance(frame, PlainFrame)
+    assert isinstance(frame, EagerDecodeStep)
     assert isinstance(frame.draw, DrawGraphs) == bool(given.get("use_codebook_cuda_graph"))
     found = likeness_db(speak(model), plain)
     print(f"\n{given}: {found:.1f} dB")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from engine.checkpoint.load import LoadOptions, load
 from engine.model.speech_model import SpeechModel
-from engine.model.talker import Rows
+from engine.model.talker import BatchRows
 from tests.engine.signals import codes as random_codes
 from tests.engine.tiny_checkpoint import build_full
 from tests.parity.reference import import_reference, load_reference
@@ -76,7 +76,7 @@ def ours(model: SpeechModel, codes: Tensor, inputs: Tensor) -> Forced:
     talker, predictor = model.talker, model.code_predictor
     slots, starts = torch.arange(BATCH, device=DEVICE), torch.zeros(BATCH, dtype=torch.int64, device=DEVICE)
     dtype = talker.head.weight.dtype
-    hidden = talker(inputs.to(dtype), talker.allocate(BATCH, FRAMES), Rows(slots, starts, FRAMES))
+    hidden = talker(inputs.to(dtype), talker.allocate(BATCH, FRAMES), BatchRows(slots, starts, FRAMES))
     given, passes = codes.flatten(0, 1), []  # [BATCH · FRAMES, 16]
 
     def forced(logits: Tensor, group: int) -> Tensor:
@@ -247,7 +247,7 @@ class FrameLoop:
         self.inputs.copy_(self.first)
 
     def __call__(self) -> Tensor:
-        rows = Rows(self.slots, self.positions, 256)
+        rows = BatchRows(self.slots, self.positions, 256)
         hidden, logits = self.model.talker.step(self.inputs, self.cache, rows)
         code0 = logits[:, :2048].argmax(-1)
         codes = self.model.code_predictor.frame(hidden, code0, self.frame_cache, lambda scores, _: scores.argmax(-1))

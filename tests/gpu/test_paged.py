@@ -19,13 +19,13 @@ import torch
 from engine.acceleration.flash import FlashAttention, FlashTalker, use_flash
 from engine.acceleration.select import LEAST_COSINE, _frame_cosine, _frame_step, _text
 from engine.api.paged_engine import PagedOptions, paged_runner
-from engine.checkpoint.loaded import Loaded
-from engine.model.talker import Rows
+from engine.checkpoint.loaded import LoadedCheckpoint
+from engine.model.talker import BatchRows
 from engine.paged.kv_cache import PoolSize
 from engine.paged.runner import PagedRunner, Piece
 from engine.prompt.sampling_params import SamplingParams
 from engine.runtime.cuda_graphs import FrameGraphs
-from engine.runtime.model_runner import Entry, Runner, VoiceVectors
+from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,19 +49,19 @@ class Made:
     prompts_ms: float
 
 
-def rows(loaded: Loaded) -> Runner:
+def rows(loaded: LoadedCheckpoint) -> Runner:
     return Runner(loaded.model, SLOTS, ROOM)
 
 
-def blocks(loaded: Loaded, size: PoolSize = SMALL, slots: int = SLOTS) -> PagedRunner:
+def blocks(loaded: LoadedCheckpoint, size: PoolSize = SMALL, slots: int = SLOTS) -> PagedRunner:
     return PagedRunner(loaded.model, slots, min(ROOM, size.positions), size)
 
 
 @torch.inference_mode()
 def fused(runner: Runner) -> Runner:
-    from engine.acceleration.fused import FusedFrame
+    from engine.acceleration.fused import FusedDecodeStep
 
-    frame = FusedFrame(runner.model, runner.state)
+    frame = FusedDecodeStep(runner.model, runner.state)
     assert _frame_cosine(runner, frame) > LEAST_COSINE
     runner.frame = frame
     return runner
@@ -86,15 +86,15 @@ def graphed(runner: Runner, batches: Sequence[int]) -> Runner:
     return runner
 
 
-def entry(loaded: Loaded, job: int) -> Entry:
+def entry(loaded: LoadedCheckpoint, job: int) -> PrefillRequest:
     """A prompt of its own length and content for each job."""
     words = torch.randint(0, 50_000, (PROMPT_IDS + job,), generator=torch.Generator().manual_seed(job)).tolist()
     prompt = loaded.planner.custom_voice("ryan", flowing=False).begin(words, True)
-    return Entry(job, prompt, VoiceVectors(), SamplingParams(min_new_tokens=1000), job)
+    return PrefillRequest(job, prompt, VoiceVectors(), SamplingParams(min_new_tokens=1000), job)
 
 
 @torch.inference_mode()
-def speak(runner: Runner, loaded: Loaded, jobs: int, frames: int) -> Made:
+def speak(runner: Runner, loaded: LoadedCheckpoint, jobs: int, frames: int) -> Made:
     """The same jobs in every runner, as the engine drives them but never ending."""
     entries = [entry(loaded, job) for job in range(jobs)]
     torch.cuda.synchronize()
@@ -134,7 +134,7 @@ def same(runner: Runner) -> Runner:
     [(SMALL, same), (SMALL, fused), (LARGE, fused), pytest.param(LARGE, flash, marks=NEEDS_FLASH)],
     ids=["plain-16", "fused-16", "fused-256", "flash-256"],
 )
-def test_blocks_say_what_rows_say(loaded: Loaded, size: PoolSize, way: Callable[..., Runner]) -> None:
+def test_blocks_say_what_rows_say(loaded: LoadedCheckpoint, size: PoolSize, way: Callable[..., Runner]) -> None:
     """Code by code; but flash-attn rounds otherwise, after which a random model soon says something else."""
     jobs, frames = 8, 12
     theirs = speak(same(rows(loaded)) if way is flash else way(rows(loaded)), loaded, jobs, frames)
@@ -154,7 +154,9 @@ def test_blocks_say_what_rows_say(loaded: Loaded, size: PoolSize, way: Callable[
 
 @NEEDS_FLASH
 @torch.inference_mode()
-def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(loaded: Loaded, exact: Loaded) -> None:
+def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(
+    loaded: LoadedCheckpoint, exact: LoadedCheckpoint
+) -> None:
     """The talker over prompts of unequal lengths and steps after them, of the same inputs in each way."""
     lengths, steps = (300, 41, 256, 7), 8
     noise = torch.Generator("cuda").manual_seed(0)
@@ -166,7 +168,7 @@ def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(loaded: Loaded,
     talker.read([Piece(inputs[slot, :length], slot, 0) for slot, length in enumerate(lengths)])
     slots = torch.arange(len(lengths), device="cuda")
     starts = torch.tensor(lengths, device="cuda")
-    after = [talker.step(inputs[slots, starts + n], Rows(slots, starts + n, 512)) for n in range(steps)]
+    after = [talker.step(inputs[slots, starts + n], BatchRows(slots, starts + n, 512)) for n in range(steps)]
     ours = torch.stack([scores for _, scores in after], dim=1)
     theirs, truth = (scored(each, inputs, lengths, steps) for each in (loaded, exact))
     flash_error, plain_error = ((each.float() - truth).square().mean().sqrt() for each in (ours, theirs))
@@ -178,7 +180,7 @@ def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(loaded: Loaded,
     assert flash_error < 1.2 * plain_error
 
 
-def scored(loaded: Loaded, inputs: torch.Tensor, lengths: Sequence[int], steps: int) -> torch.Tensor:
+def scored(loaded: LoadedCheckpoint, inputs: torch.Tensor, lengths: Sequence[int], steps: int) -> torch.Tensor:
     """Scores [prompts, steps, V] after each prompt, over rows in plain torch."""
     talker = loaded.model.talker
     cache = talker.allocate(1, inputs.shape[1])
@@ -186,16 +188,16 @@ def scored(loaded: Loaded, inputs: torch.Tensor, lengths: Sequence[int], steps: 
     found = []
     for row, length in enumerate(lengths):
         part = inputs[row : row + 1].to(talker.head.weight.dtype)
-        talker(part[:, :length], cache, Rows(slot, slot, inputs.shape[1]))
+        talker(part[:, :length], cache, BatchRows(slot, slot, inputs.shape[1]))
         after = [
-            talker.step(part[:, length + n], cache, Rows(slot, slot + length + n, inputs.shape[1]))
+            talker.step(part[:, length + n], cache, BatchRows(slot, slot + length + n, inputs.shape[1]))
             for n in range(steps)
         ]
         found.append(torch.stack([scores[0] for _, scores in after]))
     return torch.stack(found)
 
 
-def test_who_gives_way_goes_on_unchanged(loaded: Loaded) -> None:
+def test_who_gives_way_goes_on_unchanged(loaded: LoadedCheckpoint) -> None:
     """One sequence moves to host memory and back between two frames."""
     runner = fused(blocks(loaded))
     assert isinstance(runner, PagedRunner)
@@ -233,7 +235,7 @@ def moved_ms(runner: PagedRunner, slot: int) -> float:
     return (time.perf_counter() - began_s) * 1000
 
 
-def test_frames_a_second_over_rows_and_over_blocks(loaded: Loaded) -> None:
+def test_frames_a_second_over_rows_and_over_blocks(loaded: LoadedCheckpoint) -> None:
     batches, frames = (1, 8, 32), 40
     ways: dict[str, Callable[[], Runner]] = {
         "rows, fused": lambda: fused(rows(loaded)),
@@ -255,7 +257,7 @@ def test_frames_a_second_over_rows_and_over_blocks(loaded: Loaded) -> None:
         torch.cuda.empty_cache()
 
 
-def test_the_paged_engine_opens_and_captures_every_batch(loaded: Loaded) -> None:
+def test_the_paged_engine_opens_and_captures_every_batch(loaded: LoadedCheckpoint) -> None:
     """As the API opens it, but for few slots, and plain: the fused codec takes a minute to compile."""
     options = PagedOptions(gpu_memory_utilization=0.05, kernels="plain", slots=2, max_positions=ROOM)
     began_s = time.perf_counter()

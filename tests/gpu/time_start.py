@@ -36,7 +36,7 @@ def start(directory: Path, slots: int) -> dict[str, Any]:
     """Load and accelerate once."""
     from triton import knobs
 
-    from engine.acceleration.select import Wanted, accelerate
+    from engine.acceleration.select import AccelerationOptions, accelerate
     from engine.checkpoint.load import LoadOptions
     from engine.checkpoint.loaded import load_checkpoint
     from engine.kernels import precompile
@@ -66,7 +66,7 @@ def start(directory: Path, slots: int) -> dict[str, Any]:
         patch.object(precompile, "compile_ahead", watched),
     ):
         began_s = time.perf_counter()
-        pace = accelerate(runner, Wanted("fused"))
+        pace = accelerate(runner, AccelerationOptions("fused"))
     assert pace.kernels == "fused", pace
     told["accelerate_s"] = time.perf_counter() - began_s
     told["compiled_later"] += sum(misses)

@@ -17,7 +17,7 @@ from ...ipc.messages import Chunk, Done, Event, Failed, Started, Synthesize, Voi
 from ...ipc.settings import Settings
 from . import BackendError, JobError
 from .espeak_library import EspeakError, EspeakLibrary, SynthState
-from .espeak_text import Piece, by_script, clean, cut
+from .espeak_text import TextChunk, by_script, clean, cut
 from .espeak_voices import STYLES, VOICES, EspeakVoice, voice_for_language, voice_with_id
 
 _LOG = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class _Speech:
 
 
 @dataclass(slots=True)
-class _Job:
+class _EspeakJob:
     """A job's text that is still to be spoken, and where its speech stands."""
 
     voice: EspeakVoice
     variant: str
     received_s: float
     rest: str = ""
-    pieces: deque[Piece] = field(default_factory=deque)
+    pieces: deque[TextChunk] = field(default_factory=deque)
     ended: bool = False
     held: bool = False
     turn: int = 0
@@ -110,7 +110,7 @@ class EspeakBackend:
 
     def __init__(self, _settings: Settings | None = None) -> None:
         self._library: EspeakLibrary | None = None
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, _EspeakJob] = {}
         self._turn = 0
 
     def voices(self) -> tuple[Voice, ...]:
@@ -135,7 +135,7 @@ class EspeakBackend:
     def add(self, request: Synthesize) -> None:
         """Begin a job. Raises JobError: voice-not-found, language-not-supported."""
         voice = _voice_for(request)
-        job = _Job(voice, _variant_for(request), time.monotonic())
+        job = _EspeakJob(voice, _variant_for(request), time.monotonic())
         job.extend(request.text, ended=request.ended)
         self._jobs[request.job] = job
 
@@ -174,7 +174,7 @@ class EspeakBackend:
             send(Failed(number, "synthesis-failed", str(error)))
         return any(job.ready for job in self._jobs.values())
 
-    def _speak(self, number: int, job: _Job, send: Callable[[Event], None]) -> None:
+    def _speak(self, number: int, job: _EspeakJob, send: Callable[[Event], None]) -> None:
         assert self._library is not None, "step before load"
         begun_s = time.monotonic()
         if job.speech is None:

@@ -50,7 +50,7 @@ _RUN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextChunk:
     """Text spoken in one go by one voice: by `reader`, an eSpeak voice, or by the job's own when that is empty.
 
     `pause` tells whether the pause that eSpeak puts after it belongs there.
@@ -82,7 +82,7 @@ def cut(text: str, *, ended: bool) -> tuple[list[str], str]:
     return ([*pieces, rest] if rest.strip() else pieces), ""
 
 
-def by_script(text: str, own: str) -> list[Piece]:
+def by_script(text: str, own: str) -> list[TextChunk]:
     """One piece for each stretch of writing, none of it in a writing that its reader would spell out.
 
     `own` is the script that the job's voice reads beside Latin, "" for none.
@@ -95,8 +95,8 @@ def by_script(text: str, own: str) -> list[Piece]:
             spans += [("", text[position : match.start()]), (_SCRIPTS[script][0], match[0])]
             position = match.end()
     spans = _spoken([*spans, ("", text[position:])])
-    readers = [Piece(_closed(span), reader, pause=False) for reader, span in spans[:-1]]
-    return [*readers, *(Piece(span, reader) for reader, span in spans[-1:])]
+    readers = [TextChunk(_closed(span), reader, pause=False) for reader, span in spans[:-1]]
+    return [*readers, *(TextChunk(span, reader) for reader, span in spans[-1:])]
 
 
 def _spoken(spans: list[tuple[str, str]]) -> list[tuple[str, str]]:

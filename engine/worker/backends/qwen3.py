@@ -26,8 +26,8 @@ from ...voices.listing import read_roster
 from . import BackendError, JobError
 
 if TYPE_CHECKING:
-    from ...scheduler.engine import Progress, Utterance
-    from .qwen3_loading import Opened
+    from ...scheduler.engine import ChunkOutput, GenerationRequest
+    from .qwen3_loading import LoadedEngine
 
 LOOK_INTERVAL_S = 1.0
 MEMORY_INTERVAL_S = 10.0
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Job:
+class _Qwen3Job:
     """What the messages of a job need to know."""
 
     received_s: float
@@ -62,8 +62,8 @@ class Qwen3Backend:
         self._cache = cache
         self._card = foresee_card(settings.model.name, settings.model.revision, cache)
         self._roster = read_roster(self._card, self._folder)
-        self._opened: Opened | None = None
-        self._jobs: dict[int, _Job] = {}
+        self._opened: LoadedEngine | None = None
+        self._jobs: dict[int, _Qwen3Job] = {}
         self._reported: dict[str, str] = {}
         self._read = self._seen = signature(self._folder)
         self._next_look_s = self._next_memory_s = 0.0
@@ -153,7 +153,7 @@ class Qwen3Backend:
         """Begin a job. Raises JobError: voice-not-found, language-not-supported, synthesis-failed."""
         engine = self._ready().engine
         engine.add(request.job, self._utterance(request))
-        self._jobs[request.job] = _Job(time.monotonic())
+        self._jobs[request.job] = _Qwen3Job(time.monotonic())
         engine.append_text(request.job, request.text)
         if request.ended:
             engine.end_text(request.job)
@@ -207,7 +207,7 @@ class Qwen3Backend:
         if used_total := self._ready().memory_bytes():
             send(Memory(used_total[0]))
 
-    def _pass_on(self, progress: Progress, send: Callable[[Event], None]) -> None:
+    def _pass_on(self, progress: ChunkOutput, send: Callable[[Event], None]) -> None:
         from ...voices.audio import float_to_pcm16
 
         number, job = progress.job, self._jobs[progress.job]
@@ -241,13 +241,13 @@ class Qwen3Backend:
             send(Failed(number, "synthesis-failed", NO_MEMORY))
         opened.free_memory()
 
-    def _ready(self) -> Opened:
+    def _ready(self) -> LoadedEngine:
         assert self._opened is not None, "a job before load"
         return self._opened
 
     # --- voices -----------------------------------------------------------------------------------------------
 
-    def _utterance(self, request: Synthesize) -> Utterance:
+    def _utterance(self, request: Synthesize) -> GenerationRequest:
         """How to speak a request. Raises JobError."""
         planner = self._ready().loaded.planner
         if request.voice not in {voice.id for voice in self._roster.voices}:
@@ -264,9 +264,9 @@ class Qwen3Backend:
         except self._ready().out_of_memory as error:
             raise JobError("synthesis-failed", NO_MEMORY) from error
 
-    def _planned(self, request: Synthesize, voice: FolderVoice | None) -> Utterance:
+    def _planned(self, request: Synthesize, voice: FolderVoice | None) -> GenerationRequest:
         from ...runtime.model_runner import VoiceVectors
-        from ...scheduler.engine import Utterance
+        from ...scheduler.engine import GenerationRequest
 
         opened = self._ready()
         planner, language = opened.loaded.planner, request.language
@@ -278,7 +278,7 @@ class Qwen3Backend:
         else:
             prompt, primed = opened.clones.prompt(voice.name), opened.clones.primed(voice.name)
             plan, vectors = planner.clone(prompt.clone, language), prompt.vectors
-        return Utterance(plan, opened.sampling, vectors, primed, trim_silence=self._model.trim_silence)
+        return GenerationRequest(plan, opened.sampling, vectors, primed, trim_silence=self._model.trim_silence)
 
     def _look_at_folder(self, send: Callable[[Event], None]) -> None:
         """Read the folder again once it has changed and then been still for one look: nobody copies in an instant."""

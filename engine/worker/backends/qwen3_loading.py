@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from ...acceleration.select import Pace, Wanted, accelerate
+from ...acceleration.select import AccelerationOptions, AccelerationResult, accelerate
 from ...checkpoint.load import LoadOptions, read_config
-from ...checkpoint.loaded import Loaded, load_checkpoint
+from ...checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from ...checkpoint.memory_footprint import NumberBytes, footprint
 from ...checkpoint.memory_plan import POSITIONS, MemoryShortage, fit, plan
 from ...ipc.settings import ModelSettings
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class LoadedEngine:
     """A loaded model and what drives it. `out_of_memory` is the error after which it still works."""
 
-    loaded: Loaded
+    loaded: LoadedCheckpoint
     engine: Engine
     clones: ClonedVoices
     sampling: SamplingParams
     description: str
     on_gpu: bool
-    pace: Pace
+    pace: AccelerationResult
     out_of_memory: type[Exception] = torch.cuda.OutOfMemoryError
 
     def free_memory(self) -> None:
@@ -65,7 +65,7 @@ class Opened:
         return total - free, total
 
 
-def open_engine(directory: Path, settings: ModelSettings) -> Opened:
+def open_engine(directory: Path, settings: ModelSettings) -> LoadedEngine:
     """Load the checkpoint in `directory`. Raises BackendError."""
     with _explained(settings):
         options = _options(directory, settings)
@@ -74,7 +74,7 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
         runner = Runner(loaded.model, settings.max_jobs, _positions(loaded.model.config, options, settings.max_jobs))
         half = settings.codec_dtype != "float32"
         # Inductor is built on Triton, so our codec kernels run beside it.
-        wanted = Wanted(
+        wanted = AccelerationOptions(
             settings.kernels, settings.cuda_graphs, half_codec=half, codec_alone=half and settings.kernels == "compiled"
         )
         pace = accelerate(runner, wanted)
@@ -94,7 +94,7 @@ def open_engine(directory: Path, settings: ModelSettings) -> Opened:
             "%s: this GPU speaks %d jobs at once in real time, not engine.max_jobs %d; more wait their turn",
             settings.name, pace.capacity, settings.max_jobs,
         )  # fmt: skip
-    return Opened(
+    return LoadedEngine(
         loaded=loaded,
         engine=Engine(runner, loaded.tokenizer),
         clones=ClonedVoices(loaded, runner),

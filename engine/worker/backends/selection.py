@@ -17,7 +17,7 @@ GPU_FOLDER = "/proc/driver/nvidia/gpus"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """A backend's name, where it is (`module:Class`), and the reason for it in words for the log."""
 
     name: str
@@ -27,13 +27,13 @@ class Choice:
 
 def choose(
     wanted: str, model: str, installed: Callable[[str], bool] = lambda module: find_spec(module) is not None
-) -> Choice:
+) -> BackendChoice:
     """The backend for `auto`, `qwen3` or `espeak`, where `model` is the checkpoint that Qwen3 would speak with."""
     if wanted != "auto":
-        return Choice(wanted, BACKENDS[wanted], "the configuration says so")
+        return BackendChoice(wanted, BACKENDS[wanted], "the configuration says so")
     obstacle = _obstacle_to_qwen3(model, installed)
     name = "espeak" if obstacle else "qwen3"
-    return Choice(name, BACKENDS[name], obstacle or "there is a GPU and everything it needs")
+    return BackendChoice(name, BACKENDS[name], obstacle or "there is a GPU and everything it needs")
 
 
 def has_gpu() -> bool:
