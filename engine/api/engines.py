@@ -19,7 +19,7 @@ from .threaded_engine import ThreadedEngine
 
 NO_GUARDS = RunawayLimits(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
 
 
@@ -51,7 +51,7 @@ class PagedEngine:
         """Whether it speaks to nobody."""
         return self._driven is None or self._driven.engine.idle
 
-    def exclusively(self, call: Callable[[], Result]) -> Result:
+    def exclusively(self, call: Callable[[], T]) -> T:
         """What `call` gives when no step of it runs beside."""
         driven = self._driven
         return call() if driven is None else driven.engine.exclusively(call)

@@ -25,8 +25,7 @@ from .optimize import optimized_runner, paged_options
 from .paged_engine import PagedOptions, paged_runner
 from .stream_options import StreamOptions
 from .window_decoder import WindowDecoder
-from .windowed_decode import Round, Sound, StepSound, WindowSound, sounded, sounded_beside
-from .windowed_decode import Waves as SoundWaves
+from .windowed_decode import Round, Sound, StepSound, WaveStream, WindowSound, sounded, sounded_beside
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
 
@@ -369,7 +368,7 @@ class Qwen3TTSModel(WholeSpeech):
                 if any(len(wave) for wave in waves):
                     yield [wave.numpy() for wave in waves], self._rate
 
-    def _heard(self, rounds: Iterator[Round], planned: Sequence[Planned], options: StreamOptions) -> SoundWaves:
+    def _heard(self, rounds: Iterator[Round], planned: Sequence[Planned], options: StreamOptions) -> WaveStream:
         """The sound of each round: the engine's, or made here as the options say."""
         if not options.sounds_itself:
             return sounded(rounds)

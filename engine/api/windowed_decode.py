@@ -111,15 +111,15 @@ Round = list[ChunkOutput | None]
 """What one moment brings for each stream of a batch."""
 
 
-Waves = Generator[list[Tensor], None, None]
+WaveStream = Generator[list[Tensor], None, None]
 
 
-def sounded(rounds: Iterator[Round], sounds: Sequence[Sound] | None = None) -> Waves:
+def sounded(rounds: Iterator[Round], sounds: Sequence[Sound] | None = None) -> WaveStream:
     """The waves of each round, nothing where there is nothing; by `sounds` where they do not come from the engine."""
     return (_made(each, sounds) for each in rounds)
 
 
-def sounded_beside(rounds: Iterator[Round], sounds: Sequence[Sound], prepare: Callable[[], None]) -> Waves:
+def sounded_beside(rounds: Iterator[Round], sounds: Sequence[Sound], prepare: Callable[[], None]) -> WaveStream:
     """The same in a thread of its own, while the next round's frames are made; each round comes one round later.
 
     `prepare` is called in that thread before anything else. Leaving waits for no sound that is being made.

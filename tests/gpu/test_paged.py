@@ -22,7 +22,7 @@ from engine.api.paged_engine import PagedOptions, paged_runner
 from engine.checkpoint.loaded import LoadedCheckpoint
 from engine.model.talker import BatchRows
 from engine.paged.kv_cache import PoolSize
-from engine.paged.runner import PagedRunner, Piece
+from engine.paged.runner import PagedRunner, PrefillChunk
 from engine.prompt.sampling_params import SamplingParams
 from engine.runtime.cuda_graphs import FrameGraphs
 from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
@@ -165,7 +165,7 @@ def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(
     for slot, length in enumerate(lengths):
         runner.cache.set_rows({slot: runner.paging.pool.take(runner.paging.count(length + steps))})
     talker = FlashTalker(runner, FlashAttention.load())
-    talker.read([Piece(inputs[slot, :length], slot, 0) for slot, length in enumerate(lengths)])
+    talker.read([PrefillChunk(inputs[slot, :length], slot, 0) for slot, length in enumerate(lengths)])
     slots = torch.arange(len(lengths), device="cuda")
     starts = torch.tensor(lengths, device="cuda")
     after = [talker.step(inputs[slots, starts + n], BatchRows(slots, starts + n, 512)) for n in range(steps)]
