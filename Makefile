@@ -51,6 +51,7 @@ lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
