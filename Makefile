@@ -52,6 +52,7 @@ lint: $(VENV)/test.installed
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python .ci/house_rules.py
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon
