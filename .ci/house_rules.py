@@ -36,13 +36,14 @@ def file_lengths(files: Tree) -> Counter[str]:
 
 
 def function_lengths(files: Tree) -> Counter[str]:
-    """Lines of every function, its decorators and docstring included."""
-    return Counter({
-        f"{path}:{node.lineno} {node.name}": (node.end_lineno or 0) - min([node.lineno, *(each.lineno for each in node.decorator_list)]) + 1
-        for path, tree in files.items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    })  # fmt: skip
+    """Lines of every function, decorators and docstring included."""
+    lengths: Counter[str] = Counter()
+    for path, tree in files.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                lengths[f"{path}:{node.lineno} {node.name}"] = (node.end_lineno or first) - first + 1
+    return lengths
 
 
 def module_name(path: Path) -> str:
