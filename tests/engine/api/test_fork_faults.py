@@ -20,7 +20,8 @@ from engine.prompt.sampling_params import Draw, SamplingParams
 from engine.runtime.codec_step import EagerCodec
 from engine.runtime.sampler import CodeRules, Sampler, SamplerLimits
 from engine.scheduler.sequence import end_ids
-from tests.engine.api.test_fork_streams import (
+from tests.engine.support.api_trace import codes_of
+from tests.engine.support.streams import (
     FADE,
     GREEDY,
     TEXTS,
@@ -32,8 +33,7 @@ from tests.engine.api.test_fork_streams import (
     model,
     prompt,
 )
-from tests.engine.api.test_fork_streams import rounds as batch
-from tests.engine.support.api_trace import codes_of
+from tests.engine.support.streams import rounds as batch
 from tests.engine.support.tiny_models import tiny_directory, tiny_model
 
 BOTH_WAYS = pytest.mark.parametrize("way", [{}, WINDOWED], ids=["incremental", "windowed"])

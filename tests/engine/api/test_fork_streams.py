@@ -1,10 +1,8 @@
-"""The seed's streams through the public API: windows, decoding beside, batches."""
+"""The streams of the streaming fork through the public API: windows, decoding beside, batches."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,52 +17,28 @@ from engine.api.window_decoder import WindowDecoder
 from engine.prompt.planner import PromptError
 from engine.runtime.model_runner import Runner
 from engine.scheduler.chunking import TwoPhasePlan
-from tests.engine.support.random_inputs import sound
+from tests.engine.support.streams import (
+    FADE,
+    GREEDY,
+    TEXTS,
+    WINDOWED,
+    by_item,
+    cloned,
+    close,
+    items,
+    joined,
+    model,
+    prompt,
+    rounds,
+)
 from tests.engine.support.tiny_models import tiny_directory, tiny_model
 
-GREEDY = {"do_sample": False, "subtalker_dosample": False}
-TEXTS = [
-    "hello world, 你好 😀",
-    "the washing machine has finished, and it will rain",
-    "it is six o'clock and the light is on in the kitchen",
-]
-FADE = 512
-WINDOWED = {"windowed_decode": True}
-SEED_BATCH = {
+FORK_BATCH = {
     "language": None, "voice_clone_prompt": None, "non_streaming_mode": False, "emit_every_frames": 8,
     "decode_window_frames": 80, "overlap_samples": 512, "max_frames": 10000, "use_optimized_decode": True,
     "first_chunk_emit_every": 0, "first_chunk_decode_window": 48, "first_chunk_frames": 48,
     "repetition_penalty_window": 100, "repetition_penalty": 1.0, "async_decode": False, "compact_finished": False,
 }  # fmt: skip
-
-
-@cache
-def model(kind: str = "base", slots: int = 4, eos_gain: float = 0.0) -> Any:
-    directory = str(tiny_directory(kind, eos_gain=eos_gain))
-    return engine.Qwen3TTSModel.from_pretrained(directory, device_map="cpu", torch_dtype=torch.float32, slots=slots)
-
-
-@cache
-def prompt(seed: int = 1, in_context: bool = True, seconds: float = 1.0) -> Any:
-    recording = (sound(seconds, seed), 24_000)
-    words = {"ref_text": "the door is open" * seed} if in_context else {"x_vector_only_mode": True}
-    return model().create_voice_clone_prompt(recording, **words)[0]
-
-
-def joined(chunks: Iterator[tuple[np.ndarray, int]]) -> np.ndarray:
-    return np.concatenate([wave for wave, _ in chunks])
-
-
-def cloned(text: str = TEXTS[0], item: Any = None, frames: int = 21, **given: Any) -> list[np.ndarray]:
-    options = GREEDY | {"max_frames": frames} | given
-    made = model().stream_generate_voice_clone(text, "en", voice_clone_prompt=item or prompt(), **options)
-    return [wave for wave, _ in made]
-
-
-def close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert ours.dtype == theirs.dtype == np.float32
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max(initial=0) < 1e-4
 
 
 # --- windows ----------------------------------------------------------------------------------------------------
@@ -192,27 +166,11 @@ def test_leaving_a_stream_that_is_decoded_beside_frees_its_slot() -> None:
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
-def items() -> list[Any]:
-    return [prompt(), prompt(2, True, 1.7), prompt(3, False)]
-
-
-def rounds(**given: Any) -> list[list[np.ndarray]]:
-    options = GREEDY | {"max_frames": 60} | given
-    speaker = options.pop("model", model(eos_gain=2.0))
-    texts = options.pop("text", TEXTS)
-    made = speaker.batch_stream_generate_voice_clone(texts, **{"language": ["en", "Auto", "de"]} | options)
-    return [waves for waves, rate in made if rate == 24_000]
-
-
-def by_item(made: list[list[np.ndarray]]) -> list[np.ndarray]:
-    return [np.concatenate(waves) for waves in zip(*made, strict=True)]
-
-
-def test_batch_signature_is_the_seed_s() -> None:
+def test_batch_signature_is_that_of_the_fork() -> None:
     given = inspect.signature(engine.Qwen3TTSModel.batch_stream_generate_voice_clone).parameters.values()
     defaults = {each.name: each.default for each in given if each.kind is each.POSITIONAL_OR_KEYWORD}
     assert list(defaults)[:2] == ["self", "text"]
-    assert list(defaults.items())[2:-2] == list(SEED_BATCH.items())
+    assert list(defaults.items())[2:-2] == list(FORK_BATCH.items())
     assert list(defaults.items())[-2:] == [("use_paged_engine", False), ("windowed_decode", False)]
 
 

@@ -16,8 +16,8 @@ import torch
 
 import engine
 from engine.paged.runner import PagedRunner
-from tests.engine.api.test_fork_streams import GREEDY, TEXTS, by_item, close, items, joined, model, prompt, rounds
 from tests.engine.support.random_inputs import codes as random_codes
+from tests.engine.support.streams import GREEDY, TEXTS, by_item, close, items, joined, model, prompt, rounds
 from tests.engine.support.tiny_models import tiny_directory
 
 PAGED = {"use_paged_engine": True}

@@ -29,7 +29,7 @@ from engine.kernels.codec import FusedCodec
 from engine.kernels.launch import Launch, enqueue
 from engine.kernels.precompile import compile_ahead
 from engine.runtime.model_runner import Runner
-from tests.engine.support.codec_fused import small_decoder
+from tests.engine.kernels.codec_fused import small_decoder
 from tests.engine.support.tiny_models import tiny_directory
 
 SLOTS = 4

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from engine.kernels import codec_conv
 from engine.kernels.codec import FusedCodec
 from engine.kernels.codec_conv import Tile, choose_tile
-from tests.engine.support.codec_fused import advance, empty_ring, new_stream, run_interleaved, small_decoder
+from tests.engine.kernels.codec_fused import advance, empty_ring, new_stream, run_interleaved, small_decoder
 
 pytestmark = [
     pytest.mark.kernels,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.prompt.languages import PromptError
 from engine.prompt.planner import CloneVoice, PromptPlan, Reference
 from engine.scheduler.sequence import FinishReason, LoopDetector, RunawayLimits, SampleOutcome, Sequence
-from tests.engine.prompt.test_planner import EOS, PAD, planner
+from tests.engine.support.prompts import EOS, PAD, planner
 
 CODEC_EOS = 2150
 OFF = RunawayLimits(loop_frames=0)
