@@ -4,6 +4,7 @@ QwenTtsError
 ├── ConfigError         the configuration cannot be used            exit status 78
 ├── StartError          a socket cannot be had, …                   its own exit status
 ├── WireError           bytes that are no Wyoming event             code invalid-request
+├── SinkError           a loudspeaker fails                         code target-failed
 └── SpeechError         a text cannot be spoken                     code, sent to the client
     └── WorkerLost      … by this engine; another may               engine-unavailable
 """
@@ -56,6 +57,10 @@ class StartError(QwenTtsError):
 
 class WireError(QwenTtsError):
     """A peer sent bytes that are no Wyoming event, or an event beyond the limits."""
+
+
+class SinkError(QwenTtsError):
+    """A loudspeaker or its server cannot be reached, or does not play."""
 
 
 class SpeechError(QwenTtsError):

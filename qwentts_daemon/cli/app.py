@@ -23,7 +23,8 @@ from rich.table import Table
 
 from .. import __version__, logs
 from ..config.live import LiveConfig
-from ..config.loader import ENV_CONFIG, default_path, load, voices_dir
+from ..config.loader import ENV_CONFIG, load
+from ..config.paths import default_path, voices_dir
 from ..config.schema import Config, check_language
 from ..daemon import program_uri, serve
 from ..doctor import findings
