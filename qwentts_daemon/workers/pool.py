@@ -16,7 +16,7 @@ from .queue import Priority
 
 
 class WorkerPool:
-    """Gives each job to an engine that can speak it now."""
+    """Passes each job to an engine that can speak it now."""
 
     def __init__(self, live: LiveConfig, primary: WorkerGroup, fallback: WorkerGroup | None) -> None:
         self._live = live
@@ -26,12 +26,12 @@ class WorkerPool:
 
     @property
     def running(self) -> int:
-        """How many jobs are being spoken."""
+        """The number of running jobs."""
         return sum(group.running for group in self._groups)
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their turn."""
+        """The number of waiting jobs."""
         return sum(group.waiting for group in self._groups)
 
     @property
@@ -40,17 +40,17 @@ class WorkerPool:
         return self._primary.state
 
     def trouble(self, silence_s: float) -> str | None:
-        """What is wrong with a worker (see `WorkerClient.trouble`)."""
+        """Describe what is wrong with a worker (see `HealthSupervisor.trouble`)."""
         return next(filter(None, (group.trouble(silence_s) for group in self._groups)), None)
 
     def set_log_level(self, level: str) -> None:
-        """How much every worker logs from now on."""
+        """Set the log level of every worker."""
         for group in self._groups:
             group.set_log_level(level)
 
     @property
     def ready(self) -> bool:
-        """Whether it could speak now, or as soon as somebody asks."""
+        """Whether it can speak now, or after loading on demand."""
         return any(group.ready or group.rests for group in self._groups)
 
     @property
