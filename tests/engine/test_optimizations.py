@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import engine
-from engine.api.optimizations import COMPILE_MODES, Optimizations
-from engine.api.optimize import wanted
+from engine.api.optimizations import COMPILE_MODES, Optimizations, wanted
 from tests.engine.signals import codes
 from tests.engine.tiny_models import tiny_directory, tiny_model
 
