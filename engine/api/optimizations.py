@@ -12,6 +12,7 @@ from ..checkpoint.memory_footprint import NumberBytes, footprint
 from ..checkpoint.memory_plan import fit
 from ..model.speech_model import SpeechModel
 from ..prompt.languages import suggest
+from ..prompt.validation import check_bool, check_number
 from ..runtime.model_runner import Runner
 from .inputs import FromPretrained
 from .paged_engine import PagedOptions
@@ -54,15 +55,14 @@ class Optimizations:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in _NUMBERS + _WORDS and not isinstance(value, bool):
-                raise ValueError(f"{field.name} must be True or False, not {value!r}")
+            if field.name not in _NUMBERS + _WORDS:
+                check_bool(field.name, getattr(self, field.name))
         if self.compile_mode not in COMPILE_MODES:
             raise ValueError(
                 f"unknown compile_mode {self.compile_mode!r}{suggest(str(self.compile_mode), COMPILE_MODES)}"
             )
-        _check_between("decode_window_frames", self.decode_window_frames, 1, LONGEST_WINDOW, whole=True)
-        _check_between("paged_gpu_memory_utilization", self.paged_gpu_memory_utilization, 0.01, 0.95)
+        check_number("decode_window_frames", self.decode_window_frames, 1, LONGEST_WINDOW, whole=True)
+        check_number("paged_gpu_memory_utilization", self.paged_gpu_memory_utilization, 0.01, 0.95)
         self._check_together()
 
     @property
@@ -91,13 +91,6 @@ class Optimizations:
             )
         if self.capture_async_graph and not self.use_cuda_graphs:
             raise ValueError("capture_async_graph is a CUDA graph: it conflicts with use_cuda_graphs=False")
-
-
-def _check_between(name: str, value: object, least: float, most: float, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        kind = "whole number" if whole else "number"
-        raise ValueError(f"{name} must be a {kind} between {least} and {most}, not {value!r}")
 
 
 def optimized_runner(model: SpeechModel, options: Optimizations, slots: int, positions: int | None) -> Runner:

@@ -21,6 +21,7 @@ from ..checkpoint.memory_plan import RESERVE_BYTES
 from ..model.speech_model import SpeechModel
 from ..paged.kv_cache import PoolSize
 from ..paged.runner import PagedRunner
+from ..prompt.validation import check_number
 from .threaded_engine import EngineHandle
 
 BLOCK_POSITIONS = 16
@@ -51,11 +52,11 @@ class PagedOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory_utilization < 1:
-            raise ValueError(f"gpu_memory_utilization must lie between 0 and 1, not {self.gpu_memory_utilization}")
+            raise ValueError(f"gpu_memory_utilization must be above 0 and below 1, not {self.gpu_memory_utilization}")
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, not {self.kernels!r}")
-        if self.slots < 1 or self.max_positions < 1:
-            raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
+        check_number("slots", self.slots, 1, whole=True)
+        check_number("max_positions", self.max_positions, 1, whole=True)
 
 
 class PagedEngine:
