@@ -257,6 +257,7 @@ def _try_out(request: client.Request, name: str, language: str | None, directory
     if directory is None:
         out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
         return
+    out.print(f"waiting until the running daemon lists {name} (it may have to load its model) ...", soft_wrap=True)
     try:
         listed = asyncio.run(trial.appears(request, name))
     except StartError as error:
