@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
+from ..audio.pcm import Pcm
 from ..audio.wav import header
 from ..config.target_schema import HermesTarget
 from ..mqtt.hermes import Hermes, play_topic
-from ..synthesis.reply import Pcm
 from .base import Publish, Report, SinkError, plain, play_through
 
 MAX_BYTES = 32 << 20

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from functools import partial
 
-from ..synthesis.reply import Pcm, Playback
+from ..audio.pcm import Pcm, Playback
 from .base import Publish, Report, SinkError, plain, play_through
 
 CHUNK_S = 0.1

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
+from ..audio.pcm import Pcm, Playback
 from ..audio.resampler import Resampler, stereo
 from ..config.target_schema import SnapcastTarget
-from ..synthesis.reply import Pcm, Playback
 from .base import Report, SinkError, drain, play_through
 
 RATE = 48_000

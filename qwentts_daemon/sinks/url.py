@@ -7,9 +7,9 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
+from ..audio.pcm import Pcm
 from ..config.target_schema import UrlTarget
 from ..http.recordings import RecordingError, RecordingStore, StoredRecording
-from ..synthesis.reply import Pcm
 from .base import Report, SinkError
 
 

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from ..audio.pcm import Pcm
 from ..audio.wav import HEADER_BYTES, header
 from ..config.target_schema import WavTarget
-from ..synthesis.reply import Pcm
 from .base import Report, SinkError, plain, play_through
 
 PRIVATE = 0o600

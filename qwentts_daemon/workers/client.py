@@ -34,8 +34,9 @@ from engine.worker.backends import BackendError
 
 from ..config.live import LiveConfig
 from ..errors import Code, SpeechError, StartError
+from ..voices.request import SynthesisRequest
 from .idle import IdleManager
-from .job import Job, SynthesisRequest
+from .job import Job
 from .job_table import JobTable
 from .process import WorkerProcess, spawned
 from .queue import JobQueue

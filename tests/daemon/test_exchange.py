@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from wyoming.event import Event
 
+from qwentts_daemon.audio.pcm import Pcm
 from qwentts_daemon.errors import Code, SpeechError
-from qwentts_daemon.synthesis.reply import Pcm
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.wyoming.exchange import (
     CountRequest,
     EndText,
