@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .config.live import LiveConfig
-from .config.loader import cache_dir
+from .config.paths import cache_dir
 from .config.schema import Config
 from .config.target_schema import UrlTarget
 from .errors import ConfigError

@@ -13,8 +13,8 @@ from ..scheduler.chunking import WHOLE_CLIP_FRAMES, EmissionPlan
 from ..voices.audio import AudioSource, Samples, load_audio
 from ..voices.prompt import VoicePrompt, make_voice_prompt
 from .clone_prompts import VoiceClonePromptItem, item_of, items_of, voice_of
-from .engines import EngineHandle, Planned
 from .inputs import FromPretrained, checked_sampling, numbered, spread, texts_of
+from .threaded_engine import EngineHandle, Planned
 
 FIRST_POSITIONS = 1024
 WHOLE = EmissionPlan((WHOLE_CLIP_FRAMES,))

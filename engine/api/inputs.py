@@ -15,6 +15,7 @@ import torch
 from ..checkpoint.load import LoadOptions
 from ..prompt.languages import suggest
 from ..prompt.sampling_params import SamplingError, SamplingParams, resolve_sampling
+from ..prompt.validation import check_number
 from ..runtime.sampler import SamplerLimits
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -54,10 +55,9 @@ class FromPretrained:
 
     def load_options(self) -> LoadOptions:
         """Device and types. Raises ValueError."""
-        for name, value in (("slots", self.slots), ("max_positions", self.max_positions)):
-            unbound = name == "max_positions" and value is None
-            if not unbound and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        check_number("slots", self.slots, 1, whole=True)
+        if self.max_positions is not None:
+            check_number("max_positions", self.max_positions, 1, whole=True)
         name = "device" if self.device_map is None else "device_map"
         device = _device(name, getattr(self, name))
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))

@@ -17,15 +17,22 @@ from ..voices.audio import AudioSource, Samples
 from ..voices.prompt import VoicePrompt
 from .clone_prompts import VoiceClonePromptItem, items_of, voice_of
 from .code_predictor import FastCodebook
-from .engines import EngineHandle, PagedEngine
-from .generation import Batch, Pieces, Planned, WholeSpeech
+from .generation import Batch, Pieces, WholeSpeech
 from .inputs import FromPretrained, numbered, pieces_of, spread, texts_of
-from .optimizations import Optimizations
-from .optimize import optimized_runner, paged_options
-from .paged_engine import PagedOptions, paged_runner
+from .optimizations import Optimizations, optimized_runner, paged_options
+from .paged_engine import PagedEngine, PagedOptions, paged_runner
 from .stream_options import StreamOptions
-from .window_decoder import WindowDecoder
-from .windowed_decode import Round, Sound, StepSound, WaveStream, WindowSound, sounded, sounded_beside
+from .threaded_engine import EngineHandle, Planned
+from .windowed_decode import (
+    Round,
+    Sound,
+    StepSound,
+    WaveStream,
+    WindowDecoder,
+    WindowSound,
+    sounded,
+    sounded_beside,
+)
 
 __all__ = ["Qwen3TTSModel", "VoiceClonePromptItem"]
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import logging
+from dataclasses import dataclass, fields, replace
 
+import torch
+
+from ..acceleration.select import AccelerationOptions, accelerate
+from ..checkpoint.memory_footprint import NumberBytes, footprint
+from ..checkpoint.memory_plan import fit
+from ..model.speech_model import SpeechModel
 from ..prompt.languages import suggest
+from ..prompt.validation import check_bool, check_number
+from ..runtime.model_runner import Runner
+from .inputs import FromPretrained
+from .paged_engine import PagedOptions
 
 LEAST_OVERHEAD = "reduce-overhead"
 LONGEST_WINDOW = 1500
@@ -13,6 +24,8 @@ COMPILE_MODES = ("default", LEAST_OVERHEAD, "max-autotune", "max-autotune-no-cud
 _GRAPHED_MODES = (LEAST_OVERHEAD, "max-autotune")
 _NUMBERS = ("decode_window_frames", "paged_gpu_memory_utilization")
 _WORDS = ("compile_mode",)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +55,14 @@ class Optimizations:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in _NUMBERS + _WORDS and not isinstance(value, bool):
-                raise ValueError(f"{field.name} must be True or False, not {value!r}")
+            if field.name not in _NUMBERS + _WORDS:
+                check_bool(field.name, getattr(self, field.name))
         if self.compile_mode not in COMPILE_MODES:
             raise ValueError(
                 f"unknown compile_mode {self.compile_mode!r}{suggest(str(self.compile_mode), COMPILE_MODES)}"
             )
-        _check_between("decode_window_frames", self.decode_window_frames, 1, LONGEST_WINDOW, whole=True)
-        _check_between("paged_gpu_memory_utilization", self.paged_gpu_memory_utilization, 0.01, 0.95)
+        check_number("decode_window_frames", self.decode_window_frames, 1, LONGEST_WINDOW, whole=True)
+        check_number("paged_gpu_memory_utilization", self.paged_gpu_memory_utilization, 0.01, 0.95)
         self._check_together()
 
     @property
@@ -81,8 +93,49 @@ class Optimizations:
             raise ValueError("capture_async_graph is a CUDA graph: it conflicts with use_cuda_graphs=False")
 
 
-def _check_between(name: str, value: object, least: float, most: float, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        kind = "whole number" if whole else "number"
-        raise ValueError(f"{name} must be a {kind} between {least} and {most}, not {value!r}")
+def optimized_runner(model: SpeechModel, options: Optimizations, slots: int, positions: int | None) -> Runner:
+    """What the options say on this engine, checked against the plain way, captured and measured.
+
+    Graphs need memory that does not move: `positions` for each slot, by default what fits. Raises MemoryError.
+    """
+    model.talker.text.fold()
+    room = model.config.talker.max_positions
+    runner = Runner(model, slots, min(positions or _positions(model, slots), room))
+    pace = accelerate(runner, wanted(options))
+    log.info("%s kernels: this GPU speaks %d of %d streams at once in real time", pace.kernels, pace.capacity, slots)
+    return runner
+
+
+def _positions(model: SpeechModel, slots: int) -> int:
+    weight, codec = model.talker.head.weight, model.decoder.quantizer.table
+    sizes = footprint(model.config, NumberBytes(weight.dtype.itemsize, codec.dtype.itemsize))
+    torch.cuda.empty_cache()
+    found = fit(sizes, torch.cuda.mem_get_info(weight.device)[0], slots)
+    if found is None:
+        raise MemoryError(f"no GPU memory is left for slots={slots}: lower it, or give max_positions")
+    return found
+
+
+def paged_options(options: Optimizations, given: FromPretrained) -> PagedOptions:
+    """The paged engine that the options ask for. It always runs in the fastest way that its device knows."""
+    paged = PagedOptions()
+    return replace(
+        paged,
+        gpu_memory_utilization=options.paged_gpu_memory_utilization,
+        enforce_eager=options.paged_enforce_eager,
+        half_codec=options.use_compile,
+        slots=max(given.slots, paged.slots),
+        max_positions=given.max_positions or paged.max_positions,
+    )
+
+
+def wanted(options: Optimizations) -> AccelerationOptions:
+    """The options in the engine's own words."""
+    return AccelerationOptions(
+        kernels=options.kernels,
+        graphs=options.use_cuda_graphs,
+        half_codec=options.use_compile,
+        codec_alone=options.use_compile,
+        inductor_mode=options.inductor_mode,
+        predictor_graph=options.use_codebook_cuda_graph,
+    )

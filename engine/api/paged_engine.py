@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -18,11 +21,15 @@ from ..checkpoint.memory_plan import RESERVE_BYTES
 from ..model.speech_model import SpeechModel
 from ..paged.kv_cache import PoolSize
 from ..paged.runner import PagedRunner
+from ..prompt.validation import check_number
+from .threaded_engine import EngineHandle
 
 BLOCK_POSITIONS = 16
 """For our kernels and plain torch, which read blocks of any size. The smaller, the more of two prompts is shared and
 the less of a last block lies idle; at 16 a block's keys of one head are 4 KB in a row, enough for one read."""
 KERNELS = ("auto", "fused", "flash", "plain")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +52,41 @@ class PagedOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory_utilization < 1:
-            raise ValueError(f"gpu_memory_utilization must lie between 0 and 1, not {self.gpu_memory_utilization}")
+            raise ValueError(f"gpu_memory_utilization must be above 0 and below 1, not {self.gpu_memory_utilization}")
         if self.kernels not in KERNELS:
             raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, not {self.kernels!r}")
-        if self.slots < 1 or self.max_positions < 1:
-            raise ValueError(f"slots and max_positions must be at least 1, not {self.slots}, {self.max_positions}")
+        check_number("slots", self.slots, 1, whole=True)
+        check_number("max_positions", self.max_positions, 1, whole=True)
+
+
+class PagedEngine:
+    """A model's paged engine, opened when it is first wanted."""
+
+    def __init__(self, open_engine: Callable[[PagedOptions], EngineHandle], options: PagedOptions) -> None:
+        self._open, self._options = open_engine, options
+        self._changing = threading.Lock()
+        self._driven: EngineHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it speaks to nobody."""
+        return self._driven is None or self._driven.engine.idle
+
+    def exclusively(self, call: Callable[[], T]) -> T:
+        """What `call` gives when no step of it runs beside."""
+        driven = self._driven
+        return call() if driven is None else driven.engine.exclusively(call)
+
+    def opened(self, options: PagedOptions | None = None) -> EngineHandle:
+        """The engine; with other `options` than it has, another one. Raises RuntimeError while that one speaks."""
+        with self._changing:
+            if options not in (None, self._options):
+                if not self.idle:
+                    raise RuntimeError("other options exchange the paged engine: close what is being spoken first")
+                self._driven, self._options = None, options  # its memory is free before the new one takes any
+            if self._driven is None:
+                self._driven = self._open(self._options)
+            return self._driven
 
 
 @torch.inference_mode()

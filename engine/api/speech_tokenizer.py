@@ -20,7 +20,7 @@ from ..model.speech_model import SpeechCodec
 from ..voices.audio import Samples, load_audio
 from .inputs import FromPretrained
 from .optimizations import Optimizations
-from .window_decoder import WindowDecoder
+from .windowed_decode import WindowDecoder
 
 MODEL_TYPE = "qwen3_tts_tokenizer_12hz"
 Audio = str | Path | npt.NDArray[Any]

@@ -12,24 +12,21 @@ from typing import Any
 
 from ..model.config import SAMPLE_RATE
 from ..prompt.sampling_params import SamplingParams
+from ..prompt.validation import check_bool, check_number
 from ..scheduler.chunking import TwoPhasePlan
 from .inputs import checked_sampling
 from .optimizations import LONGEST_WINDOW
 
 FRAME_SAMPLES = SAMPLE_RATE * 2 // 25
-_LEAST = {
-    "emit_every_frames": 1,
-    "decode_window_frames": 1,
-    "overlap_samples": 0,
-    "max_frames": 1,
-    "first_chunk_emit_every": 0,
-    "first_chunk_decode_window": 1,
-    "first_chunk_frames": 1,
-}
-_MOST = {
-    "decode_window_frames": LONGEST_WINDOW,
-    "first_chunk_decode_window": LONGEST_WINDOW,
-    "max_frames": 2**31 - 2,  # which take one sample more
+_MANY = 2**31 - 1
+_RANGES = {
+    "emit_every_frames": (1, _MANY),
+    "decode_window_frames": (1, LONGEST_WINDOW),
+    "overlap_samples": (0, _MANY),
+    "max_frames": (1, _MANY - 1),  # N frames take N + 1 samples
+    "first_chunk_emit_every": (0, _MANY),
+    "first_chunk_decode_window": (1, LONGEST_WINDOW),
+    "first_chunk_frames": (1, _MANY),
 }
 
 
@@ -76,11 +73,10 @@ class StreamOptions:
     windowed_decode: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            _check_number(name, getattr(self, name), least, _MOST.get(name, 2**31 - 1))
+        for name, (low, high) in _RANGES.items():
+            check_number(name, getattr(self, name), low, high, whole=True)
         for name in ("use_optimized_decode", "async_decode", "use_paged_engine", "windowed_decode"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if self.first_chunk_emit_every > self.first_chunk_frames:
             raise ValueError(
                 f"first_chunk_emit_every={self.first_chunk_emit_every} is more than first_chunk_frames="
@@ -151,10 +147,3 @@ class StreamOptions:
                 raise ValueError(
                     f"overlap_samples={self.overlap_samples} is more than a chunk of {chunk} frames has ({chunk_name})"
                 )
-
-
-def _check_number(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must lie between {least} and {most}, not {value}")

@@ -14,14 +14,23 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..prompt.planner import PromptPlan
+from ..prompt.tokenizer import TextTokenizer
+from ..runtime.model_runner import Runner
 from ..scheduler.engine import ChunkOutput, Engine, GenerationRequest
+from ..scheduler.sequence import RunawayLimits
+from ..voices.prompt import VoicePrompt
+from .clone_prompts import PrimedVoices
 
 STALLED_S = 60.0
+NO_GUARDS = RunawayLimits(frames_per_text_id=0, min_frames=1 << 31, loop_frames=0)
+
+Planned: TypeAlias = tuple[PromptPlan, VoicePrompt | None]
 
 Result = TypeVar("Result")
 
@@ -226,6 +235,21 @@ class ThreadedEngine:
             if (inbox := self._inboxes.get(job)) is not None:
                 inbox.append(error)
         self._hungry, self._busy = frozenset(), False
+
+
+class EngineHandle:
+    """A runner under a `ThreadedEngine`."""
+
+    def __init__(self, runner: Runner, tokenizer: TextTokenizer) -> None:
+        self.engine = engine = ThreadedEngine(Engine(runner, tokenizer, NO_GUARDS), runner.device)
+        self._primed = PrimedVoices(lambda codes: engine.exclusively(partial(runner.prime, codes)))
+
+    def utterance(self, planned: Planned, **how: Any) -> GenerationRequest:
+        """What this engine needs to speak as planned; snapshots of a voice fit no other."""
+        plan, voice = planned
+        if voice is None:
+            return GenerationRequest(plan, **how)
+        return GenerationRequest(plan, voice=voice.vectors, primed=self._primed.get(voice), **how)
 
 
 def _joined(parts: Sequence[ChunkOutput]) -> Speech:

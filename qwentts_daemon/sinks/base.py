@@ -9,14 +9,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Protocol
 
 from ..audio.pcm import Pcm
-from ..errors import QwenTtsError
+from ..errors import SinkError
 
 Report = Callable[[Mapping[str, object]], None]
 """Takes facts for the announcement's events, such as {"url": ...}."""
-
-
-class SinkError(QwenTtsError):
-    """A loudspeaker, or what stands for it, cannot be reached or does not play."""
 
 
 class Sink(Protocol):

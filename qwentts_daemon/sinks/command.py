@@ -13,7 +13,8 @@ from functools import partial
 from ..audio.pcm import Pcm, Playback
 from ..config.loader import ENV_PREFIX
 from ..config.target_schema import CommandTarget
-from .base import Report, SinkError, drain, play_through
+from ..errors import SinkError
+from .base import Report, drain, play_through
 
 STDERR_BYTES = 4096
 MESSAGE_LENGTH = 200

@@ -14,7 +14,8 @@ from pathlib import Path
 from ..audio.pcm import Pcm, Playback
 from ..audio.resampler import Resampler, stereo
 from ..config.target_schema import SnapcastTarget
-from .base import Report, SinkError, drain, play_through
+from ..errors import SinkError
+from .base import Report, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2

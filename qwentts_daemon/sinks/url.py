@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 
 from ..audio.pcm import Pcm
 from ..config.target_schema import UrlTarget
+from ..errors import SinkError
 from ..http.recordings import RecordingError, RecordingStore, StoredRecording
-from .base import Report, SinkError
+from .base import Report
 
 
 class UrlSink:

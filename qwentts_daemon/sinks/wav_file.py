@@ -16,7 +16,8 @@ from typing import IO
 from ..audio.pcm import Pcm
 from ..audio.wav import HEADER_BYTES, header
 from ..config.target_schema import WavTarget
-from .base import Report, SinkError, plain, play_through
+from ..errors import SinkError
+from .base import Report, plain, play_through
 
 PRIVATE = 0o600
 CLOSE_S = 1.0

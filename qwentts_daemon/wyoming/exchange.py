@@ -98,7 +98,7 @@ class EndText:
     """The text of the last reply is complete."""
 
 
-Command = CountRequest | SendInfo | Send | SelectProgram | Interrupt | StartReply | FeedText | EndText
+Action = CountRequest | SendInfo | Send | SelectProgram | Interrupt | StartReply | FeedText | EndText
 
 
 class Output(Enum):
@@ -132,7 +132,7 @@ class SpeechExchange:
         """Whether a reply runs."""
         return self._output in (Output.PENDING, Output.PLAYING)
 
-    def receive(self, event: Event) -> Iterator[Command]:
+    def receive(self, event: Event) -> Iterator[Action]:
         """Yield what to do for an event of the client. Carry out each command before taking the next.
 
         Raises SpeechError for an event that breaks the rules: pass it to `fail` and close the connection.
@@ -161,7 +161,7 @@ class SpeechExchange:
                 self._stream_open = False
                 yield EndText()
 
-    def receive_eof(self, half_close: bool) -> Iterator[Command]:
+    def receive_eof(self, half_close: bool) -> Iterator[Action]:
         """Yield what to do when the client will send no more; with `half_close` it still reads."""
         if half_close or self._output is Output.CLOSED:
             return
@@ -199,7 +199,7 @@ class SpeechExchange:
     def _close(self) -> None:
         self._output, self._stream_open = Output.CLOSED, False
 
-    def _start_reply(self, event: Event, streamed: bool) -> Iterator[Command]:
+    def _start_reply(self, event: Event, streamed: bool) -> Iterator[Action]:
         """Check a request before it interrupts the running reply."""
         yield CountRequest()
         text_format = event.data.get("text_format")

@@ -17,12 +17,12 @@ from wyoming.event import Event
 
 from ..config.live import LiveConfig
 from ..config.schema import Wyoming
-from ..errors import Code, SpeechError, WireError
+from ..errors import Code, SpeechError, WireError, first_error
 from ..synthesis.reply import Reply, Synthesizer
 from ..voices.catalog import VoiceCatalog
 from .exchange import (
     SAMPLE_BYTES,
-    Command,
+    Action,
     CountRequest,
     EndText,
     FeedText,
@@ -181,13 +181,13 @@ class WyomingConnection:
         try:
             await self._converse()
         except* (SpeechError, WireError, TimeoutError) as errors:
-            error = self._as_speech_error(_first(errors))
+            error = self._as_speech_error(first_error(errors))
             log.warning("%s: %s (%s)", self.peer, error, error.code)
         except* OSError as errors:
-            log.info("%s: connection lost: %s", self.peer, _first(errors))
+            log.info("%s: connection lost: %s", self.peer, first_error(errors))
         except* Exception as errors:
             error = SpeechError(Code.INTERNAL_ERROR, "internal error; see the log of the daemon")
-            log.error("%s: internal error", self.peer, exc_info=_first(errors))
+            log.error("%s: internal error", self.peer, exc_info=first_error(errors))
         finally:
             if self._shutting_down and self._speech and self._speech.cancelled():
                 error = SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
@@ -210,17 +210,17 @@ class WyomingConnection:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
             self._restart_idle_timer()
             while event := await read_event(self._reader):
-                for command in self._exchange.receive(event):
-                    await self._execute(command, tasks)
+                for action in self._exchange.receive(event):
+                    await self._execute(action, tasks)
                 if self._exchange.stream_open and self._reply:
                     self._reply.require_time()  # also if the client only sends pings meanwhile
                 self._restart_idle_timer()
                 await asyncio.sleep(0)  # reading buffered events never waits: let other tasks run
-            for command in self._exchange.receive_eof(self._half_close):
-                await self._execute(command, tasks)
+            for action in self._exchange.receive_eof(self._half_close):
+                await self._execute(action, tasks)
 
-    async def _execute(self, command: Command, tasks: asyncio.TaskGroup) -> None:
-        match command:
+    async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
             case CountRequest():
                 self._service.addresses.ask(self.address)
             case SendInfo():
@@ -323,10 +323,3 @@ class WyomingConnection:
             self._writer.write_eof()
         while await self._reader.read(LINGER_BYTES):
             pass
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -19,14 +19,14 @@ from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.mqtt_schema import Mqtt
 from qwentts_daemon.config.schema import Announce, Config, Voices
 from qwentts_daemon.config.target_schema import WavTarget
-from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.errors import SinkError, SpeechError
 from qwentts_daemon.mqtt.commands import CommandHandler, DaemonControls, EventPublisher
 from qwentts_daemon.mqtt.connection import Incoming
 from qwentts_daemon.mqtt.entities import Device, EntityPublisher, EntitySources
 from qwentts_daemon.mqtt.hermes import Hermes
-from qwentts_daemon.mqtt.preferences import PreferencesFile
+from qwentts_daemon.mqtt.preferences import PreferencesFile, PreferenceStore
 from qwentts_daemon.mqtt.publisher import Publisher
-from qwentts_daemon.sinks import SinkError
+from qwentts_daemon.sinks.hermes_site import PlayAcks
 from qwentts_daemon.synthesis.reply import Synthesizer
 from qwentts_daemon.voices.catalog import VoiceCatalog
 from qwentts_daemon.workers.job import Job, Timing
@@ -121,13 +121,15 @@ class House:
         speaker = Synthesizer(self.engine, LiveConfig(Config))
         catalogue = VoiceCatalog(VOICES, Voices())
         sources = EntitySources(lambda: catalogue, self.engine, speaker.activity)
-        file = PreferencesFile(directory / "preferences.json")
-        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, file)
-        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox))
+        self.preferences = PreferenceStore(PreferencesFile(directory / "preferences.json"))
+        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, self.preferences)
+        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox, PlayAcks()))
         outlets = {name: TargetSink(targets[name], sink) for name, sink in loudspeakers.items()}
         stage = PlaybackContext(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
         self.announcer = Announcer(stage, outlets, config)
-        self.commands = CommandHandler(self.announcer, events, self.panel, config, controls)
+        self.commands = CommandHandler(
+            self.announcer, events, self.panel, self.preferences, lambda: catalogue, config, controls
+        )
         self.letters = []
 
     def send(self, topic, payload=b"PRESS", **options) -> None:

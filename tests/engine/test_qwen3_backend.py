@@ -294,7 +294,7 @@ def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
 
 def test_wrong_sampling_is_refused_for_good(tmp_path):
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"), sampling={"top_p": 2.0})
-    assert "sampling: top_p must lie between" in reason
+    assert "sampling: top_p must be between" in reason
     assert permanent
 
 

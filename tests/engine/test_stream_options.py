@@ -18,7 +18,7 @@ WINDOWED = {"windowed_decode": True}
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"emit_every_frames": 0}, "emit_every_frames must lie between 1"),
+        ({"emit_every_frames": 0}, "emit_every_frames must be between 1"),
         ({"emit_every_frames": 2.5}, "whole number"),
         ({"emit_every_frames": True}, "whole number"),
         ({"emit_every_frames": None}, "whole number"),
