@@ -9,13 +9,14 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 
+from ..audio.pcm import Pcm, Playback, silence
 from ..config.live import LiveConfig
 from ..config.schema import Text
 from ..errors import Code, QwenTtsError, SpeechError, WorkerLost
 from ..text.segmenter import CleaningOptions, Segmenter, separator
-from ..workers.job import Job, SynthesisRequest
+from ..voices.request import SynthesisRequest
+from ..workers.job import Job
 from ..workers.pool import WorkerPool
 from ..workers.queue import Priority
 from .stats import ReplyStats
@@ -25,14 +26,6 @@ DEFAULT_RATE = 22_050
 COMFORT_CHUNK_S = 0.1
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Pcm:
-    """Mono signed 16-bit little-endian samples at `rate` Hz."""
-
-    rate: int
-    samples: bytes
 
 
 class Synthesizer:
@@ -221,32 +214,6 @@ class Reply:
             "out": (timing.arrived_s, self._playback.began_s),
         }
         return ", ".join(f"{hop} {(after - before) * 1000:.2f}" for hop, (before, after) in moments.items())
-
-
-class Playback:
-    """Estimates how much audio a client that plays at once has left."""
-
-    def __init__(self) -> None:
-        self.rate = 0
-        self.began_s = 0.0
-        self.comfort_s = 0.0
-        self._until_s = 0.0
-
-    def add(self, pcm: Pcm) -> None:
-        """Count audio handed to the client."""
-        now_s = time.monotonic()
-        if not self.rate:
-            self.rate, self.began_s = pcm.rate, now_s
-        self._until_s = max(self._until_s, now_s) + len(pcm.samples) / 2 / pcm.rate
-
-    def left_s(self) -> float:
-        """Seconds until the client runs out of audio."""
-        return max(0.0, self._until_s - time.monotonic())
-
-
-def silence(rate: int, seconds: float) -> Pcm:
-    """Return `seconds` of digital silence."""
-    return Pcm(rate, bytes(2 * round(rate * seconds)))
 
 
 def cleaning(text: Text) -> CleaningOptions:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from engine import host
 from engine.ipc.channel import ChannelClosed
 from engine.ipc.messages import (
     Chunk,
@@ -28,14 +29,12 @@ from engine.ipc.messages import (
     Voices,
 )
 from engine.ipc.settings import Settings
-from engine.voices import folder as voice_folder
-from engine.worker import process as engine_worker
-from engine.worker.backends import BackendError
 
 from ..config.live import LiveConfig
 from ..errors import Code, SpeechError, StartError
+from ..voices.request import SynthesisRequest
 from .idle import IdleManager
-from .job import Job, SynthesisRequest
+from .job import Job
 from .job_table import JobTable
 from .process import WorkerProcess, spawned
 from .queue import JobQueue
@@ -54,10 +53,10 @@ class WorkerClient:
     def __init__(self, settings: Settings, live: LiveConfig, queue: JobQueue, idle: IdleManager) -> None:
         """Add a worker to `queue`, whose engine `idle` loads and unloads. Raises StartError."""
         try:
-            backend = engine_worker.make_backend(settings)
-            self.voices: tuple[Voice, ...] = backend.voices()
-        except BackendError as error:
+            backend = host.describe_backend(settings)
+        except host.BackendError as error:
             raise StartError(str(error)) from error
+        self.voices = backend.voices
         self.takes_new_voices = backend.takes_new_voices
         self.slots = queue.add_worker()
         self.failure: str | None = None
@@ -153,7 +152,7 @@ class WorkerClient:
 
     def _folder_signature(self) -> object:
         """Return a value that changes with the voices folder; None if the engine has none."""
-        return voice_folder.signature(self._folder) if self._folder else None
+        return host.voices_signature(self._folder) if self._folder else None
 
     async def _run_process(self) -> None:
         """Run one process from its spawn until it ends, must be replaced, or is no longer needed."""

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 
 from ..errors import Code, SpeechError, WorkerLost
 from ..voices.catalog import EngineVoice
+from ..voices.request import SynthesisRequest
 from .client import WorkerClient
 from .idle import IdleManager
-from .job import Job, SynthesisRequest
+from .job import Job
 from .queue import JobQueue, Priority
 
 

@@ -16,16 +16,6 @@ HOLD_ABOVE_BYTES = 2 << 20
 RESUME_BELOW_BYTES = 1 << 19
 
 
-@dataclass(frozen=True, slots=True)
-class SynthesisRequest:
-    """How a text is to be spoken, in the backend's own names."""
-
-    voice: str
-    language: str | None = None
-    style: str | None = None
-    instruct: str | None = None
-
-
 @dataclass(slots=True)
 class Timing:
     """When the first audio passed each stage, in `time.monotonic()` seconds; `busy_s` is a duration."""

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from engine.ipc.messages import Cancel, Chunk, Command, Done, Failed, Started, Synthesize
 
 from ..errors import Code, SpeechError, WorkerLost
-from .job import Job, SynthesisRequest, Timing
+from ..voices.request import SynthesisRequest
+from .job import Job, Timing
 
 JobEvent = Started | Chunk | Done | Failed
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 from ..config.live import LiveConfig
 from ..errors import StartError, WorkerLost
 from ..voices.catalog import EngineVoice, best_voice
+from ..voices.request import SynthesisRequest
 from .group import WorkerGroup
-from .job import Job, SynthesisRequest
+from .job import Job
 from .queue import Priority
 
 

@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from engine import host
 from engine.ipc import channel
 from engine.ipc.messages import Command, Event, Stop
 from engine.ipc.settings import Settings
-from engine.worker import process as engine_worker
 
 STOP_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 5.0
@@ -57,7 +57,7 @@ async def spawned(settings: Settings) -> AsyncIterator[WorkerProcess]:
     channel.enlarge(events_writer)
     arguments = (settings, commands_reader, events_writer, os.getpid())
     _ensure_working_directory()
-    process = _spawn.Process(target=engine_worker.run, args=arguments, name=settings.name, daemon=True)
+    process = _spawn.Process(target=host.run_worker, args=arguments, name=settings.name, daemon=True)
     process.start()  # from this thread: PR_SET_PDEATHSIG follows the thread that forked
     pidfd = os.pidfd_open(process.pid or 0)  # now: starting another process would reap this one if it is dead
     commands_reader.close()

@@ -37,9 +37,9 @@ from wyoming.event import Event
 from wyoming.ping import Pong
 from wyoming.tts import SynthesizeStopped
 
+from ..audio.pcm import Pcm
 from ..errors import Code, SpeechError
-from ..synthesis.reply import Pcm
-from ..workers.job import SynthesisRequest
+from ..voices.request import SynthesisRequest
 
 SAMPLE_BYTES = 2
 

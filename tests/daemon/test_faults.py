@@ -12,15 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from qwentts_daemon.wyoming.pace import SlowClientGuard
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
 from engine.model.config import SAMPLE_RATE
 from engine.voices.folder import read_folder
 from engine.voices.prompt import VoicePrompt
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
-from qwentts_daemon.wyoming.pace import SlowClientGuard
 from tests.engine.qwen3 import put_voice
 from tests.engine.tiny_models import tiny_directory
 from tests.fakes import RATE

@@ -6,8 +6,8 @@ import psutil
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.idle import IdleManager
-from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE
 from tests.harness import connected, daemon, gone, hear, running_pool, speak

@@ -12,9 +12,9 @@ from wyoming.tts import Synthesize
 
 from engine.ipc.messages import Health
 from engine.worker.process import Worker
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers import health, process
 from qwentts_daemon.workers.health import HeartbeatMonitor, WorkerHealth, classify
-from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.process import UNREAD_COMMANDS_BYTES
 from qwentts_daemon.workers.queue import Priority
 from tests.fakes import RATE, ToneBackend

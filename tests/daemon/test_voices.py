@@ -6,7 +6,7 @@ from engine.ipc.messages import Voice
 from qwentts_daemon.config.schema import Voices
 from qwentts_daemon.errors import Code, ConfigError, SpeechError
 from qwentts_daemon.voices.catalog import VoiceCatalog, best_voice, match_language
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.voices.request import SynthesisRequest
 
 RYAN = Voice("ryan", "Ryan", ("en-US", "de-DE", "zh-CN"), follows_instruct=True)
 ANNA = Voice("anna", "Anna", ("de-DE",), styles=("soft",))
