@@ -45,9 +45,8 @@ def voice_of(item: VoiceClonePromptItem) -> VoicePrompt:
     codes = _tensor(item.ref_code).long()
     if codes.ndim != 2 or codes.shape[1] != 16:
         raise ValueError(f"ref_code must be [frames, 16], not {list(codes.shape)}")
-    if (
-        len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < CODEBOOK_SIZE
-    ):  # an index error on a GPU ends its process
+    # On a GPU an index out of range makes every later CUDA call of the process fail.
+    if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < CODEBOOK_SIZE:
         raise ValueError(f"ref_code must be between 0 and {CODEBOOK_SIZE - 1}")
     return VoicePrompt(speaker, codes, item.ref_text)
 

@@ -165,9 +165,8 @@ class Qwen3TTSTokenizer:
         codes = codes[codes[:, 0] >= 0].clamp(min=0).long()  # [frames, 16]
         if not len(codes):
             return np.zeros(0, np.float32)
-        if int(codes.max()) >= (
-            size := self._codec.config.decoder.codebook_size
-        ):  # an index error on a GPU ends its process
+        # On a GPU an index out of range makes every later CUDA call of the process fail.
+        if int(codes.max()) >= (size := self._codec.config.decoder.codebook_size):
             raise ValueError(f"codes must be below {size}, not {int(codes.max())}")
         wave: Samples = decode(codes.T).numpy()
         return wave

@@ -332,10 +332,10 @@ def test_prompts_that_contradict_themselves() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("anna", "what create_voice_clone_prompt gives, not str"),
-        ([None], "what create_voice_clone_prompt gives, not NoneType"),
-        (torch.zeros(64), "what create_voice_clone_prompt gives, not Tensor"),
-        ({"ref_code": [None], "icl_mode": [False]}, "needs ref_spk_embedding, x_vector_only_mode too"),
+        ("anna", "must come from create_voice_clone_prompt, not be str"),
+        ([None], "must come from create_voice_clone_prompt, not be NoneType"),
+        (torch.zeros(64), "must come from create_voice_clone_prompt, not be Tensor"),
+        ({"ref_code": [None], "icl_mode": [False]}, "needs ref_spk_embedding, x_vector_only_mode"),
     ],
     ids=["a name", "nothing", "an x-vector", "half a dict"],
 )
