@@ -51,6 +51,8 @@ lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python .ci/house_rules.py
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.bench_daemon

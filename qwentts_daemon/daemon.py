@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .config.live import LiveConfig
-from .config.loader import cache_dir
+from .config.paths import cache_dir
 from .config.schema import Config, Voices
 from .config.target_schema import UrlTarget
 from .errors import ConfigError
@@ -24,11 +24,11 @@ from .service.sd_notify import take_notifier, take_sockets, take_watchdog_s
 from .service.watchdog import WatchdogReporter
 from .synthesis.reply import Synthesizer
 from .voices.catalog import EngineVoice, VoiceCatalog
+from .workers.client import WorkerClient
 from .workers.engine_settings import check_installation, choose_engines
 from .workers.group import WorkerGroup
 from .workers.idle import IdleManager
 from .workers.pool import WorkerPool
-from .workers.process import WorkerClient
 from .workers.queue import JobQueue
 from .wyoming.listeners import listening
 from .wyoming.rate_limit import ClientLimiter, allow_descriptors
@@ -120,10 +120,10 @@ def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> W
     engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
-        admission = JobQueue(live, covered=workers is not engines[-1], changed=changed)
-        presence = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
-        clients = [WorkerClient(each, live, admission, presence) for each in workers]
-        groups.append(WorkerGroup(clients, admission, presence))
+        queue = JobQueue(live, has_fallback=workers is not engines[-1], changed=changed)
+        idle = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, live, queue, idle) for each in workers]
+        groups.append(WorkerGroup(clients, queue, idle))
     return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)
 
 

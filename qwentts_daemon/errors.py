@@ -4,6 +4,7 @@ QwenTtsError
 ├── ConfigError         the configuration cannot be used            exit status 78
 ├── StartError          a socket cannot be had, …                   its own exit status
 ├── WireError           bytes that are no Wyoming event             code invalid-request
+├── SinkError           a loudspeaker fails                         code target-failed
 └── SpeechError         a text cannot be spoken                     code, sent to the client
     └── WorkerLost      … by this engine; another may               engine-unavailable
 """
@@ -58,6 +59,10 @@ class WireError(QwenTtsError):
     """A peer sent bytes that are no Wyoming event, or an event beyond the limits."""
 
 
+class SinkError(QwenTtsError):
+    """A loudspeaker or its server cannot be reached, or does not play."""
+
+
 class SpeechError(QwenTtsError):
     """A text cannot be spoken, or not to its end."""
 
@@ -71,3 +76,10 @@ class WorkerLost(SpeechError):
 
     def __init__(self) -> None:
         super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")
+
+
+def first_error(group: BaseException) -> BaseException:
+    """Return the first exception of a group that is not itself a group; an exception is its own first."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -1,13 +1,17 @@
-"""Lines of a benchmark: whatever a figure depends on stands in the same line."""
+"""The options that benchmarks share, and their output: one line with each figure and all that it depends on."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from .metrics import Figure
+
+KERNELS = ("auto", "fused", "compiled", "plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +50,14 @@ def shown(value: Figure) -> str:
         return str(value)
     size = abs(value)
     return f"{value:.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3}f}"
+
+
+def engine_parser(description: str | None, directory: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the engine's options; `directory` says whether a checkpoint is required."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, metavar="DIR", nargs=None if directory else "?", help="a checkpoint")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto")
+    parser.add_argument("--device", default="auto", help="cuda:N or cpu")
+    parser.add_argument("--dtype", default="auto", help="bfloat16, float16 or float32")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    return parser

@@ -23,12 +23,13 @@ from rich.table import Table
 
 from .. import __version__, logs
 from ..config.live import LiveConfig
-from ..config.loader import ENV_CONFIG, default_path, load, voices_dir
+from ..config.loader import ENV_CONFIG, load
+from ..config.paths import default_path, voices_dir
 from ..config.schema import Config, check_language
 from ..daemon import program_uri, serve
 from ..doctor import findings
 from ..doctor.checks import examine
-from ..errors import ConfigError, QwenTtsError, SpeechError, StartError
+from ..errors import ConfigError, QwenTtsError, SpeechError, StartError, first_error
 from ..service import install
 from ..workers import engine_settings
 from ..workers.engine_settings import Clone
@@ -72,7 +73,7 @@ def _run_command(arguments: list[str]) -> None:
         known, unknown = group.split(QwenTtsError)
         if unknown or not known:
             raise
-        _fail(_first(known))
+        _fail(first_error(known))
     except QwenTtsError as error:
         _fail(error)
 
@@ -305,9 +306,3 @@ def _flush_results() -> None:
     except OSError as error:
         err.print(f"qwentts-daemon: cannot write to standard output: {error.strerror}", soft_wrap=True, markup=False)
         raise SystemExit(os.EX_IOERR) from None
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -5,8 +5,6 @@ Later sources win: default < file < environment < command line. The keys and the
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ..errors import ConfigError
-from .ownership import SERVICE_STATE, acts_for_the_service
+from ..suggestions import did_you_mean
 from .schema import Config
 
 ENV_PREFIX = "QWENTTS_"
@@ -27,56 +25,6 @@ IN_YAML = {
     "model_type": "write keys and values, such as {key: value}",
 }
 """What pydantic calls a tuple, a dictionary or a model."""
-
-
-def default_paths(environment: Mapping[str, str]) -> list[Path]:
-    """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
-    paths = [Path("/etc/qwentts/config.yaml")]
-    with contextlib.suppress(ConfigError):
-        home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
-        paths.insert(0, home / "qwentts" / "config.yaml")
-    return paths
-
-
-def default_path(environment: Mapping[str, str]) -> Path | None:
-    """The first of `default_paths` that is there. Raises ConfigError where nobody can tell."""
-    for path in default_paths(environment):
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}; name a file with --config") from error
-        return path
-    return None
-
-
-def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
-    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
-    try:
-        return Path(environment.get(variable) or usual).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{key}: this user has no home directory; name a folder") from None
-
-
-def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
-    """The folder of cloned and designed voices: `voices.dir`, a service's own state (for root too), or the user's."""
-    if config.voices.dir:
-        return Path(config.voices.dir).expanduser().absolute()
-    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
-        return Path(state) / "voices"
-    if acts_for_the_service():
-        return SERVICE_STATE / "voices"
-    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "voices.dir") / "qwentts" / "voices"
-
-
-def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
-    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
-    if config.http.cache_dir:
-        return Path(config.http.cache_dir).expanduser().absolute()
-    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
-        return Path(cache) / "audio"
-    return user_dir(environment, "XDG_CACHE_HOME", "~/.cache", "http.cache_dir") / "qwentts" / "audio"
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
@@ -117,7 +65,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
     given = {name: text for name, text in environment.items() if name.startswith(ENV_PREFIX) and name != ENV_CONFIG}
     for name in given:
         if name not in known:
-            raise ConfigError(f"environment variable {name}: unknown{_nearest(name, known)}")
+            raise ConfigError(f"environment variable {name}: unknown{did_you_mean(name, known)}")
     return {
         known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
         for name, text in given.items()
@@ -187,7 +135,7 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
     path, tags = _split_tags(problem["loc"], values)
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path[-1], _siblings(path, tags))}"
+        return f"{where}: unknown key{did_you_mean(path[-1], _siblings(path, tags))}"
     if problem["type"] == "union_tag_invalid":
         found, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
         return f"{where}.type: must be one of {known} (found {found!r:.60})"
@@ -246,11 +194,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [kind for inside in get_args(annotation) for kind in _models(inside)]
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _lists_to_tuples(value: Any) -> Any:

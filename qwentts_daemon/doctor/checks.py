@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from wyoming.info import TtsProgram
 
-from ..config.loader import voices_dir
+from ..config.paths import voices_dir
 from ..config.schema import Config
 from ..daemon import program_uri
 from ..errors import ConfigError

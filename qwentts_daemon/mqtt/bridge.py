@@ -14,8 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from ..errors import ConfigError
-from ..sinks import SinkError
+from ..errors import ConfigError, SinkError
 from .connection import Broker, BrokerError, Incoming, MqttConnection, connected
 from .publisher import Message, Publisher
 

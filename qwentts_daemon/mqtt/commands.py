@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import logging
 import secrets
@@ -17,11 +16,13 @@ from ..announcements.playback import EventType
 from ..announcements.queue import Announcement, Coalesced, RepeatedId, ReplyTo, Urgency
 from ..config.schema import Announce
 from ..errors import Code, SpeechError
+from ..suggestions import did_you_mean
+from ..voices.catalog import VoiceCatalog
 from .connection import Incoming
 from .entities import EntityPublisher
 from .hermes import SAY, Hermes
 from .messages import ButtonPress, Command, CommandError, Say, SettingChange, Stop, Topics, parse
-from .preferences import changed, request_for
+from .preferences import PreferenceStore, changed, request_for
 from .publisher import Message, Publisher
 
 REMEMBERED_MESSAGES = 256
@@ -106,12 +107,16 @@ class CommandHandler:
         announcer: Announcer,
         events: EventPublisher,
         panel: EntityPublisher,
+        preferences: PreferenceStore,
+        catalogue: Callable[[], VoiceCatalog],
         config: Announce,
         controls: DaemonControls,
-    ):
+    ) -> None:
         self._announcer = announcer
         self._events = events
         self._panel = panel
+        self._preferences = preferences
+        self._catalogue = catalogue
         self._config = config
         self._controls = controls
         self._overflow = RejectionSummary(events)
@@ -121,7 +126,7 @@ class CommandHandler:
         """Do what it says, or tell its sender why not."""
         if incoming.topic == self._panel.birth_topic:
             if not incoming.retained:
-                self._panel.greet(incoming.payload)
+                self._panel.on_birth(incoming.payload)
             return
         if self._is_to_ignore(incoming):
             return
@@ -196,16 +201,16 @@ class CommandHandler:
             case ButtonPress(button):
                 self._press(button)
             case SettingChange(setting, value):
-                self._panel.prefer(changed(self._panel.preferences, setting, value, self._panel.catalogue()))
+                self._preferences.set(changed(self._preferences.current, setting, value, self._catalogue()))
 
     def _say(self, say: Say, incoming: Incoming, reply_to: ReplyTo | None) -> None:
         now_s = time.monotonic()
-        preferences = self._panel.preferences
+        preferences = self._preferences.current
         patience_s = [say.expires_s or self._config.expires, *([incoming.expires_s] if incoming.expires_s else [])]
         announcement = Announcement(
             id=say.id or secrets.token_hex(6),
             text=say.text,
-            request=request_for(say, preferences, self._panel.catalogue()),
+            request=request_for(say, preferences, self._catalogue()),
             targets=self._targets(say),
             urgency=Urgency[say.priority.upper()],
             volume=(preferences.volume if say.volume is None else say.volume) / 100,
@@ -230,11 +235,8 @@ class CommandHandler:
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:
             if name not in self._announcer.targets:
-                close = difflib.get_close_matches(name, self._announcer.targets, n=1)
-                known = ", ".join(self._announcer.targets) or "none (announce.targets)"
-                raise CommandError(
-                    f"no target {name!r:.80}; " + (f"did you mean {close[0]}?" if close else f"there are {known}")
-                )
+                hint = did_you_mean(name, self._announcer.targets) or "; none is configured (announce.targets)"
+                raise CommandError(f"no target {name!r:.80}{hint}")
         return tuple(dict.fromkeys(names))
 
     def _press(self, button: str) -> None:

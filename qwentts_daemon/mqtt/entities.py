@@ -16,7 +16,7 @@ from ..synthesis.stats import ReplyStats
 from ..voices.catalog import VoiceCatalog
 from .discovery import device_message, discovery_topic
 from .messages import Topics
-from .preferences import NONE, Preferences, PreferencesFile, options
+from .preferences import NONE, PreferenceStore, options
 from .publisher import Publisher
 
 STATE_INTERVAL_S = 1.0
@@ -41,7 +41,7 @@ class EngineFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EntitySources:
-    """Where the panel's facts come from; each is asked when it is shown."""
+    """Where the published values come from; each is read when it is published."""
 
     catalogue: Callable[[], VoiceCatalog]
     engine: EngineFacts
@@ -58,19 +58,18 @@ class Device:
 
 
 class EntityPublisher:
-    """Puts into the outbox what is to be shown. Owns the preferences."""
+    """Publishes discovery, preferences and state as retained messages."""
 
-    def __init__(self, device: Device, outbox: Publisher, sources: EntitySources, file: PreferencesFile) -> None:
+    def __init__(self, device: Device, outbox: Publisher, sources: EntitySources, preferences: PreferenceStore) -> None:
         self._device = device
         self.topics = Topics(f"{device.config.base_topic}/{device.node}")
         self._outbox = outbox
         self._sources = sources
-        self._file = file
-        self.preferences = file.load()
+        self._preferences = preferences
         self._shown_catalogue: VoiceCatalog | None = None
         self._changed = asyncio.Event()
-        self._to_save = asyncio.Event()
         sources.activity.watch = self._changed.set
+        preferences.on_change = self._show_preferences
 
     @property
     def birth_topic(self) -> str:
@@ -87,10 +86,6 @@ class EntityPublisher:
         """Topics below which nobody else's messages belong."""
         return (f"{self.topics.base}/", f"{self._device.config.discovery_prefix}/")
 
-    def catalogue(self) -> VoiceCatalog:
-        """The voices as of now."""
-        return self._sources.catalogue()
-
     async def run(self, queue_depth: Callable[[], int]) -> None:
         """Show what changes, at most once a second, until cancelled."""
         while True:
@@ -101,39 +96,26 @@ class EntityPublisher:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._changed.wait()
 
-    async def save(self) -> None:
-        """Keep every new preference, until cancelled; in a thread, for a disk may sleep."""
-        while True:
-            await self._to_save.wait()
-            self._to_save.clear()
-            await asyncio.to_thread(self._file.save, self.preferences)
-
     def show(self, queue_depth: int) -> None:
         """Everything, as it is now."""
-        if self.catalogue() is not self._shown_catalogue:
-            self._shown_catalogue = self.catalogue()
+        catalogue = self._sources.catalogue()
+        if catalogue is not self._shown_catalogue:
+            self._shown_catalogue = catalogue
             self._show_device()
             self._show_preferences()
         self._outbox.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
 
-    def greet(self, payload: bytes) -> None:
+    def on_birth(self, payload: bytes) -> None:
         """Home Assistant has come up: show it everything again."""
         if payload == b"online":
             asyncio.get_running_loop().call_later(random.uniform(*GREETING_DELAY_S), self._outbox.show_again)
 
-    def prefer(self, preferences: Preferences) -> None:
-        """From now on, and after a restart."""
-        if preferences != self.preferences:
-            self.preferences = preferences
-            self._to_save.set()
-            self._show_preferences()
-
     def _show_preferences(self) -> None:
         """A voice or style that is no longer there is shown as no choice."""
-        known = options(self.catalogue())
+        known = options(self._sources.catalogue())
         shown = {
             name: value if name not in known or value in known[name] else NONE[name]
-            for name, value in self.preferences.words().items()
+            for name, value in self._preferences.current.words().items()
         }
         self._outbox.show(self.topics.settings, json.dumps(shown, ensure_ascii=False).encode())
 
@@ -143,7 +125,7 @@ class EntityPublisher:
         if not config.discovery:
             self._outbox.show(topic, b"")  # removes one that was shown before
             return
-        message = device_message(node, self.topics, self._device.buttons, options(self.catalogue()))
+        message = device_message(node, self.topics, self._device.buttons, options(self._sources.catalogue()))
         self._outbox.show(topic, json.dumps(message, ensure_ascii=False).encode())
 
     def _state(self, queue_depth: int) -> Mapping[str, object]:

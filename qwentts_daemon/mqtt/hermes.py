@@ -5,7 +5,6 @@ A site is a target of type `hermes`; without one nothing of this is listened to.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections import OrderedDict
@@ -15,6 +14,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ..sinks.hermes_site import PlayAcks, played_topic
 from .messages import MAX_PAYLOAD_BYTES, Say, check_text
 from .publisher import Message, Publisher
 
@@ -57,14 +57,14 @@ class Session:
 
 
 class Hermes:
-    """The sites that are targets, the requests of theirs that are under way, and what is being played there."""
+    """The sites that are targets, and the requests of theirs that are under way."""
 
-    def __init__(self, sites: Mapping[str, str], outbox: Publisher) -> None:
+    def __init__(self, sites: Mapping[str, str], outbox: Publisher, acks: PlayAcks) -> None:
         """`sites`: the target of each site."""
         self._sites = dict(sites)
         self._outbox = outbox
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._playing: dict[str, asyncio.Event] = {}
+        self._acks = acks
 
     @property
     def topics(self) -> list[str]:
@@ -98,18 +98,11 @@ class Hermes:
         answer = {"id": session.id, "siteId": session.site, "sessionId": session.session}
         self._outbox.tell(Message(SAY_FINISHED, json.dumps(answer).encode()))
 
-    def play(self, request: str) -> asyncio.Event:
-        """Set when a site says that it has played this; to be given back by `forget`."""
-        return self._playing.setdefault(request, asyncio.Event())
-
-    def forget(self, request: str) -> None:
-        self._playing.pop(request, None)
-
     def played(self, payload: bytes) -> None:
         """`playFinished` of a site; those of others and of nobody are no news."""
         told = _read(_Played, "playFinished", payload)
-        if told and (finished := self._playing.get(told.id)):
-            finished.set()
+        if told:
+            self._acks.acknowledge(told.id)
 
 
 def _read(kind: type[_Message], what: str, payload: bytes) -> _Message | None:
@@ -122,13 +115,3 @@ def _read(kind: type[_Message], what: str, payload: bytes) -> _Message | None:
         problem = error.errors()[0]
         log.warning("%s: %s", what, ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"]))))
         return None
-
-
-def played_topic(site: str) -> str:
-    """Where a site's loudspeaker says that it has played something."""
-    return f"hermes/audioServer/{site}/playFinished"
-
-
-def play_topic(site: str, request: str) -> str:
-    """Where it takes a WAV file."""
-    return f"hermes/audioServer/{site}/playBytes/{request}"

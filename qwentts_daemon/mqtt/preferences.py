@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..config.loader import user_dir
 from ..errors import SpeechError
 from ..voices.catalog import VoiceCatalog
 from ..workers.job import SynthesisRequest
@@ -122,6 +122,34 @@ class PreferencesFile:
             self._complained = True
 
 
+class PreferenceStore:
+    """The preferences in force; every change goes to `on_change` and to the file."""
+
+    def __init__(self, file: PreferencesFile) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._file = file
+        self._current = file.load()
+        self._unsaved = asyncio.Event()
+
+    @property
+    def current(self) -> Preferences:
+        return self._current
+
+    def set(self, preferences: Preferences) -> None:
+        """Apply `preferences` now and after a restart. The same preferences again change nothing."""
+        if preferences != self._current:
+            self._current = preferences
+            self._unsaved.set()
+            self.on_change()
+
+    async def save_changes(self) -> None:
+        """Save every change until cancelled, in a thread because a disk may block."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            await asyncio.to_thread(self._file.save, self._current)
+
+
 def _from_json(found: object) -> Preferences:
     """Raises ValueError."""
     if not isinstance(found, dict):
@@ -136,10 +164,3 @@ def _from_json(found: object) -> Preferences:
 
 def _is_volume(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100
-
-
-def preferences_path(environment: Mapping[str, str]) -> Path:
-    """A service's own state, or the user's. Raises ConfigError for a user without a home."""
-    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
-        return Path(state) / "preferences.json"
-    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "XDG_DATA_HOME") / "qwentts" / "preferences.json"

@@ -21,10 +21,10 @@ from ..config.target_schema import (
 )
 from ..errors import ConfigError
 from ..http.recordings import RecordingStore
-from ..mqtt.hermes import Hermes
-from .base import Publish, Report, Sink, SinkError
+from .base import Publish, Report, Sink
+from .hermes_site import PlayAcks
 
-__all__ = ["Publish", "Report", "Services", "Sink", "SinkError", "make_sink", "preparation"]
+__all__ = ["Publish", "Report", "Services", "Sink", "make_sink", "preparation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Services:
     publish: Publish | None = None
     base_topic: str = ""
     http: RecordingStore | None = None
-    hermes: Hermes | None = None
+    acks: PlayAcks | None = None
 
 
 def make_sink(name: str, target: Target, services: Services) -> Sink:
@@ -80,9 +80,9 @@ def _mqtt_sink(name: str, services: Services) -> Sink:
 def _hermes_sink(name: str, target: HermesTarget, services: Services) -> Sink:
     from .hermes import HermesSink
 
-    if services.publish is None or services.hermes is None:
+    if services.publish is None or services.acks is None:
         raise ConfigError(f"announce.targets.{name}: a target of type hermes needs a broker (mqtt.host)")
-    return HermesSink(target, services.publish, services.hermes)
+    return HermesSink(target, services.publish, services.acks)
 
 
 def _url_sink(name: str, target: UrlTarget, services: Services) -> Sink:

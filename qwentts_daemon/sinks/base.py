@@ -8,15 +8,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Protocol
 
-from ..errors import QwenTtsError
+from ..errors import SinkError
 from ..synthesis.reply import Pcm
 
 Report = Callable[[Mapping[str, object]], None]
 """Takes facts for the announcement's events, such as {"url": ...}."""
-
-
-class SinkError(QwenTtsError):
-    """A loudspeaker, or what stands for it, cannot be reached or does not play."""
 
 
 class Sink(Protocol):

@@ -12,8 +12,9 @@ from functools import partial
 
 from ..config.loader import ENV_PREFIX
 from ..config.target_schema import CommandTarget
+from ..errors import SinkError
 from ..synthesis.reply import Pcm, Playback
-from .base import Report, SinkError, drain, play_through
+from .base import Report, drain, play_through
 
 STDERR_BYTES = 4096
 MESSAGE_LENGTH = 200

@@ -9,9 +9,10 @@ from functools import partial
 
 from ..audio.wav import header
 from ..config.target_schema import HermesTarget
-from ..mqtt.hermes import Hermes, play_topic
+from ..errors import SinkError
 from ..synthesis.reply import Pcm
-from .base import Publish, Report, SinkError, plain, play_through
+from .base import Publish, Report, plain, play_through
+from .hermes_site import PlayAcks, play_topic
 
 MAX_BYTES = 32 << 20
 """Over ten minutes of speech."""
@@ -20,10 +21,10 @@ MAX_BYTES = 32 << 20
 class HermesSink:
     """Rhasspy plays files, so it hears nothing before the last word is made."""
 
-    def __init__(self, target: HermesTarget, publish: Publish, hermes: Hermes) -> None:
+    def __init__(self, target: HermesTarget, publish: Publish, acks: PlayAcks) -> None:
         self._target = target
         self._publish = publish
-        self._hermes = hermes
+        self._acks = acks
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
         """See `Sink`. A site that does not answer when its time has come is a SinkError."""
@@ -32,9 +33,9 @@ class HermesSink:
     @contextlib.asynccontextmanager
     async def _collected(self, request: str, rate: int) -> AsyncIterator[WholeFile]:
         try:
-            yield WholeFile(self._target, self._publish, rate, request, self._hermes.play(request))
+            yield WholeFile(self._target, self._publish, rate, request, self._acks.expect(request))
         finally:
-            self._hermes.forget(request)
+            self._acks.forget(request)
 
 
 class WholeFile:

@@ -8,8 +8,9 @@ import json
 from collections.abc import AsyncIterator
 from functools import partial
 
+from ..errors import SinkError
 from ..synthesis.reply import Pcm, Playback
-from .base import Publish, Report, SinkError, plain, play_through
+from .base import Publish, Report, plain, play_through
 
 CHUNK_S = 0.1
 AHEAD_S = 0.5  # what a small device can be expected to keep

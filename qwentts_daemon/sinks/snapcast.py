@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ..audio.resampler import Resampler, stereo
 from ..config.target_schema import SnapcastTarget
+from ..errors import SinkError
 from ..synthesis.reply import Pcm, Playback
-from .base import Report, SinkError, drain, play_through
+from .base import Report, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2

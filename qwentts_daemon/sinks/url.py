@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from ..config.target_schema import UrlTarget
+from ..errors import SinkError
 from ..http.recordings import RecordingError, RecordingStore, StoredRecording
 from ..synthesis.reply import Pcm
-from .base import Report, SinkError
+from .base import Report
 
 
 class UrlSink:

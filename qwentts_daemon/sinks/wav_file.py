@@ -15,8 +15,9 @@ from typing import IO
 
 from ..audio.wav import HEADER_BYTES, header
 from ..config.target_schema import WavTarget
+from ..errors import SinkError
 from ..synthesis.reply import Pcm
-from .base import Report, SinkError, plain, play_through
+from .base import Report, plain, play_through
 
 PRIVATE = 0o600
 CLOSE_S = 1.0

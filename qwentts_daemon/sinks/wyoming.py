@@ -14,10 +14,10 @@ from wyoming.event import Event
 from wyoming.snd import Played
 
 from ..config.target_schema import WyomingTarget
-from ..errors import WireError
+from ..errors import SinkError, WireError
 from ..synthesis.reply import Pcm, Playback
 from ..wyoming.wire import HEADER_BYTES, encode_event, read_event
-from .base import Report, SinkError, drain, play_through
+from .base import Report, drain, play_through
 
 AHEAD_S = 0.5  # so much may lie at the server, which on cancel might still play it
 

@@ -21,8 +21,8 @@ from engine.voices import folder as voice_folder
 from engine.worker.backends import selection
 
 from .. import __version__, logs
-from ..config.loader import voices_dir
 from ..config.ownership import hand_over, surroundings
+from ..config.paths import voices_dir
 from ..config.schema import Config
 from ..errors import StartError
 

@@ -19,17 +19,17 @@ from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.mqtt_schema import Mqtt
 from qwentts_daemon.config.schema import Announce, Config, Voices
 from qwentts_daemon.config.target_schema import WavTarget
-from qwentts_daemon.errors import SpeechError
+from qwentts_daemon.errors import SinkError, SpeechError
 from qwentts_daemon.mqtt.commands import CommandHandler, DaemonControls, EventPublisher
 from qwentts_daemon.mqtt.connection import Incoming
 from qwentts_daemon.mqtt.entities import Device, EntityPublisher, EntitySources
 from qwentts_daemon.mqtt.hermes import Hermes
-from qwentts_daemon.mqtt.preferences import PreferencesFile
+from qwentts_daemon.mqtt.preferences import PreferencesFile, PreferenceStore
 from qwentts_daemon.mqtt.publisher import Publisher
-from qwentts_daemon.sinks import SinkError
+from qwentts_daemon.sinks.hermes_site import PlayAcks
 from qwentts_daemon.synthesis.reply import Synthesizer
 from qwentts_daemon.voices.catalog import VoiceCatalog
-from qwentts_daemon.workers.job import Control, Job, Timing
+from qwentts_daemon.workers.job import Job, Timing
 from tests.fakes import RATE, tone
 from tests.harness import PATIENCE_S
 
@@ -54,25 +54,24 @@ class ToneEngine:
     @contextlib.asynccontextmanager
     async def job(self, request, text, priority, again) -> AsyncIterator[Job]:
         now_s = time.monotonic()
-        texts = [text]
-        job = Job(next(self._numbers), Timing(now_s, now_s), Control(texts.append, lambda: None, lambda _: None), 10.0)
+        job = Job(next(self._numbers), Timing(now_s, now_s), lambda command: None, 10.0)
         self.requests.append((request, priority))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
-        speaking = asyncio.create_task(self._speak(job, texts))
+        speaking = asyncio.create_task(self._speak(job, text))
         try:
             yield job
         finally:
             self.running -= 1
             speaking.cancel()
 
-    async def _speak(self, job, texts):
+    async def _speak(self, job, text):
         await self.may_speak.wait()
-        if "[refuse]" in texts[0]:
+        if "[refuse]" in text:
             job.fail(SpeechError("synthesis-failed", "told to refuse"))
             return
         job.started(RATE, time.monotonic(), time.monotonic())
-        for character in texts[0]:
+        for character in text:
             job.deliver(tone(character))
         job.finish(0.001)
 
@@ -122,13 +121,15 @@ class House:
         speaker = Synthesizer(self.engine, LiveConfig(Config))
         catalogue = VoiceCatalog(VOICES, Voices())
         sources = EntitySources(lambda: catalogue, self.engine, speaker.activity)
-        file = PreferencesFile(directory / "preferences.json")
-        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, file)
-        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox))
+        self.preferences = PreferenceStore(PreferencesFile(directory / "preferences.json"))
+        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, self.preferences)
+        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox, PlayAcks()))
         outlets = {name: TargetSink(targets[name], sink) for name, sink in loudspeakers.items()}
         stage = PlaybackContext(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
         self.announcer = Announcer(stage, outlets, config)
-        self.commands = CommandHandler(self.announcer, events, self.panel, config, controls)
+        self.commands = CommandHandler(
+            self.announcer, events, self.panel, self.preferences, lambda: catalogue, config, controls
+        )
         self.letters = []
 
     def send(self, topic, payload=b"PRESS", **options) -> None:

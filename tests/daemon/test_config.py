@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import qwentts_daemon.config.loader as config_module
-from qwentts_daemon.config import ownership
-from qwentts_daemon.config.loader import default_path, default_paths, load, voices_dir
+from qwentts_daemon.config import ownership, paths
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.config.paths import default_path, default_paths, voices_dir
 from qwentts_daemon.config.schema import Config, Voices
 from qwentts_daemon.errors import ConfigError
 
@@ -39,7 +39,7 @@ def test_values_of_the_environment_are_yaml():
 
 def test_voices_lie_in_the_state_of_the_service_for_root_too(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "SERVICE_STATE", tmp_path)
-    monkeypatch.setattr(config_module, "SERVICE_STATE", tmp_path)
+    monkeypatch.setattr(paths, "SERVICE_STATE", tmp_path)
     home = {"XDG_DATA_HOME": "/home/anna/data"}
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert voices_dir(Config(), home) == tmp_path / "voices"

@@ -8,6 +8,7 @@ import pytest
 
 from qwentts_daemon.mqtt.hermes import Hermes
 from qwentts_daemon.mqtt.publisher import Publisher
+from qwentts_daemon.sinks.hermes_site import PlayAcks
 from tests.broker import broker, ear, needs_mosquitto
 from tests.harness import daemon, speak, started
 
@@ -87,7 +88,7 @@ async def test_other_sites_and_nonsense_are_left_alone(house):
 
 async def test_requests_that_are_never_over_are_bounded():
     outbox = Publisher()
-    hermes = Hermes({"kitchen": "rhasspy"}, outbox)
+    hermes = Hermes({"kitchen": "rhasspy"}, outbox, PlayAcks())
     (_, session) = hermes.asked(b'{"text": "Hi.", "siteId": "kitchen"}')
     for number in range(1_000):
         hermes.begin(str(number), session)

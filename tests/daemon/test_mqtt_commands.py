@@ -34,12 +34,12 @@ async def test_any_payload_is_obeyed_or_answered_once(tmp_path_factory, caplog, 
     caplog.clear()
     caplog.set_level(logging.INFO)
     async with house(tmp_path_factory.getbasetemp(), {"kitchen": Loudspeaker()}) as made:
-        preferences = made.panel.preferences
+        preferences = made.preferences.current
         made.send(name, payload)
         kinds = made.kinds()
         if kinds == ["failed"]:
             assert made.announcer.depth == 0
-            assert made.panel.preferences == preferences
+            assert made.preferences.current == preferences
             assert made.events()[0]["error"]
             assert len(made.letters[0].payload) < 2_000
         elif name == "say/set":

@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from qwentts_daemon.mqtt.preferences import Preferences, PreferencesFile, preferences_path
+from qwentts_daemon.config.paths import preferences_path
+from qwentts_daemon.mqtt.preferences import Preferences, PreferencesFile
 
 
 def test_they_come_back(tmp_path):

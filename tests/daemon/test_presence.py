@@ -91,21 +91,21 @@ async def test_an_engine_without_a_time_stays():
     presence.loaded()
     with presence.job():
         pass
-    assert presence.is_wanted
+    assert presence.is_active
     presence.unload()
-    assert not presence.is_wanted
+    assert not presence.is_active
     presence.wake()
-    assert presence.is_wanted
+    assert presence.is_active
 
 
 async def test_the_clock_runs_from_the_last_job_only_and_not_while_loading():
     presence = IdleManager(0.0)
     presence.wake()
     await asyncio.sleep(0.01)
-    assert presence.is_wanted, "not loaded yet"
+    assert presence.is_active, "not loaded yet"
     presence.loaded()
     with presence.job(), presence.job():
         await asyncio.sleep(0.01)
-    assert presence.is_wanted
-    await asyncio.wait_for(presence.unwanted(), 1)
-    assert not presence.is_wanted
+    assert presence.is_active
+    await asyncio.wait_for(presence.deactivated(), 1)
+    assert not presence.is_active

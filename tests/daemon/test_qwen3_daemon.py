@@ -123,7 +123,7 @@ async def test_a_client_that_leaves_stops_its_job_and_no_other(tmp_path):
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT * 20).event())
             await hear(client, "audio-chunk")
-        process.wait_for(r"engine\.worker: job 1 cancelled")
+        process.wait_for(r"engine\.worker\.process: job 1 cancelled")
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT).event())
             assert (await hear(client, "audio-chunk")).rate == RATE

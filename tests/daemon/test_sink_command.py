@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from qwentts_daemon.config.target_schema import CommandTarget
-from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.errors import SinkError
+from qwentts_daemon.sinks import Services, make_sink
 from tests.daemon.sounding import Facts, Tap, cut, fifo, pcm, tone
 
 RECORDER = """

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from qwentts_daemon.config.target_schema import MqttTarget, UrlTarget
-from qwentts_daemon.errors import ConfigError
-from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.errors import ConfigError, SinkError
+from qwentts_daemon.sinks import Services, make_sink
 from qwentts_daemon.sinks.mqtt import AHEAD_S, CHUNK_S
 from tests.daemon.sounding import Facts, Tap, cut, pcm, tone, watched
 

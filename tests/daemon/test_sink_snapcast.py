@@ -7,7 +7,8 @@ from array import array
 import pytest
 
 from qwentts_daemon.config.target_schema import SnapcastTarget
-from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.errors import SinkError
+from qwentts_daemon.sinks import Services, make_sink
 from qwentts_daemon.sinks.snapcast import AHEAD_S
 from tests.daemon.sounding import Facts, Tap, cut, fifo, pcm, tone, watched
 

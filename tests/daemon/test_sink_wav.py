@@ -6,7 +6,8 @@ import wave
 import pytest
 
 from qwentts_daemon.config.target_schema import WavTarget
-from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.errors import SinkError
+from qwentts_daemon.sinks import Services, make_sink
 from tests.daemon.sounding import Facts, Tap, cut, file_size_limit, pcm, tone
 
 

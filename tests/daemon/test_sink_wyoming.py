@@ -9,7 +9,8 @@ from wyoming.server import AsyncEventHandler, AsyncServer
 from wyoming.snd import Played
 
 from qwentts_daemon.config.target_schema import WyomingTarget
-from qwentts_daemon.sinks import Services, SinkError, make_sink
+from qwentts_daemon.errors import SinkError
+from qwentts_daemon.sinks import Services, make_sink
 from qwentts_daemon.sinks.wyoming import AHEAD_S
 from tests.daemon.sounding import Facts, Tap, cut, pcm, tone, watched
 

@@ -1,0 +1,68 @@
+"""Default files and directories: the user's own (XDG) or the service's (systemd)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import ConfigError
+from .ownership import SERVICE_STATE, acts_for_the_service
+from .schema import Config
+
+
+def default_paths(environment: Mapping[str, str]) -> list[Path]:
+    """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
+    paths = [Path("/etc/qwentts/config.yaml")]
+    with contextlib.suppress(ConfigError):
+        home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
+        paths.insert(0, home / "qwentts" / "config.yaml")
+    return paths
+
+
+def default_path(environment: Mapping[str, str]) -> Path | None:
+    """The first of `default_paths` that is there. Raises ConfigError where nobody can tell."""
+    for path in default_paths(environment):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; name a file with --config") from error
+        return path
+    return None
+
+
+def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
+    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
+    try:
+        return Path(environment.get(variable) or usual).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key}: this user has no home directory; name a folder") from None
+
+
+def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of cloned and designed voices: `voices.dir`, a service's own state (for root too), or the user's."""
+    if config.voices.dir:
+        return Path(config.voices.dir).expanduser().absolute()
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(state) / "voices"
+    if acts_for_the_service():
+        return SERVICE_STATE / "voices"
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "voices.dir") / "qwentts" / "voices"
+
+
+def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
+    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
+    if config.http.cache_dir:
+        return Path(config.http.cache_dir).expanduser().absolute()
+    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(cache) / "audio"
+    return user_dir(environment, "XDG_CACHE_HOME", "~/.cache", "http.cache_dir") / "qwentts" / "audio"
+
+
+def preferences_path(environment: Mapping[str, str]) -> Path:
+    """The file of preferences chosen over MQTT: in a service's own state, or the user's. Raises ConfigError."""
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+        return Path(state) / "preferences.json"
+    return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "XDG_DATA_HOME") / "qwentts" / "preferences.json"
