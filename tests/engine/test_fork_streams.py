@@ -1,4 +1,4 @@
-"""The seed's streams through the public API: windows, decoding beside, batches."""
+"""The streaming fork's streams through the public API: windows, decoding beside, batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXTS = [
 ]
 FADE = 512
 WINDOWED = {"windowed_decode": True}
-SEED_BATCH = {
+FORK_BATCH = {
     "language": None, "voice_clone_prompt": None, "non_streaming_mode": False, "emit_every_frames": 8,
     "decode_window_frames": 80, "overlap_samples": 512, "max_frames": 10000, "use_optimized_decode": True,
     "first_chunk_emit_every": 0, "first_chunk_decode_window": 48, "first_chunk_frames": 48,
@@ -208,11 +208,11 @@ def by_item(made: list[list[np.ndarray]]) -> list[np.ndarray]:
     return [np.concatenate(waves) for waves in zip(*made, strict=True)]
 
 
-def test_batch_signature_is_the_seed_s() -> None:
+def test_batch_signature_is_the_streaming_fork_s() -> None:
     given = inspect.signature(engine.Qwen3TTSModel.batch_stream_generate_voice_clone).parameters.values()
     defaults = {each.name: each.default for each in given if each.kind is each.POSITIONAL_OR_KEYWORD}
     assert list(defaults)[:2] == ["self", "text"]
-    assert list(defaults.items())[2:-2] == list(SEED_BATCH.items())
+    assert list(defaults.items())[2:-2] == list(FORK_BATCH.items())
     assert list(defaults.items())[-2:] == [("use_paged_engine", False), ("windowed_decode", False)]
 
 

@@ -1,4 +1,4 @@
-"""`enable_streaming_optimizations`: the seed's table on our engine, conflicts refused, what it comes to on a CPU."""
+"""`enable_streaming_optimizations`: the streaming fork's options, conflicts refused, and a CPU."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def defaults(function: Any) -> dict[str, Any]:
     return {name: each.default for name, each in inspect.signature(function).parameters.items() if name != "self"}
 
 
-def test_signatures_are_the_seed_s() -> None:
+def test_signatures_are_those_of_the_streaming_fork() -> None:
     model, tokenizer = engine.Qwen3TTSModel, engine.Qwen3TTSTokenizer
     assert list(defaults(model.enable_streaming_optimizations).items()) == list(DEFAULTS.items())
     assert {field.name: field.default for field in fields(Optimizations)} == DEFAULTS
@@ -121,7 +121,7 @@ def test_a_graph_that_was_asked_for_is_refused_on_a_cpu(model: Any, tokenizer: A
 def test_the_engine_is_not_exchanged_under_an_open_stream(model: Any) -> None:
     stream = model.stream_generate_custom_voice("hello world", "ryan", emit_every_frames=1, max_frames=9)
     next(stream)
-    with pytest.raises(RuntimeError, match="close what is being spoken first"):
+    with pytest.raises(RuntimeError, match="close all"):
         model.enable_streaming_optimizations()
     stream.close()
     assert model.enable_streaming_optimizations() is model
@@ -140,7 +140,7 @@ def test_a_tokenizer_s_window_is_the_window_decoded_and_nothing_is_padded(tokeni
     assert rate == 24_000
     assert abs(wave - exact[0].numpy()).max() < 1e-4
     ragged = given.clone()
-    ragged[1, :12] = -1  # padded on the left, as the seed pads
+    ragged[1, :12] = -1  # padded on the left, as the streaming fork pads
     waves, _ = tokenizer.decode_streaming_batch(ragged, use_optimized=False)
     assert [len(each) for each in waves] == [30 * 1920, 18 * 1920]
     with torch.inference_mode():

@@ -411,7 +411,7 @@ def test_out_of_memory_for_a_voice_fails_its_job_only(tmp_path, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as short:
-        short.setattr(backend._opened.clones._runner, "prime", full)
+        short.setattr(backend._opened.clones._primed, "_prime", full)
         with pytest.raises(JobError, match="GPU ran out of memory"):
             backend.add(Synthesize(1, "anna", TEXT))
     assert spoken(backend, voice="anna")
