@@ -15,9 +15,9 @@ from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import Config
 from qwentts_daemon.errors import SpeechError
 from qwentts_daemon.synthesis.reply import Synthesizer
-from tests.engine.qwen3 import Reference, put_voice, same, write_wave
-from tests.engine.tiny_models import tiny_directory
-from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream
+from tests.engine.support.qwen3 import Reference, put_voice, same, write_wave
+from tests.engine.support.tiny_models import tiny_directory
+from tests.support.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream
 
 TEXT = "Hello there, the lights are on. The door is open!"
 RATE, ESPEAK_RATE = 24_000, 22_050
@@ -298,7 +298,7 @@ def test_the_demo_speaks_with_a_model(tmp_path):
     program.chmod(0o755)
     words = (program, tmp_path / "demo.wav", "Hello.", tiny_directory("custom_voice"))
     finished = subprocess.run(
-        ["sh", "tests/demo.sh", *map(str, words)],
+        ["sh", ".ci/demo.sh", *map(str, words)],
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
         env={**os.environ, "QWENTTS_SAMPLING_MAX_NEW_TOKENS": "14"},
     )  # fmt: skip
@@ -313,7 +313,7 @@ def test_the_demo_ends_with_a_daemon_that_cannot_start(tmp_path):
     program.write_text("#!/bin/sh\necho no start here >&2\nexit 69\n")
     program.chmod(0o755)
     words = (program, tmp_path / "demo.wav", "Hello.")
-    finished = subprocess.run(["sh", "tests/demo.sh", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    finished = subprocess.run(["sh", ".ci/demo.sh", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert (finished.returncode, finished.stderr) == (os.EX_UNAVAILABLE, "no start here\n")
 
 
