@@ -80,7 +80,7 @@ $(PARITY)/installed: Makefile
 	@$(PARITY_PIP) torch==2.13.0
 	@$(PARITY_PIP) --no-deps qwen-tts-hf==0.1.1.post1
 	@echo torch==2.13.0 > $(PARITY)/constraints.txt
-	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa xxhash
+	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa xxhash cachetools
 	@$(PARITY_PIP) -c $(PARITY)/constraints.txt pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis
 	@touch $@
 

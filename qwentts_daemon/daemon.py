@@ -8,14 +8,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .config.live import LiveConfig
 from .config.paths import cache_dir
-from .config.schema import Config, Voices
+from .config.schema import Config
 from .config.target_schema import UrlTarget
 from .errors import ConfigError
 from .http.recordings import RecordingStore
@@ -23,12 +23,12 @@ from .service.reload import Reload
 from .service.sd_notify import take_notifier, take_sockets, take_watchdog_s
 from .service.watchdog import WatchdogReporter
 from .synthesis.reply import Synthesizer
-from .voices.catalog import EngineVoice, VoiceCatalog
+from .synthesis.voice_registry import VoiceRegistry
+from .workers.client import WorkerClient
 from .workers.engine_settings import check_installation, choose_engines
 from .workers.group import WorkerGroup
 from .workers.idle import IdleManager
 from .workers.pool import WorkerPool
-from .workers.process import WorkerClient
 from .workers.queue import JobQueue
 from .wyoming.listeners import listening
 from .wyoming.rate_limit import ClientLimiter, allow_descriptors
@@ -120,10 +120,10 @@ def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> W
     engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
-        admission = JobQueue(live, covered=workers is not engines[-1], changed=changed)
-        presence = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
-        clients = [WorkerClient(each, live, admission, presence) for each in workers]
-        groups.append(WorkerGroup(clients, admission, presence))
+        queue = JobQueue(live, has_fallback=workers is not engines[-1], changed=changed)
+        idle = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        clients = [WorkerClient(each, live, queue, idle) for each in workers]
+        groups.append(WorkerGroup(clients, queue, idle))
     return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)
 
 
@@ -154,47 +154,6 @@ class PoolTask:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
-
-
-class VoiceRegistry:
-    """The catalogue of the pool's voices, made again only when they or the names for them change.
-
-    An engine that loses its last voice stays listed with those that it had: Home Assistant drops what has none.
-    """
-
-    def __init__(self, live: LiveConfig, pool: WorkerPool) -> None:
-        self._live = live
-        self._pool = pool
-        self._made_of = (pool.voices, live.now.voices)
-        self._catalogue = self._made()
-
-    def current(self) -> VoiceCatalog:
-        """The catalogue as of now."""
-        voices = self._pool.voices or self._made_of[0]
-        if self._made_of != (voices, self._live.now.voices):
-            self._made_of = (voices, self._live.now.voices)
-            self._catalogue = self._renewed()
-        return self._catalogue
-
-    def check(self, config: Config) -> None:
-        """Raises ConfigError when names of `config` do not fit the voices that there are."""
-        self._of(self._pool.voices or self._made_of[0], config.voices)
-
-    def _made(self) -> VoiceCatalog:
-        catalogue = self._of(*self._made_of)
-        for problem in catalogue.awaited:
-            log.warning("%s; it may still come", problem)
-        return catalogue
-
-    def _renewed(self) -> VoiceCatalog:
-        try:
-            return self._made()
-        except ConfigError as error:
-            log.error("the engine's voices no longer fit the configuration, which is left aside: %s", error)
-            return self._of(self._made_of[0], Voices())
-
-    def _of(self, voices: Sequence[EngineVoice], config: Voices) -> VoiceCatalog:
-        return VoiceCatalog(voices, config, self._pool.takes_new_voices, self._pool.stands_in)
 
 
 def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:

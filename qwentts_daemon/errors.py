@@ -76,3 +76,10 @@ class WorkerLost(SpeechError):
 
     def __init__(self) -> None:
         super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")
+
+
+def first_error(group: BaseException) -> BaseException:
+    """Return the first exception of a group that is not itself a group; an exception is its own first."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -48,6 +48,7 @@ class FusedDecodeStep:
         self._head = Linear(talker.head.weight, launch, norm_of(talker.norm))
         self._predictor = [FusedLayer.of(layer, launch) for layer in predictor.layers]
         self._heads = [Linear(head, launch, norm_of(predictor.norm)) for head in predictor.heads]
+        assert len(self._predictor) > 1, "a layer's keys must be written when the next layer's attention begins"
         project = predictor.project
         self._project = (
             Linear(project.weight, launch, norm_of(talker.norm), bias=project.bias)
@@ -62,8 +63,8 @@ class FusedDecodeStep:
     def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
         """See `PlainFrame`. Attention reads as far as each slot has come, whatever `length` says."""
         batch = self.batch(slots, text, active)
-        x = self.talker(batch)
-        codes, first = self._first_code(x, batch)
+        x, parts = self.talker(batch)
+        codes, first = self._first_code(x, parts, batch)
         self.later_codes(first, codes, batch)
         self._finish(codes, batch)
         return codes
@@ -74,8 +75,8 @@ class FusedDecodeStep:
             return FusedBatch(slots, text, self._counting[: len(slots)], active)
         return FusedBatch(slots, self._model.talker.text.table, text, active)
 
-    def talker(self, batch: FusedBatch) -> Tensor:
-        """The talker's last layer's output [B, H], before its final norm."""
+    def talker(self, batch: FusedBatch) -> tuple[Tensor, Tensor | None]:
+        """The talker's last layer's output [B, H] before its final norm, and what that has to add to it."""
         state, frame = self._state, self._state.frame
         rows, width = len(batch.slots), frame.shape[1]
         x = frame.new_empty(rows, width)
@@ -84,24 +85,23 @@ class FusedDecodeStep:
             frame, batch.text_table, batch.slots, batch.text_rows, x,
             WIDTH=width, BLOCK_W=_WIDTH, **self._launch.options,
         )  # fmt: skip
-        cache = state.cache
+        cache, parts = state.cache, None
         for layer, kept in zip(self._talker, cache.layers, strict=True):
-            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next, cache.table))
-        return x
+            past = Past(kept.keys, kept.values, cache.cos, cache.sin, batch.slots, state.next, cache.table)
+            parts = layer(x, parts, past)
+        return x, parts
 
     def first_scores(self, hidden: Tensor, code0: Tensor) -> Tensor:
         """What `CodePredictor.first` computes: hidden [B, H], codes [B] → logits [B, V] of group 1."""
         inputs = (self._model.code_predictor.project(hidden), F.embedding(code0, self._table))
-        x = torch.stack(inputs, dim=1).flatten(0, 1)  # [2 · B, P]
-        self._pass(x, 0, 2)
-        last = x.view(len(code0), 2, -1)[:, 1].contiguous()
-        return self._heads[0](last, x.new_empty(len(code0), self._heads[0].weight.shape[0]))
+        x, parts = self._first_pass(torch.stack(inputs, dim=1).flatten(0, 1))  # [2 · B, P]
+        return self._heads[0](x, x.new_empty(len(code0), self._heads[0].weight.shape[0]), parts)
 
-    def _first_code(self, x: Tensor, batch: FusedBatch) -> tuple[Tensor, Tensor]:
+    def _first_code(self, x: Tensor, parts: Tensor | None, batch: FusedBatch) -> tuple[Tensor, Tensor]:
         """Group 0 in codes [B, 16], and the code predictor's first two inputs [2 · B, P]."""
         config, sampler = self._model.config.talker, self._state.sampler
         rows, width = x.shape[0], self._table.shape[1]
-        logits = self._head(x, x.new_empty(rows, config.vocab_size))
+        logits = self._head(x, x.new_empty(rows, config.vocab_size), parts)
         first = x.new_empty(rows, 2, width)
         if self._project:
             self._project(x, first[:, 0])
@@ -121,24 +121,29 @@ class FusedDecodeStep:
 
     def later_codes(self, x: Tensor, codes: Tensor, batch: FusedBatch) -> None:
         """Groups 1 to 15 into codes [B, 16], in passes over the predictor's layers, the first over x [2 · B, P]."""
-        rows, groups = codes.shape
-        self._pass(x, 0, 2)
-        x = x.view(rows, 2, -1)[:, 1].contiguous()
+        groups = codes.shape[1]
+        x, parts = self._first_pass(x)
         for group in range(1, groups):
-            self._draw(x, codes, batch, group)
+            self._draw(x, parts, codes, batch, group)
             if group < groups - 1:
-                self._pass(x, group + 1, 1)
+                parts = self._pass(x, group + 1, 1)
 
-    def _pass(self, x: Tensor, start: int, steps: int) -> None:
-        cache = self._state.predictor
+    def _first_pass(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output [B, P] of the second of two positions x [2 · B, P], and what is still to be added to it."""
+        parts = self._pass(x, 0, 2)
+        return x[1::2], None if parts is None else parts[:, 1::2]
+
+    def _pass(self, x: Tensor, start: int, steps: int) -> Tensor | None:
+        cache, parts = self._state.predictor, None
         for layer, kept in zip(self._predictor, cache.layers, strict=True):
-            layer(x, Past(kept.keys, kept.values, cache.cos, cache.sin), start, steps)
+            parts = layer(x, parts, Past(kept.keys, kept.values, cache.cos, cache.sin), start, steps)
+        return parts
 
-    def _draw(self, x: Tensor, codes: Tensor, batch: FusedBatch, group: int) -> None:
+    def _draw(self, x: Tensor, parts: Tensor | None, codes: Tensor, batch: FusedBatch, group: int) -> None:
         """Draw `group` from the output x [B, P], in whose place its embedding comes."""
         config, sampler = self._model.code_predictor.config, self._state.sampler
         rows, vocab = x.shape[0], config.vocab_size
-        logits = self._heads[group - 1](x, x.new_empty(rows, vocab))
+        logits = self._heads[group - 1](x, x.new_empty(rows, vocab), parts)
         enqueue(
             draw_predictor, (rows,),
             logits, batch.slots, sampler.draws, sampler.seed, sampler.samples, codes, self._table, x, x.stride(0),

@@ -200,7 +200,8 @@ def _frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
     likenesses = []
     for position in range(3):  # so that there is a past to attend to
         state.next[runner.slots] = position
-        ours = model.talker.norm(fused.talker(batch))
+        x, _ = fused.talker(batch)  # of one row, to which nothing is still to be added
+        ours = model.talker.norm(x)
         rows = BatchRows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
         hidden, _ = model.talker.step(state.frame[slots] + text, state.cache, rows)
         likenesses.append(F.cosine_similarity(ours.float(), hidden.float()).min())

@@ -1,8 +1,4 @@
-"""The streaming keywords of the seed: names, defaults and meaning. What cannot be is refused with a reason.
-
-Sound is made frame by frame and exactly, in which windows, overlaps and cross-fades have no place. Decoding in windows,
-as the seed does, is there for whoever wants it: `windowed_decode=True`.
-"""
+"""The streaming keywords of the streaming fork: names, defaults and meaning."""
 
 from __future__ import annotations
 
@@ -12,32 +8,29 @@ from typing import Any
 
 from ..model.config import SAMPLE_RATE
 from ..prompt.sampling_params import SamplingParams
+from ..prompt.validation import check_bool, check_number
 from ..scheduler.chunking import TwoPhasePlan
 from .inputs import checked_sampling
 from .optimizations import LONGEST_WINDOW
 
 FRAME_SAMPLES = SAMPLE_RATE * 2 // 25
-_LEAST = {
-    "emit_every_frames": 1,
-    "decode_window_frames": 1,
-    "overlap_samples": 0,
-    "max_frames": 1,
-    "first_chunk_emit_every": 0,
-    "first_chunk_decode_window": 1,
-    "first_chunk_frames": 1,
-}
-_MOST = {
-    "decode_window_frames": LONGEST_WINDOW,
-    "first_chunk_decode_window": LONGEST_WINDOW,
-    "max_frames": 2**31 - 2,  # which take one sample more
+_MANY = 2**31 - 1
+_RANGES = {
+    "emit_every_frames": (1, _MANY),
+    "decode_window_frames": (1, LONGEST_WINDOW),
+    "overlap_samples": (0, _MANY),
+    "max_frames": (1, _MANY - 1),  # N frames take N + 1 samples
+    "first_chunk_emit_every": (0, _MANY),
+    "first_chunk_decode_window": (1, LONGEST_WINDOW),
+    "first_chunk_frames": (1, _MANY),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """How many frames the window of each chunk has, the chunk's own included, and how far it is blended into the last.
+    """How many frames the window of each chunk has, and how many samples it is cross-faded with the chunk before.
 
-    A window always holds the chunk, and of the chunk before at least the `overlap` samples that both render.
+    A window holds its chunk and at least the `overlap` samples before it.
     """
 
     emission: TwoPhasePlan
@@ -46,7 +39,7 @@ class WindowPlan:
     overlap: int
 
     def frames(self, chunk: int) -> int:
-        """The window's length for chunk number `chunk`, where so many frames are there."""
+        """Return the length of the window of chunk number `chunk`, in frames; fewer exist at the start."""
         return self.first if self.emission.early(chunk) else self.steady
 
     @property
@@ -56,9 +49,25 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
-    """The streaming keywords of the seed at its defaults, and `windowed_decode`, which chooses its way of decoding.
+    """Options of every streaming method, with the streaming fork's defaults. A frame is 80 ms, 1920 samples.
 
-    Raises ValueError for values that cannot be, and for values that contradict each other.
+    emit_every_frames: frames of a chunk; the last one may be shorter. With first_chunk_emit_every > 0, chunks have that
+    many frames until first_chunk_frames are out. max_frames: the longest speech. repetition_penalty counts over the
+    last repetition_penalty_window samples (0: all, at most 512) and is off by default, as in the streaming fork.
+
+    windowed_decode=True decodes as the streaming fork does, slower and less exactly: each chunk anew, in a window of
+    decode_window_frames frames that ends with it (first_chunk_decode_window in the first phase). Its first
+    overlap_samples samples are cross-faded with the window before, which delays the audio by as many; speech fades in
+    and out over as many. use_optimized_decode: use what `enable_streaming_optimizations` has prepared. Without
+    windowed_decode these four have no effect: the incremental decode is exact, without windows and seams.
+
+    async_decode=True decodes in a thread of its own, on `from_pretrained`'s codec_device, and yields each chunk one
+    chunk later. The engine decodes concurrently anyway: this pays off with a second GPU only.
+
+    use_paged_engine=True uses the paged engine, which is opened at its first use: see
+    `Qwen3TTSModel.enable_streaming_optimizations`.
+
+    Raises ValueError for values out of range and for values that contradict each other.
     """
 
     emit_every_frames: int = 8
@@ -76,11 +85,10 @@ class StreamOptions:
     windowed_decode: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            _check_number(name, getattr(self, name), least, _MOST.get(name, 2**31 - 1))
+        for name, (low, high) in _RANGES.items():
+            check_number(name, getattr(self, name), low, high, whole=True)
         for name in ("use_optimized_decode", "async_decode", "use_paged_engine", "windowed_decode"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if self.first_chunk_emit_every > self.first_chunk_frames:
             raise ValueError(
                 f"first_chunk_emit_every={self.first_chunk_emit_every} is more than first_chunk_frames="
@@ -91,34 +99,29 @@ class StreamOptions:
 
     @classmethod
     def split(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
-        """Streaming keywords, and the others, which must be sampling parameters."""
+        """Split keywords into stream options and the rest, the sampling keywords. Raises ValueError."""
         names = {field.name for field in fields(cls)}
         ours = {name: value for name, value in keywords.items() if name in names}
         return cls(**ours), {name: value for name, value in keywords.items() if name not in names}
 
     @classmethod
     def split_batch(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
-        """The same for a batch, where `compact_finished` is known too: it is what the engine does anyway."""
+        """Split the keywords of a batch, where `compact_finished` is accepted without effect. Raises ValueError."""
         return cls.split({name: value for name, value in keywords.items() if name != "compact_finished"})
-
-    @classmethod
-    def pick(cls, given: Mapping[str, Any]) -> StreamOptions:
-        """The streaming keywords among a function's arguments, where all of them are."""
-        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
     @property
     def emission(self) -> TwoPhasePlan:
-        """Small chunks until `first_chunk_frames` frames are out, if that is wanted; then steady ones."""
+        """The chunk sizes of both phases."""
         return TwoPhasePlan(self.first_chunk_emit_every, self.first_chunk_frames, self.emit_every_frames)
 
     @property
-    def sounds_itself(self) -> bool:
-        """Whether sound is made of the codes that the engine gives, and not by the engine."""
+    def decodes_separately(self) -> bool:
+        """True if the engine generates only codes, which are decoded outside of it."""
         return self.windowed_decode or self.async_decode
 
     @property
     def windows(self) -> WindowPlan | None:
-        """How sound is made of windows, where that is wanted."""
+        """The windows of `windowed_decode`; None without it."""
         if not self.windowed_decode:
             return None
         return WindowPlan(
@@ -126,7 +129,7 @@ class StreamOptions:
         )
 
     def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
-        """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
+        """Return the sampling parameters; a `max_new_tokens` below `max_frames` + 1 counts. Raises SamplingError."""
         penalty = {
             "repetition_penalty": self.repetition_penalty,
             "repetition_penalty_window": self.repetition_penalty_window,
@@ -151,10 +154,3 @@ class StreamOptions:
                 raise ValueError(
                     f"overlap_samples={self.overlap_samples} is more than a chunk of {chunk} frames has ({chunk_name})"
                 )
-
-
-def _check_number(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must lie between {least} and {most}, not {value}")

@@ -11,6 +11,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .launch import Launch, enqueue
 
+FEW = 16
+"""Positions that the code predictor looks back on at the most: they are read as one, before its input exists."""
+
 
 @triton.jit
 def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.constexpr):
@@ -34,10 +37,22 @@ def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexp
 
 
 @triton.jit
+def _mixed_in(q, k, v, inside, scale, top, total, mixed):
+    """Further positions, k and v [T, D], into a softmax's highest score, its sum [ROWS] and the mix [ROWS, D]."""
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [ROWS, T]
+    score = tl.where(inside[None, :], score, float("-inf"))
+    higher = tl.maximum(top, tl.max(score, 1))
+    share = tl.exp(score - higher[:, None])
+    fade = tl.exp(top - higher)
+    mixed = tl.dot(share.to(v.dtype), v, mixed * fade[:, None], input_precision="ieee")
+    return higher, total * fade + tl.sum(share, 1), mixed
+
+
+@triton.jit
 def _attend(
     qkv, gain, cos_table, sin_table, keys, values, slots, positions, table, out, slot_stride, head_stride, table_stride,
     eps, scale, START: tl.constexpr, STEPS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
-    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, EARLY: tl.constexpr,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
     ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores take 16; rows behind the group repeat its last head
@@ -45,6 +60,13 @@ def _attend(
     d = tl.arange(0, D)
     half_turned = (d + D // 2) % D
     g = tl.arange(0, ROWS)
+    if AHEAD:
+        # The same layer wrote them some attentions ago, and of those only the last can still be running: the kernels
+        # between two attentions begin when the first has waited for all before it, which is when it lets them.
+        past_t = tl.arange(0, BLOCK_T)
+        past_places = batch.to(tl.int64) * slot_stride + kv_head * head_stride + past_t[:, None] * D + d[None, :]
+        past_k = tl.load(keys + past_places, (past_t < START)[:, None], 0.0, cache_modifier=".cg")
+        past_v = tl.load(values + past_places, (past_t < START)[:, None], 0.0, cache_modifier=".cg")
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
@@ -75,21 +97,17 @@ def _attend(
         top = tl.sum(q.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale  # [ROWS]
         total = tl.full((ROWS,), 1.0, tl.float32)
         mixed = tl.zeros((ROWS, D), tl.float32) + value.to(tl.float32)[None, :]
-        tl.debug_barrier()  # an earlier step of this program wrote a column that is read here
-        for start in tl.range(0, position, BLOCK_T):
-            t = start + tl.arange(0, BLOCK_T)
-            inside = (t < position)[:, None]
-            places = _offsets(t, t < position, blocks, slot_stride, D, PAGE)
-            k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0)
-            v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0)
-            score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [ROWS, BLOCK_T]
-            score = tl.where((t < position)[None, :], score, float("-inf"))
-            higher = tl.maximum(top, tl.max(score, 1))
-            share = tl.exp(score - higher[:, None])
-            fade = tl.exp(top - higher)
-            mixed = tl.dot(share.to(v.dtype), v, mixed * fade[:, None], input_precision="ieee")
-            total = total * fade + tl.sum(share, 1)
-            top = higher
+        if AHEAD:
+            top, total, mixed = _mixed_in(q, past_k, past_v, past_t < START, scale, top, total, mixed)
+        else:
+            tl.debug_barrier()  # an earlier step of this program wrote a column that is read here
+            for start in tl.range(0, position, BLOCK_T):
+                t = start + tl.arange(0, BLOCK_T)
+                inside = (t < position)[:, None]
+                places = _offsets(t, t < position, blocks, slot_stride, D, PAGE)
+                k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0)
+                v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0)
+                top, total, mixed = _mixed_in(q, k, v, t < position, scale, top, total, mixed)
         row = batch * STEPS + step
         target = out + row * HEADS * D + heads * D + d[None, :]
         tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty), (g < GROUP)[:, None])
@@ -147,7 +165,7 @@ class AttendStep:
             nothing if past.positions is None else past.positions, nothing if table is None else table, out,
             keys.stride(0), keys.stride(1), 0 if table is None else table.stride(0), sizes.eps, sizes.head_dim**-0.5,
             START=start, STEPS=steps, HEADS=sizes.heads, KV_HEADS=sizes.kv_heads, D=sizes.head_dim,
-            PAGE=0 if table is None else keys.shape[2], BLOCK_T=16 if start >= 0 else 128, num_warps=4,
-            num_stages=2, **self.launch.options,
+            PAGE=0 if table is None else keys.shape[2], BLOCK_T=FEW if start >= 0 else 128,
+            AHEAD=0 < start <= FEW and steps == 1, num_warps=4, num_stages=2, **self.launch.options,
         )  # fmt: skip
         return out

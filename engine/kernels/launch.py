@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+HOME_SHARED_BYTES = 99 * 1024
+"""What one program may use of an RTX 30, 40 or 50."""
+
 _compiled: ContextVar[set[object] | None] = ContextVar("compiled", default=None)
 
 
@@ -51,11 +54,16 @@ class Launch:
     """
 
     early: bool
+    shared_bytes: int = HOME_SHARED_BYTES
+    """The most shared memory of one program."""
 
     @classmethod
     def on(cls, device: torch.device) -> Launch:
         """The fastest way that this device knows."""
-        return cls(device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0))
+        if device.type != "cuda":
+            return cls(early=False)
+        properties = torch.cuda.get_device_properties(device)
+        return cls((properties.major, properties.minor) >= (9, 0), properties.shared_memory_per_block_optin)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -35,14 +35,17 @@ class FusedLayer:
             down=Linear(mlp.down.weight, launch),
         )
 
-    def __call__(self, x: Tensor, past: Past, start: int = -1, steps: int = 1) -> Tensor:
-        """x [rows, H], changed in place; see `AttendStep` for the rest."""
+    def __call__(self, x: Tensor, parts: Tensor | None, past: Past, start: int = -1, steps: int = 1) -> Tensor | None:
+        """x [rows, H] is changed in place. `parts` is what is still to be added to it, at first and in the result.
+
+        See `Linear.add` for them, and `AttendStep` for the rest.
+        """
         rows = x.shape[0]
-        qkv = self.qkv(x, x.new_empty(rows, self.qkv.weight.shape[0]))
+        qkv = self.qkv(x, x.new_empty(rows, self.qkv.weight.shape[0]), parts)
         mixed = self.attend(qkv, past, x.new_empty(rows, self.out.weight.shape[1]), start, steps)
-        self.out(mixed, x, residual=x)
-        wide = self.gate_up(x, x.new_empty(rows, self.down.weight.shape[1]))
-        return self.down(wide, x, residual=x)
+        parts = self.out.add(mixed, x)
+        wide = self.gate_up(x, x.new_empty(rows, self.down.weight.shape[1]), parts)
+        return self.down.add(wide, x)
 
 
 def norm_of(norm: nn.RMSNorm) -> Norm:

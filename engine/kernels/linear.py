@@ -1,31 +1,33 @@
 """Matrix products of a few rows: y = W · x with the norm before and what follows fused in, one pass over the weights.
 
-A step of few rows is bound by reading weights. Up to `NARROW` rows each program holds its weights in registers, which
-it begins to read before its input exists, and multiplies them row by row; with more rows tensor cores pay.
-A row's sums are made in the same order whatever the other rows hold.
+A step of few rows is bound by reading weights. For one row each program holds its weights in registers, which it begins
+to read before its input exists; more rows take tensor cores.
+
+A product that is added to the residual stream has few outputs and many inputs, so few programs. With more rows than one
+its inputs are cut into parts (split-K): each program sums one part, and the norm that follows adds the parts to the
+stream, in their order. So a row's sums are made in the same order whatever the other rows are, and without atomics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .launch import Launch, enqueue, next_power_of_2
-
-NARROW = 2
-"""Most rows that are multiplied without tensor cores."""
+from .tiles import Product, Tiling, find_tiling, row_block
 
 
 @triton.jit
-def _narrow(
-    x, gain, weight, bias, residual, out, outputs, inputs, x_stride, out_stride, eps,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr,
-    NORM: tl.constexpr, GATED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+def _gemv(
+    x, gain, weight, bias, out, outputs, inputs, eps, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    """One row: x [inputs] into out [outputs], or added to it."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     n_in, k_in = n < outputs, k < inputs
@@ -42,71 +44,86 @@ def _narrow(
         b = tl.load(bias + n, n_in, 0.0).to(tl.float32)
     if EARLY:
         gdc_wait()
-    for row in tl.static_range(ROWS):
-        v = tl.load(x + row * x_stride + k, k_in, 0.0).to(tl.float32)
-        if NORM:
-            scale = tl.rsqrt(tl.sum(v * v, 0) / inputs + eps)
-            v = (v * g * scale).to(x.dtype.element_ty).to(tl.float32)
-        y = tl.sum(w.to(tl.float32) * v[None, :], 1)
-        if GATED:
-            up = tl.sum(w_up.to(tl.float32) * v[None, :], 1)
-            y = y * tl.sigmoid(y) * up
-        if BIAS:
-            y += b
-        if RESIDUAL:
-            y += tl.load(residual + row * out_stride + n, n_in, 0.0).to(tl.float32)
-        tl.store(out + row * out_stride + n, y.to(out.dtype.element_ty), n_in)
+    v = tl.load(x + k, k_in, 0.0).to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(v * v, 0) / inputs + eps)
+        v = (v * g * scale).to(x.dtype.element_ty).to(tl.float32)
+    y = tl.sum(w.to(tl.float32) * v[None, :], 1)
+    if GATED:
+        up = tl.sum(w_up.to(tl.float32) * v[None, :], 1)
+        y = y * tl.sigmoid(y) * up
+    if BIAS:
+        y += b
+    if ADD:
+        y += tl.load(out + n, n_in, 0.0).to(tl.float32)
+    tl.store(out + n, y.to(out.dtype.element_ty), n_in)
 
 
 @triton.jit
-def _normed(x, gain, out, inputs, x_stride, eps, BLOCK_K: tl.constexpr, EARLY: tl.constexpr):
-    """RMS norm of one row into out [rows, inputs]."""
-    row, k = tl.program_id(0), tl.arange(0, BLOCK_K)
-    k_in = k < inputs
-    g = tl.load(gain + k, k_in, 0.0).to(tl.float32)
-    if EARLY:
-        gdc_wait()
-        gdc_launch_dependents()
-    v = tl.load(x + row * x_stride + k, k_in, 0.0).to(tl.float32)
-    v *= tl.rsqrt(tl.sum(v * v, 0) / inputs + eps)
-    tl.store(out + row * inputs + k, (v * g).to(out.dtype.element_ty), k_in)
-
-
-@triton.jit
-def _wide(
-    x, weight, bias, residual, out, rows, outputs, inputs, x_stride, out_stride,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr,
-    GATED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+def _gemm(
+    x, weight, bias, out, rows, outputs, inputs, share, x_stride, out_stride,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr,
+    GATED: tl.constexpr, BIAS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """x [rows, inputs] into out [parts, rows, outputs], each part the sum over `share` inputs.
+
+    EVEN: no tile goes over an edge of the weight.
+    """
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)  # rows of the weight
+    if GATED:
+        n = n // 2 + n % 2 * outputs  # each gate's row beside that of what it gates: one product for both
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    n_in, row_in = n < outputs, row < rows
+    part = tl.program_id(2)
+    end = tl.minimum((part + 1) * share, inputs)
+    n_in = n < outputs * (1 + GATED)
+    read = tl.minimum(row, rows - 1)  # behind the last row it is read again, and not written
+    zero: tl.constexpr = None if EVEN else 0.0
     if EARLY:
         gdc_wait()
     y = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    up = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    for start in tl.range(0, inputs, BLOCK_K):
+    for start in tl.range(part * share, end, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        k_in = k < inputs
-        inside = n_in[:, None] & k_in[None, :]
-        places = n[:, None] * inputs + k[None, :]
-        w = tl.load(weight + places, inside, 0.0)
-        v = tl.load(x + row[None, :] * x_stride + k[:, None], k_in[:, None] & row_in[None, :], 0.0)
+        k_in = k < end
+        w = tl.load(weight + n[:, None] * inputs + k[None, :], None if EVEN else n_in[:, None] & k_in[None, :], zero)
+        v = tl.load(x + read[None, :] * x_stride + k[:, None], None if EVEN else k_in[:, None], zero)
         y = tl.dot(w, v, y, input_precision="ieee")
-        if GATED:
-            w_up = tl.load(weight + outputs * inputs + places, inside, 0.0)
-            up = tl.dot(w_up, v, up, input_precision="ieee")
     if EARLY:
         gdc_launch_dependents()
+    WIDTH: tl.constexpr = BLOCK_N // (1 + GATED)
+    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    n_in = n < outputs
     if GATED:
-        y = y * tl.sigmoid(y) * up
+        gate, up = tl.split(tl.permute(tl.reshape(y, (WIDTH, 2, ROWS)), (0, 2, 1)))
+        y = gate * tl.sigmoid(gate) * up
     if BIAS:
         y += tl.load(bias + n, n_in, 0.0).to(tl.float32)[:, None]
-    places = row[None, :] * out_stride + n[:, None]
-    inside = n_in[:, None] & row_in[None, :]
-    if RESIDUAL:
-        y += tl.load(residual + places, inside, 0.0).to(tl.float32)
-    tl.store(out + places, y.to(out.dtype.element_ty), inside)
+    places = (part * rows + row)[None, :] * out_stride + n[:, None]
+    tl.store(out + places, y.to(out.dtype.element_ty), n_in[:, None] & (row < rows)[None, :])
+
+
+@triton.jit
+def _add_norm(
+    x, parts, gain, out, inputs, x_stride, part_stride, part_row_stride, eps,
+    PARTS: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Make a row of x [rows, inputs] itself plus its parts, and out [rows, inputs] the RMS norm of that."""
+    row, k = tl.program_id(0), tl.arange(0, BLOCK_K)
+    k_in = k < inputs
+    if EARLY:
+        gdc_launch_dependents()
+    g = tl.load(gain + k, k_in, 0.0).to(tl.float32)
+    if EARLY:
+        gdc_wait()
+    v = tl.load(x + row * x_stride + k, k_in, 0.0).to(tl.float32)
+    if PARTS:
+        y = tl.zeros((BLOCK_K,), tl.float32)
+        for part in tl.static_range(PARTS):
+            y += tl.load(parts + part * part_stride + row * part_row_stride + k, k_in, 0.0)
+        v = (v + y).to(x.dtype.element_ty)
+        tl.store(x + row * x_stride + k, v, k_in)
+        v = v.to(tl.float32)
+    v *= tl.rsqrt(tl.sum(v * v, 0) / inputs + eps)
+    tl.store(out + row * inputs + k, (v * g).to(out.dtype.element_ty), k_in)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +132,17 @@ class Norm:
 
     gain: Tensor
     eps: float
+
+    def __call__(self, x: Tensor, parts: Tensor | None, launch: Launch) -> Tensor:
+        """Add `parts` [parts, rows, inputs], if any, to x [rows, inputs]; give its norm."""
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        strides = (0, 0) if parts is None else parts.stride()[:2]
+        enqueue(
+            _add_norm, (len(x),), x, x if parts is None else parts, self.gain, out, x.shape[1], x.stride(0), *strides,
+            self.eps, PARTS=0 if parts is None else len(parts), BLOCK_K=next_power_of_2(x.shape[1]), num_warps=8,
+            **launch.options,
+        )  # fmt: skip
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,52 +157,53 @@ class Linear:
     norm: Norm | None = None
     bias: Tensor | None = None
     gated: bool = False
+    tiling: Tiling | None = None
+    """In the place of the measured one."""
 
-    def __call__(self, x: Tensor, out: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Fill `out` with the product of `x`, plus `residual` (laid out as `out`, or `out` itself); give it back."""
-        rows, outputs = out.shape
-        assert self.weight.shape == (outputs * (1 + self.gated), x.shape[1]), (self.weight.shape, x.shape, out.shape)
-        assert residual is None or residual.stride() == out.stride(), (out.stride(), residual.stride())
-        if rows <= NARROW:
-            self._multiply_narrow(x, out, residual)
+    def __call__(self, x: Tensor, out: Tensor, parts: Tensor | None = None) -> Tensor:
+        """Fill `out` with the product of `x`; give it back. `parts` are what `add` has left for the norm to add."""
+        norm, tiling = self.norm, self._choose("gated" if self.gated else "plain", len(x))
+        if norm and (len(x) > 1 or parts is not None):
+            x, norm = norm(x, parts, self.launch), None
+        if len(x) == 1:
+            self._gemv(tiling, x, out, norm=norm)
         else:
-            self._multiply_wide(self._normed(x) if self.norm else x, out, residual)
+            self._gemm(tiling, x, out)
         return out
 
-    def _multiply_narrow(self, x: Tensor, out: Tensor, residual: Tensor | None) -> None:
-        norm, nothing, inputs = self.norm, self.weight, x.shape[1]
-        tile, warps = (8192, 4) if inputs <= 1024 else (16384, 4) if inputs <= 4096 else (32768, 8)
-        block_k = next_power_of_2(inputs)
-        block_n = max(1, tile // block_k // (1 + self.gated))
+    def add(self, x: Tensor, to: Tensor) -> Tensor | None:
+        """Add the product of `x` to `to` [rows, outputs], or give float32 [parts, rows, outputs] for a norm to add."""
+        tiling = self._choose("added", len(x))
+        if len(x) == 1:
+            self._gemv(tiling, x, to, add=True)
+            return None
+        parts = x.new_empty(tiling.parts, *to.shape, dtype=torch.float32)
+        self._gemm(tiling, x, parts)
+        return parts
+
+    def _choose(self, kind: str, rows: int) -> Tiling:
+        outputs, inputs = self.weight.shape
+        return self.tiling or find_tiling(Product(kind, outputs // (1 + self.gated), inputs, row_block(rows)))
+
+    def _gemv(self, tiling: Tiling, x: Tensor, out: Tensor, norm: Norm | None = None, add: bool = False) -> None:
+        nothing, bias = self.weight, self.bias
         enqueue(
-            _narrow, (triton.cdiv(out.shape[1], block_n),),
-            x, norm.gain if norm else nothing, self.weight, *self._addends(residual), out, out.shape[1], inputs,
-            x.stride(0), out.stride(0), norm.eps if norm else 0.0,
-            BLOCK_N=block_n, BLOCK_K=block_k, ROWS=out.shape[0], NORM=norm is not None, GATED=self.gated,
-            BIAS=self.bias is not None, RESIDUAL=residual is not None, num_warps=warps, **self.launch.options,
+            _gemv, (triton.cdiv(out.shape[1], tiling.outputs),),
+            x, norm.gain if norm else nothing, self.weight, nothing if bias is None else bias, out,
+            out.shape[1], x.shape[1], norm.eps if norm else 0.0, BLOCK_N=tiling.outputs, BLOCK_K=tiling.depth,
+            NORM=norm is not None, GATED=self.gated, BIAS=bias is not None, ADD=add, num_warps=tiling.warps,
+            **self.launch.options,
         )  # fmt: skip
 
-    def _multiply_wide(self, x: Tensor, out: Tensor, residual: Tensor | None) -> None:
-        rows, outputs = out.shape
-        block_rows = min(32, max(16, next_power_of_2(rows)))  # 64 would want more shared memory than an RTX 30 has
-        block_n, block_k, warps = (32, 128, 4) if self.gated else (16, 256, 2)
-        grid = (triton.cdiv(outputs, block_n), triton.cdiv(rows, block_rows))
+    def _gemm(self, tiling: Tiling, x: Tensor, out: Tensor) -> None:
+        """Into out [rows, outputs], or [parts, rows, outputs]."""
+        (height, inputs), (rows, outputs), block = self.weight.shape, out.shape[-2:], row_block(len(x))
+        tile = tiling.within(self.launch.shared_bytes, block, self.weight.element_size())
+        share = triton.cdiv(inputs, tile.parts)
         enqueue(
-            _wide, grid,
-            x, self.weight, *self._addends(residual), out, rows, outputs, x.shape[1], x.stride(0), out.stride(0),
-            BLOCK_N=block_n, BLOCK_K=block_k, ROWS=block_rows, GATED=self.gated, BIAS=self.bias is not None,
-            RESIDUAL=residual is not None, num_warps=warps, num_stages=4, **self.launch.options,
+            _gemm, (triton.cdiv(height, tile.outputs), triton.cdiv(rows, block), tile.parts),
+            x, self.weight, self.weight if self.bias is None else self.bias, out, rows, outputs, inputs, share,
+            x.stride(0), out.stride(-2), BLOCK_N=tile.outputs, BLOCK_K=tile.depth, ROWS=block,
+            EVEN=height % tile.outputs == inputs % tile.parts == share % tile.depth == 0, GATED=self.gated,
+            BIAS=self.bias is not None, num_warps=tile.warps, num_stages=tile.stages, **self.launch.options,
         )  # fmt: skip
-
-    def _normed(self, x: Tensor) -> Tensor:
-        assert self.norm is not None
-        out = x.new_empty(x.shape)
-        enqueue(
-            _normed, (x.shape[0],), x, self.norm.gain, out, x.shape[1], x.stride(0), self.norm.eps,
-            BLOCK_K=next_power_of_2(x.shape[1]), num_warps=4, **self.launch.options,
-        )  # fmt: skip
-        return out
-
-    def _addends(self, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Pointers for the kernels, which read only what their switches name."""
-        return self.weight if self.bias is None else self.bias, self.weight if residual is None else residual

@@ -1,4 +1,4 @@
-"""How a job's codes are drawn: validated numbers under the reference's names, without torch."""
+"""Sampling parameters of a job, validated, under the reference's names and without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .languages import suggest
+from .validation import check_number
 
 MIN_TEMPERATURE = 0.01  # below, scaled logits overflow; greedy is what is meant
 
@@ -121,8 +122,4 @@ def _check_draw(draw: Draw, prefix: str) -> None:
 
 
 def _check(name: str, value: object, low: float, high: float = 2**31 - 1, whole: bool = False) -> None:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise SamplingError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
-    if not low <= value <= high:  # false of NaN too
-        raise SamplingError(f"{name} must lie between {low} and {high}, not {value}")
+    check_number(name, value, low, high, whole=whole, error=SamplingError)

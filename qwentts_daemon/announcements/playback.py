@@ -13,10 +13,11 @@ from typing import Literal
 from ..audio.broadcast import BroadcastBuffer
 from ..audio.chime import Chime
 from ..audio.effects import prepared
+from ..audio.pcm import Pcm
 from ..config.target_schema import Target
 from ..errors import Code, QwenTtsError, SpeechError
 from ..sinks import Sink, preparation
-from ..synthesis.reply import Pcm, Synthesizer
+from ..synthesis.reply import Synthesizer
 from ..workers.queue import Priority
 from .queue import Announcement
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ..errors import Code, SpeechError
-from ..workers.job import SynthesisRequest
+from ..voices.request import SynthesisRequest
 
 REMEMBERED_IDS = 1_000
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from ..errors import Code, QwenTtsError, SpeechError
-from ..synthesis.reply import Pcm
+from .pcm import Pcm
 
 MAX_BYTES = 32 << 20
 """More than ten minutes at 24 kHz: whoever is further behind than that has no loudspeaker."""

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
-from ..synthesis.reply import Pcm, silence
 from .chime import Chime
+from .pcm import Pcm, silence
 
 PIECE_SAMPLES = 4096  # scaled in half a millisecond, so that no piece holds up the event loop
 PAUSE_S = 0.2  # between the chime and the first word

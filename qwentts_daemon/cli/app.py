@@ -29,7 +29,7 @@ from ..config.schema import Config, check_language
 from ..daemon import program_uri, serve
 from ..doctor import findings
 from ..doctor.checks import examine
-from ..errors import ConfigError, QwenTtsError, SpeechError, StartError
+from ..errors import ConfigError, QwenTtsError, SpeechError, StartError, first_error
 from ..service import install
 from ..workers import engine_settings
 from ..workers.engine_settings import Clone
@@ -73,7 +73,7 @@ def _run_command(arguments: list[str]) -> None:
         known, unknown = group.split(QwenTtsError)
         if unknown or not known:
             raise
-        _fail(_first(known))
+        _fail(first_error(known))
     except QwenTtsError as error:
         _fail(error)
 
@@ -264,6 +264,7 @@ def _try_out(request: client.ClientOptions, name: str, language: str | None, dir
     if directory is None:
         out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
         return
+    out.print(f"waiting until the running daemon lists {name} (it may have to load its model) ...", soft_wrap=True)
     try:
         listed = asyncio.run(try_voice.appears(request, name))
     except StartError as error:
@@ -306,9 +307,3 @@ def _flush_results() -> None:
     except OSError as error:
         err.print(f"qwentts-daemon: cannot write to standard output: {error.strerror}", soft_wrap=True, markup=False)
         raise SystemExit(os.EX_IOERR) from None
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -5,7 +5,6 @@ Later sources win: default < file < environment < command line. The keys and the
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ..errors import ConfigError
+from ..suggestions import did_you_mean
 from .schema import Config
 
 ENV_PREFIX = "QWENTTS_"
@@ -65,7 +65,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
     given = {name: text for name, text in environment.items() if name.startswith(ENV_PREFIX) and name != ENV_CONFIG}
     for name in given:
         if name not in known:
-            raise ConfigError(f"environment variable {name}: unknown{_nearest(name, known)}")
+            raise ConfigError(f"environment variable {name}: unknown{did_you_mean(name, known)}")
     return {
         known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
         for name, text in given.items()
@@ -135,7 +135,7 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
     path, tags = _split_tags(problem["loc"], values)
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(path[-1], _siblings(path, tags))}"
+        return f"{where}: unknown key{did_you_mean(path[-1], _siblings(path, tags))}"
     if problem["type"] == "union_tag_invalid":
         found, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
         return f"{where}.type: must be one of {known} (found {found!r:.60})"
@@ -194,11 +194,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [kind for inside in get_args(annotation) for kind in _models(inside)]
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _lists_to_tuples(value: Any) -> Any:

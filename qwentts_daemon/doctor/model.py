@@ -1,21 +1,13 @@
-"""The chosen engine: whether its GPU computes, its model's files are whole, and both fit together.
-
-A door to `engine` like `worker_client` and `engine_setup`; it asks for nothing that imports torch in this process.
-"""
+"""Checks the engine: whether its GPU computes, the model's files are complete, and the model fits the GPU."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.acceleration import compile_cache
-from engine.checkpoint import hub, integrity, memory_plan
-from engine.checkpoint.memory_footprint import NumberBytes
-from engine.model.config import CheckpointError, ModelConfig, read_config
-from engine.worker.backends import selection
+from engine import host
 
 from ..config.schema import Config
 from ..config.schema import Engine as EngineSection
@@ -52,7 +44,7 @@ class Torch:
 
 def check_choice(config: EngineSection) -> tuple[str, list[Finding]]:
     """Which engine speaks, `qwen3` or `espeak`, and why."""
-    chosen = selection.choose(config.backend, config.model)
+    chosen = host.choose_backend(config.backend, config.model)
     text = f"{chosen.name}, because {chosen.reason}"
     if chosen.name == "espeak" and config.backend == "auto":
         return chosen.name, [warning("engine", text, "mend what is missing, or say engine.backend: espeak")]
@@ -60,15 +52,13 @@ def check_choice(config: EngineSection) -> tuple[str, list[Finding]]:
 
 
 def device_files() -> list[Path]:
-    """Those of the NVIDIA driver that are there."""
-    return [
-        Path(device) for device in (*selection.GPU_DEVICES, "/dev/nvidia0", "/dev/nvidia-uvm") if Path(device).exists()
-    ]
+    """Return the device files of the NVIDIA driver that exist."""
+    return host.driver_files()
 
 
 def ask_torch() -> CommandResult:
-    """What `engine.checkpoint.gpu_probe` prints."""
-    return run([sys.executable, "-m", "engine.checkpoint.gpu_probe"], PROBE_TIMEOUT_S)
+    """Run the engine's GPU probe."""
+    return run(host.probe_command(), PROBE_TIMEOUT_S)
 
 
 def read_probe(answer: CommandResult) -> Torch | Finding:
@@ -130,78 +120,70 @@ def _gpu(torch: Torch, number: int) -> Finding:
 
 def find_model(config: EngineSection) -> Path | Finding:
     """Its directory, without asking the hub."""
-    cache = Path(config.cache_dir).expanduser() if config.cache_dir else None
     try:
-        return hub.find_checkpoint(config.model, revision=config.revision, offline=True, cache=cache)
+        return host.find_checkpoint(config.model, config.revision, offline=True, cache_dir=config.cache_dir)
     except ImportError as fault:
         return error("model", f"{fault.name} is not installed", f"pip install '{PROGRAM}[engine]'")
-    except hub.DownloadInterrupted:
+    except host.DownloadInterrupted:
         text = f"{config.model} is not downloaded yet, or not wholly"
         return warning("model", text, f"{PROGRAM} download (4.5 GB for a 1.7B model); the daemon does so at its start")
-    except CheckpointError as fault:
+    except host.CheckpointError as fault:
         return error("model", str(fault), "correct engine.model, or copy the directory again")
 
 
 def check_files(directory: Path, with_hashes: bool) -> list[Finding]:
-    """Every file of the checkpoint: there, whole, and what the hub sent."""
-    files = [directory / name for name in hub.WANTED_FILES if (directory / name).exists()]
-    weights = (hub.WEIGHTS_FILE, hub.CODEC_WEIGHTS_FILE)
-    faults = {directory / name: integrity.safetensors_fault(directory / name) for name in weights}
-    if with_hashes:
-        faults |= {file: fault for file in files if not faults.get(file) and (fault := integrity.hash_fault(file))}
+    """Check that every file of the checkpoint exists, is complete, and with hashes that it is what the hub sent."""
+    files = host.checkpoint_files(directory)
     found = [
         error("model", f"{file} {fault}", f"delete {file.resolve()}, then {PROGRAM} download, or copy it again")
-        for file, fault in faults.items()
-        if fault
+        for file in files
+        if (fault := host.file_fault(file, with_hashes))
     ]
     if found:
         return found
     size = sum(file.stat().st_size for file in files) / 1e9
-    known = sum(integrity.is_known(file) for file in files) if with_hashes else 0
+    known = sum(host.has_known_hash(file) for file in files) if with_hashes else 0
     compared = f", {known} hashes as the hub has them" if known else ""
     return [ok("model", f"{directory}: {len(files)} files, {size:.2f} GB, whole{compared}")]
 
 
-def check_config(directory: Path) -> ModelConfig | Finding:
+def check_config(directory: Path) -> host.ModelConfig | Finding:
     """What config.json says of the model."""
     try:
-        return read_config(directory)
-    except CheckpointError as fault:
+        return host.read_config(directory)
+    except host.CheckpointError as fault:
         return error("model", str(fault), "choose a Qwen3-TTS 12 Hz checkpoint (engine.model)")
 
 
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
-def check_memory(model: ModelConfig, config: EngineSection, torch: Torch, in_use: bool) -> list[Finding]:
+def check_memory(model: host.ModelConfig, config: EngineSection, torch: Torch, in_use: bool) -> list[Finding]:
     """The model against each GPU's memory; `in_use`: a daemon runs already, which holds what it needs."""
     numbers = gpu_numbers(config.devices, len(torch.gpus)) if config.devices != ("cpu",) else []
     usable = [number for number in numbers if number < len(torch.gpus) and not torch.gpus[number].fault]
     return [_fits(model, config, number, torch.gpus[number], in_use) for number in usable]
 
 
-def _fits(model: ModelConfig, config: EngineSection, number: int, gpu: Gpu, in_use: bool) -> Finding:
+def _fits(model: host.ModelConfig, config: EngineSection, number: int, gpu: Gpu, in_use: bool) -> Finding:
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if gpu.capability >= BFLOAT16_FROM else "float32"
     codec = config.codec_dtype if config.codec_dtype != "auto" else "float32"
-    widths = NumberBytes(NUMBER_BYTES[dtype], NUMBER_BYTES[codec])
     room = gpu.total_bytes if in_use else gpu.free_bytes
     try:
-        planned = memory_plan.plan(model, widths, room, config.max_jobs)
-    except memory_plan.MemoryShortage as shortage:
+        planned = host.plan_memory(model, NUMBER_BYTES[dtype], NUMBER_BYTES[codec], room, config.max_jobs)
+    except host.MemoryShortage as shortage:
         return error("memory", f"cuda:{number}: {shortage}", "change one of these, then run this again")
     where = "" if planned.text_table_on_gpu else ", the text table in host memory"
     text = f"cuda:{number}: {config.max_jobs} replies at once of {planned.positions} positions fit{where}"
-    if planned.positions == memory_plan.POSITIONS[0]:
+    if planned.positions == host.LONGEST_POSITIONS:
         return ok("memory", text)
     remedy = f"lower engine.max_jobs for replies longer than {planned.positions * 0.08:.0f} s"
     return warning("memory", text, remedy)
 
 
 def compiled_cache(environment: Mapping[str, str]) -> Path:
-    """Where Triton keeps its kernels."""
-    kept = dict(environment)
-    compile_cache.keep_compiled(kept)
-    return Path(kept["TRITON_CACHE_DIR"])
+    """Return the directory of the compiled kernels."""
+    return host.kernel_cache(environment)
 
 
 def is_directory(config: EngineSection) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..config.live import LiveConfig
 from ..config.schema import Config
 from ..daemon import PoolTask, make_pool
-from ..errors import QwenTtsError
+from ..errors import QwenTtsError, first_error
 from ..synthesis.reply import Synthesizer
 from ..voices.catalog import VoiceCatalog
 from ..wyoming import client
@@ -38,7 +38,7 @@ def check_daemon(uri: str) -> list[Finding]:
     try:
         result = asyncio.run(_say(uri))
     except (QwenTtsError, OSError, TimeoutError) as fault:
-        remedy = "its log says more: journalctl -u qwentts-daemon"
+        remedy = "its log says more: journalctl -u qwentts"
         return [error("speech", f"the running daemon does not speak: {fault or 'too slow'}", remedy)]
     return [_judged("the running daemon", SpokenSentence(result.first_audio_s, result.total_s, result.audio_s))]
 
@@ -71,16 +71,10 @@ def check_engine(config: Config, name: str, voices: Path) -> list[Finding]:
             spoken = asyncio.run(_speak(trial))
             return [_judged(f"{name}, with plain kernels" if name == "qwen3" else name, spoken)]
         except* QwenTtsError as faults:
-            why = str(_first(faults))
+            why = str(first_error(faults))
         except* TimeoutError:
             why = f"nothing within {SPEAKS_WITHIN_S:g} s"
     return [error("speech", f"{name} does not speak: {why}", "mend what stands above, then run this again")]
-
-
-def _first(fault: BaseException) -> BaseException:
-    while isinstance(fault, BaseExceptionGroup):
-        fault = fault.exceptions[0]
-    return fault
 
 
 async def _speak(config: Config) -> SpokenSentence:

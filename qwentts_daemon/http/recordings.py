@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..audio.pcm import Pcm
 from ..audio.wav import HEADER_BYTES, header
 from ..errors import QwenTtsError
-from ..synthesis.reply import Pcm
 
 MAX_RECORDINGS = 100  # each keeps a file open
 ID_BYTES = 16

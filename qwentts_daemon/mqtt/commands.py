@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import logging
 import secrets
@@ -17,6 +16,7 @@ from ..announcements.playback import EventType
 from ..announcements.queue import Announcement, Coalesced, RepeatedId, ReplyTo, Urgency
 from ..config.schema import Announce
 from ..errors import Code, SpeechError
+from ..suggestions import did_you_mean
 from ..voices.catalog import VoiceCatalog
 from .connection import Incoming
 from .entities import EntityPublisher
@@ -235,11 +235,8 @@ class CommandHandler:
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:
             if name not in self._announcer.targets:
-                close = difflib.get_close_matches(name, self._announcer.targets, n=1)
-                known = ", ".join(self._announcer.targets) or "none (announce.targets)"
-                raise CommandError(
-                    f"no target {name!r:.80}; " + (f"did you mean {close[0]}?" if close else f"there are {known}")
-                )
+                hint = did_you_mean(name, self._announcer.targets) or "; none is configured (announce.targets)"
+                raise CommandError(f"no target {name!r:.80}{hint}")
         return tuple(dict.fromkeys(names))
 
     def _press(self, button: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import SpeechError
 from ..voices.catalog import VoiceCatalog
-from ..workers.job import SynthesisRequest
+from ..voices.request import SynthesisRequest
 from .messages import CommandError, Say
 
 NONE = {"voice": "default", "language": "auto", "style": "default"}

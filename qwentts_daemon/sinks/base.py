@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Protocol
 
+from ..audio.pcm import Pcm
 from ..errors import SinkError
-from ..synthesis.reply import Pcm
 
 Report = Callable[[Mapping[str, object]], None]
 """Takes facts for the announcement's events, such as {"url": ...}."""

@@ -10,10 +10,10 @@ from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
+from ..audio.pcm import Pcm, Playback
 from ..config.loader import ENV_PREFIX
 from ..config.target_schema import CommandTarget
 from ..errors import SinkError
-from ..synthesis.reply import Pcm, Playback
 from .base import Report, drain, play_through
 
 STDERR_BYTES = 4096

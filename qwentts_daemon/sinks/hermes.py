@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
+from ..audio.pcm import Pcm
 from ..audio.wav import header
 from ..config.target_schema import HermesTarget
 from ..errors import SinkError
-from ..synthesis.reply import Pcm
 from .base import Publish, Report, plain, play_through
 from .hermes_site import PlayAcks, play_topic
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import AsyncIterator
 from functools import partial
 
+from ..audio.pcm import Pcm, Playback
 from ..errors import SinkError
-from ..synthesis.reply import Pcm, Playback
 from .base import Publish, Report, plain, play_through
 
 CHUNK_S = 0.1

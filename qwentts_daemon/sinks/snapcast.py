@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
+from ..audio.pcm import Pcm, Playback
 from ..audio.resampler import Resampler, stereo
 from ..config.target_schema import SnapcastTarget
 from ..errors import SinkError
-from ..synthesis.reply import Pcm, Playback
 from .base import Report, drain, play_through
 
 RATE = 48_000

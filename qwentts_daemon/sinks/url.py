@@ -7,10 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
+from ..audio.pcm import Pcm
 from ..config.target_schema import UrlTarget
 from ..errors import SinkError
 from ..http.recordings import RecordingError, RecordingStore, StoredRecording
-from ..synthesis.reply import Pcm
 from .base import Report
 
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from ..audio.pcm import Pcm
 from ..audio.wav import HEADER_BYTES, header
 from ..config.target_schema import WavTarget
 from ..errors import SinkError
-from ..synthesis.reply import Pcm
 from .base import Report, plain, play_through
 
 PRIVATE = 0o600

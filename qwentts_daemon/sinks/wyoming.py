@@ -13,9 +13,9 @@ from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.snd import Played
 
+from ..audio.pcm import Pcm, Playback
 from ..config.target_schema import WyomingTarget
 from ..errors import SinkError, WireError
-from ..synthesis.reply import Pcm, Playback
 from ..wyoming.wire import HEADER_BYTES, encode_event, read_event
 from .base import Report, drain, play_through
 

@@ -1,4 +1,4 @@
-"""One reply: text goes in as it comes, PCM comes out as it is made, in one job of one engine worker."""
+"""Replies: stream text into one job of an engine worker and PCM out of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
+from ..audio.pcm import Pcm, Playback, silence
 from ..config.live import LiveConfig
 from ..config.schema import Text
 from ..errors import Code, QwenTtsError, SpeechError, WorkerLost
 from ..text.segmenter import CleaningOptions, Segmenter, separator
-from ..workers.job import Job, SynthesisRequest
+from ..voices.request import SynthesisRequest
+from ..workers.job import Job
 from ..workers.pool import WorkerPool
 from ..workers.queue import Priority
 from .stats import ReplyStats
@@ -27,16 +28,8 @@ COMFORT_CHUNK_S = 0.1
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Pcm:
-    """Mono signed 16-bit little-endian samples at `rate` Hz."""
-
-    rate: int
-    samples: bytes
-
-
 class Synthesizer:
-    """Makes replies; one for all front ends of a daemon."""
+    """Creates replies. All front ends of a daemon share one."""
 
     def __init__(self, pool: WorkerPool, live: LiveConfig) -> None:
         self.pool = pool
@@ -46,23 +39,23 @@ class Synthesizer:
         self._closed = False
 
     def reply(self, request: SynthesisRequest, client: str, priority: Priority = Priority.ASSIST) -> Reply:
-        """A new reply; nothing happens until its `pcm` is read. Raises SpeechError after `close`."""
+        """Return a new reply, which starts when its `pcm` is read. Raises SpeechError after `close`."""
         if self._closed:
             raise SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
         return Reply(self, request, f"{client}/{next(self._numbers)}", priority)
 
     def close(self) -> None:
-        """Begin no more replies; those that run may finish."""
+        """Refuse new replies. Running ones may finish."""
         self._closed = True
 
 
 class Reply:
-    """A text that becomes speech while it is still arriving."""
+    """Speaks one text, which may still be arriving."""
 
-    def __init__(self, speaker: Synthesizer, request: SynthesisRequest, name: str, priority: Priority) -> None:
+    def __init__(self, synthesizer: Synthesizer, request: SynthesisRequest, name: str, priority: Priority) -> None:
         self.name = name
-        self._config = speaker.live.now  # a reload is for the replies after it
-        self._speaker = speaker
+        self._config = synthesizer.live.now  # a reload affects later replies only
+        self._synthesizer = synthesizer
         self._request = request
         self._priority = priority
         self._segmenter = Segmenter(cleaning(self._config.text))
@@ -78,7 +71,7 @@ class Reply:
         self._playback = Playback()
 
     def feed(self, text: str) -> None:
-        """More text, split anywhere. Raises SpeechError when the whole is too long."""
+        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`."""
         self._length += len(text)
         limit = self._config.text.max_length
         if self._length > limit:
@@ -86,13 +79,13 @@ class Reply:
         self._pass_on(self._segmenter.feed(text))
 
     def require_time(self) -> None:
-        """Raises SpeechError when the text has been coming for too long."""
+        """Raise SpeechError if the text has been incomplete for longer than `text.timeout`."""
         limit_s = self._config.text.timeout
         if time.monotonic() - self._began_s > limit_s:
             raise SpeechError(Code.DEADLINE_EXCEEDED, f"the text has not ended after {limit_s:g} s (text.timeout)")
 
     def end_text(self) -> None:
-        """The text is complete."""
+        """Mark the text as complete."""
         self._pass_on(self._segmenter.end())
         self._ended = True
         if self._job:
@@ -100,11 +93,11 @@ class Reply:
         self._changed.set()
 
     async def pcm(self) -> AsyncGenerator[Pcm, None]:
-        """The audio, at least one item, all of one rate. Raises SpeechError; logs one line at the end."""
+        """Yield the audio: at least one item, all at one rate. Log one line at the end. Raises SpeechError."""
         result = "cancelled"
         try:
             async with aclosing(self._speech()) as speech:
-                with self._speaker.activity.reply():
+                with self._synthesizer.activity.reply():
                     async for pcm in speech:
                         self._playback.add(pcm)
                         yield pcm
@@ -119,57 +112,56 @@ class Reply:
             self._report(result)
 
     async def _speech(self) -> AsyncGenerator[Pcm, None]:
+        """Yield the audio of one job; of a second one when the first engine is lost before any audio."""
         while not (self._waiting or self._ended):
             await self._changed.wait()
         if not self._waiting:
             yield silence(DEFAULT_RATE, NOTHING_TO_SAY_S)
             return
-        try:
-            async with aclosing(self._in_one_job()) as spoken:
-                async for pcm in spoken:
-                    yield pcm
-        except WorkerLost:
-            if self._playback.rate:
-                raise
-            self._job = None
-            async with aclosing(self._in_one_job(again=True)) as spoken:
-                async for pcm in spoken:
-                    yield pcm
+        for again in (False, True):
+            try:
+                async with self._open_job(again) as job:
+                    while (samples := await job.read(self._patience_s())) != b"":
+                        for pcm in self._chunk(job, samples):
+                            yield pcm
+                    for pcm in self._ending(job):
+                        yield pcm
+                return
+            except WorkerLost:
+                if again or self._playback.rate:
+                    raise
+                self._job = None
 
-    async def _in_one_job(self, again: bool = False) -> AsyncGenerator[Pcm, None]:
-        """The whole text; `again`, when an engine was lost before anything was heard of it."""
+    @asynccontextmanager
+    async def _open_job(self, again: bool) -> AsyncIterator[Job]:
+        """Open a job with all text so far. Text that arrives while it waits in the queue is appended."""
         self._take_text()
-        async with self._speaker.pool.job(self._request, self._given, self._priority, again) as job:
-            self._attach(job)
-            async with aclosing(self._spoken(job)) as spoken:
-                async for pcm in spoken:
-                    yield pcm
+        async with self._synthesizer.pool.job(self._request, self._given, self._priority, again) as job:
+            self._job = job
+            if text := self._take_text():
+                job.append(text)
+            if self._ended:
+                job.end_text()
+            yield job
 
-    def _attach(self, job: Job) -> None:
-        self._job = job
-        if text := self._take_text():  # it came while the job waited for its turn
-            job.append(text)
-        if self._ended:
-            job.end_text()
+    def _chunk(self, job: Job, samples: bytes | None) -> list[Pcm]:
+        """Return a chunk of the engine, with silence before the first; comfort silence when none came in time."""
+        if samples is None:
+            self._playback.comfort_s += COMFORT_CHUNK_S
+            return [silence(job.rate, COMFORT_CHUNK_S)]
+        self._playback.comfort_s = 0.0
+        chunk, lead_s = Pcm(job.rate, samples), self._config.audio.lead_silence
+        return [chunk] if self._playback.rate or not lead_s else [silence(job.rate, lead_s), chunk]
 
-    async def _spoken(self, job: Job) -> AsyncGenerator[Pcm, None]:
-        audio = self._config.audio
-        while (samples := await job.read(self._patience_s())) != b"":
-            if samples is None:
-                self._playback.comfort_s += COMFORT_CHUNK_S
-                yield silence(job.rate, COMFORT_CHUNK_S)
-                continue
-            if not self._playback.rate and audio.lead_silence:
-                yield silence(job.rate, audio.lead_silence)
-            self._playback.comfort_s = 0.0
-            yield Pcm(job.rate, samples)
+    def _ending(self, job: Job) -> list[Pcm]:
+        """Return the silence after the last chunk, or a short silence if there was none."""
         if not job.samples:
-            yield silence(job.rate or DEFAULT_RATE, NOTHING_TO_SAY_S)
-        elif audio.tail_silence:
-            yield silence(job.rate, audio.tail_silence)
+            return [silence(job.rate or DEFAULT_RATE, NOTHING_TO_SAY_S)]
+        tail_s = self._config.audio.tail_silence
+        return [silence(job.rate, tail_s)] if tail_s else []
 
     def _patience_s(self) -> float | None:
-        """Until when comfort silence is due: some satellites hang when a reply pauses for seconds."""
+        """Seconds until comfort silence is due, or None. Some satellites hang when a reply pauses for seconds."""
         audio = self._config.audio
         if not self._playback.rate or self._playback.comfort_s >= audio.stall_silence_max:
             return None
@@ -186,7 +178,7 @@ class Reply:
         self._changed.set()
 
     def _take_text(self) -> str:
-        """The segments that wait, with the blanks that belong before and between them."""
+        """Remove and return the waiting segments, with the separators before and between them."""
         text = ""
         for segment in self._waiting:
             text += separator(self._last_character) + segment
@@ -196,7 +188,7 @@ class Reply:
         return text
 
     def _report(self, result: str) -> None:
-        """The one line a reply leaves in the log: ids and figures, never its text."""
+        """Log one line with ids and figures, never the text."""
         job = self._job
         size = f"{self._length} characters in {self._segments} segments"
         if job is None:
@@ -206,13 +198,13 @@ class Reply:
         audio_s = job.samples / job.rate if job.rate else 0.0
         if job.samples and self._playback.rate:
             waited_s = self._playback.began_s - job.timing.requested_s
-            self._speaker.activity.measured(waited_s, job.timing.busy_s / audio_s)
+            self._synthesizer.activity.measured(waited_s, job.timing.busy_s / audio_s)
         cut = f", cut: {job.cut}" if job.cut else ""
         spoken = f"voice {self._request.voice}, {audio_s:.2f} s of audio, engine {job.timing.busy_s:.3f} s{cut}"
         log.info("%s %s: job %d, %s, %s, first audio ms [%s]", self.name, result, job.id, size, spoken, hops)
 
     def _hops(self, job: Job) -> str:
-        """Where the time to the first audio went, in milliseconds."""
+        """Format the time to the first audio by stage, in milliseconds."""
         timing = job.timing
         moments = {
             "queue": (self._began_s, timing.sent_s),
@@ -224,34 +216,8 @@ class Reply:
         return ", ".join(f"{hop} {(after - before) * 1000:.2f}" for hop, (before, after) in moments.items())
 
 
-class Playback:
-    """What a client that plays at once has left to play."""
-
-    def __init__(self) -> None:
-        self.rate = 0
-        self.began_s = 0.0
-        self.comfort_s = 0.0
-        self._until_s = 0.0
-
-    def add(self, pcm: Pcm) -> None:
-        """More has been handed out."""
-        now_s = time.monotonic()
-        if not self.rate:
-            self.rate, self.began_s = pcm.rate, now_s
-        self._until_s = max(self._until_s, now_s) + len(pcm.samples) / 2 / pcm.rate
-
-    def left_s(self) -> float:
-        """Seconds until the client has nothing more to play."""
-        return max(0.0, self._until_s - time.monotonic())
-
-
-def silence(rate: int, seconds: float) -> Pcm:
-    """That much of nothing."""
-    return Pcm(rate, bytes(2 * round(rate * seconds)))
-
-
 def cleaning(text: Text) -> CleaningOptions:
-    """The config's switches as the cleaner takes them."""
+    """Convert the configuration section to the cleaner's options."""
     return CleaningOptions(
         markdown=text.strip_markdown,
         emoji=text.strip_emoji,

@@ -6,7 +6,6 @@ So both are part of the id: `ryan@de-DE` pins a language, `ryan+whisper` a style
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from typing import Protocol
 
 from ..config.schema import Voices
 from ..errors import Code, ConfigError, SpeechError
-from ..workers.job import SynthesisRequest
+from ..suggestions import did_you_mean
+from ..voices.request import SynthesisRequest
 
 
 class EngineVoice(Protocol):
@@ -122,7 +122,7 @@ class VoiceCatalog:
         voice = self._voices.get(base)
         if voice is None:
             names = [*self._voices, *self._config.aliases]
-            raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{_nearest(base, names)}")
+            raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{did_you_mean(base, names)}")
         style = speaker or style
         wanted = pinned or language if asked else language or pinned  # a pin in the default voice's name is a default
         tag = self._language(voice, wanted or self._config.language)
@@ -130,7 +130,9 @@ class VoiceCatalog:
             return SynthesisRequest(voice.id, tag)
         if style not in self._styles(voice):
             known = self._styles(voice)
-            raise SpeechError(Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{_nearest(style, known)}")
+            raise SpeechError(
+                Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{did_you_mean(style, known)}"
+            )
         return SynthesisRequest(
             voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None
         )
@@ -223,10 +225,3 @@ def _split(name: str) -> tuple[str, str | None, str | None]:
     voice, *additions = re.split(r"(?=[@+])", name)
     given = {addition[0]: addition[1:] for addition in additions}
     return voice, given.get("+") or None, given.get("@") or None
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known[:12])}{', …' if len(known) > 12 else ''}" if known else ""

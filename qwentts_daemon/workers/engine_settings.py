@@ -1,7 +1,4 @@
-"""The engine as it is chosen, fetched and given voices, before any worker runs.
-
-With `worker_client` the only daemon file that imports `engine`; what is heavy there is imported on use.
-"""
+"""Prepares the engine before any worker runs: chooses it, builds its settings, downloads models, adds voices."""
 
 from __future__ import annotations
 
@@ -13,12 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import engine
-from engine.checkpoint import hub
+from engine import host
 from engine.ipc.settings import ModelSettings, Settings
-from engine.model.config import CheckpointError
-from engine.voices import folder as voice_folder
-from engine.worker.backends import selection
 
 from .. import __version__, logs
 from ..config.ownership import hand_over, surroundings
@@ -26,7 +19,7 @@ from ..config.paths import voices_dir
 from ..config.schema import Config
 from ..errors import StartError
 
-EMBEDDED = "espeak"
+FALLBACK = "espeak"
 REMEDY = "pip install 'qwentts-daemon[engine]'"
 
 log = logging.getLogger(__name__)
@@ -34,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A voice to be cloned from a recording; `transcript` holds its words."""
+    """A voice to clone from a recording; `transcript` holds the words of the recording."""
 
     name: str
     audio: Path
@@ -44,9 +37,9 @@ class Clone:
 
 
 def check_installation() -> None:
-    """`engine` is a name that other packages may carry too. Raises StartError when it is not ours."""
-    here, there = Path(__file__).parents[2], Path(str(engine.__file__)).parents[1]
-    if here != there or engine.__version__ != __version__:
+    """Check that the package `engine` belongs to this one: its name is a common one. Raises StartError."""
+    here, there = Path(__file__).parents[2], host.PACKAGE_DIR.parent
+    if here != there or host.__version__ != __version__:
         raise StartError(
             f"the package `engine` in {there} does not belong to qwentts-daemon {__version__} in {here}; "
             "install qwentts-daemon into a virtual environment of its own"
@@ -54,19 +47,19 @@ def check_installation() -> None:
 
 
 def choose_engines(config: Config, environment: Mapping[str, str]) -> list[tuple[Settings, ...]]:
-    """Settings of the workers that speak, one a device, and, where one may cover for them, of the embedded voice's."""
+    """Return the settings of each engine's workers, one per device: the primary engine, then any fallback engine."""
     wanted = config.engine.backend
-    chosen = selection.choose(wanted, config.engine.model)
+    chosen = host.choose_backend(wanted, config.engine.model)
     log.info("engine.backend %s: %s, because %s", wanted, chosen.name, chosen.reason)
     lines = logs.formatter(config.log.format, environment)
-    embedded = (Settings(f"qwentts-{EMBEDDED}", selection.BACKENDS[EMBEDDED], config.log.level, lines),)
-    if chosen.name == EMBEDDED:
-        return [embedded]
+    fallback = (Settings(f"qwentts-{FALLBACK}", host.backend_path(FALLBACK), config.log.level, lines),)
+    if chosen.name == FALLBACK:
+        return [fallback]
     workers = tuple(replace(each, log_formatter=lines) for each in _workers(config, environment, chosen))
-    return [workers, embedded] if config.engine.fallback else [workers]
+    return [workers, fallback] if config.engine.fallback else [workers]
 
 
-def _workers(config: Config, environment: Mapping[str, str], chosen: selection.BackendChoice) -> tuple[Settings, ...]:
+def _workers(config: Config, environment: Mapping[str, str], chosen: host.BackendChoice) -> tuple[Settings, ...]:
     name, devices = f"qwentts-{chosen.name}", _devices(config.engine.devices, environment)
     models = [model_settings(config, environment, device) for device in devices]
     names = [name] if len(devices) == 1 else [f"{name}-{device.partition(':')[2] or 0}" for device in devices]
@@ -76,14 +69,14 @@ def _workers(config: Config, environment: Mapping[str, str], chosen: selection.B
 
 
 def _devices(wanted: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """`all` as the GPUs that there are; where they cannot be counted, it is `auto`."""
+    """Resolve `all` to the existing GPUs, or to `auto` if they cannot be counted."""
     if wanted != ("all",):
         return wanted
-    return tuple(f"cuda:{number}" for number in range(selection.gpu_count(environment))) or ("auto",)
+    return tuple(f"cuda:{number}" for number in range(host.gpu_count(environment))) or ("auto",)
 
 
 def model_settings(config: Config, environment: Mapping[str, str], device: str) -> ModelSettings:
-    """What a worker on `device` needs to know of the model."""
+    """Return the settings of a worker's model on `device`."""
     wanted = config.engine
     given = config.sampling.model_dump() | {"seed": wanted.seed}
     return ModelSettings(
@@ -104,40 +97,36 @@ def model_settings(config: Config, environment: Mapping[str, str], device: str) 
 
 
 def download(config: Config) -> Path:
-    """Fetch `engine.model`, if it is not there yet, and give its directory. Raises StartError."""
+    """Download `engine.model` unless it exists, and return its directory. Raises StartError."""
     wanted = config.engine
-    cache = Path(wanted.cache_dir).expanduser() if wanted.cache_dir else None
     try:
-        return hub.find_checkpoint(wanted.model, revision=wanted.revision, offline=wanted.offline, cache=cache)
-    except CheckpointError as error:
+        return host.find_checkpoint(wanted.model, wanted.revision, wanted.offline, wanted.cache_dir)
+    except host.CheckpointError as error:
         raise StartError(str(error)) from error
     except ImportError as error:
         raise StartError(f"not installed: {error.name}; {REMEDY}") from error
 
 
 def judge_recording(audio: Path) -> list[str]:
-    """What could be better about a recording to clone. Raises StartError when it cannot be used at all."""
+    """Return what could be better about a recording to clone. Raises StartError if it is unusable."""
     with _explained(audio):
-        from engine.voices.audio import read_audio
-        from engine.voices.recording_check import check_recording
-
-        findings = check_recording(*read_audio(audio))
-    if errors := [finding.message for finding in findings if finding.level == "error"]:
-        raise StartError(f"{audio}: {'; '.join(errors)}", os.EX_DATAERR)
-    return [finding.message for finding in findings]
+        report = host.check_recording(audio)
+    if report.errors:
+        raise StartError(f"{audio}: {'; '.join(report.errors)}", os.EX_DATAERR)
+    return report.warnings
 
 
 def add_clone(folder: Path, clone: Clone) -> Path:
-    """Put a cloned voice into the folder, in the place of an older one of its name. Raises StartError."""
+    """Add a cloned voice to the folder, replacing one of its name; return its directory. Raises StartError."""
     check_voice_name(clone.name)
     description = clone.description or clone.name.replace("_", " ").capitalize()
     languages = (clone.language,) if clone.language else ()
     try:
         with _explained(clone.audio), tempfile.TemporaryDirectory() as scratch:
-            recording, around = _as_reference(clone.audio, Path(scratch)), surroundings(folder)
-            directory = voice_folder.write_clone(
+            recording, around = host.write_reference(clone.audio, Path(scratch)), surroundings(folder)
+            directory = host.write_clone(
                 folder,
-                voice_folder.FolderVoice(
+                host.FolderVoice(
                     clone.name, "clone", description, languages, recording=recording, transcript=clone.transcript
                 ),
             )
@@ -148,29 +137,19 @@ def add_clone(folder: Path, clone: Clone) -> Path:
 
 
 def check_voice_name(name: str) -> None:
-    """Raises StartError for a name that no voice can have."""
+    """Check the name of a new voice. Raises StartError."""
     try:
-        voice_folder.check_name(name)
-    except voice_folder.VoiceFolderError as error:
+        host.check_voice_name(name)
+    except host.VoiceFolderError as error:
         raise StartError(str(error), os.EX_USAGE) from error
-
-
-def _as_reference(audio: Path, scratch: Path) -> Path:
-    """The recording in one of the two formats of the voices folder; those are kept as they are."""
-    if f"reference{audio.suffix.lower()}" in voice_folder.REFERENCE_FILES:
-        return audio
-    from engine.voices.audio import read_audio, write_wave
-
-    write_wave(scratch / "reference.wav", *read_audio(audio))
-    return scratch / "reference.wav"
 
 
 @contextmanager
 def _explained(audio: Path) -> Iterator[None]:
-    """Say what is missing or wrong when a recording is to be read."""
+    """Raise StartError for a recording that cannot be read, or a missing package."""
     try:
         yield
     except ImportError as error:
         raise StartError(f"not installed: {error.name}; {REMEDY}") from error
-    except ValueError as error:  # engine.voices.audio.AudioError, which cannot be named before it is imported
+    except ValueError as error:
         raise StartError(f"{audio}: {error}", os.EX_DATAERR) from error

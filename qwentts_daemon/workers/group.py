@@ -1,4 +1,4 @@
-"""The workers of one engine, a process for each device, behind one waiting line."""
+"""The workers of one engine, one process per device, behind one queue."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from contextlib import asynccontextmanager
 
 from ..errors import Code, SpeechError, WorkerLost
 from ..voices.catalog import EngineVoice
+from ..voices.request import SynthesisRequest
+from .client import WorkerClient
 from .idle import IdleManager
-from .job import Job, SynthesisRequest
-from .process import WorkerClient
+from .job import Job
 from .queue import JobQueue, Priority
 
 
 class WorkerGroup:
-    """Speaks as long as one of its workers does. All of them have the same model, so each job fits any."""
+    """Speaks as long as one of its workers does. All have the same model, so any of them can run any job."""
 
-    def __init__(self, workers: Sequence[WorkerClient], admission: JobQueue, presence: IdleManager) -> None:
-        """`admission` and `presence` are those that the workers were made with."""
+    def __init__(self, workers: Sequence[WorkerClient], queue: JobQueue, idle: IdleManager) -> None:
+        """`queue` and `idle` are those of the workers."""
         self.workers = tuple(workers)
-        self._admission = admission
-        self._presence = presence
-        self._by_lane = {worker.lane: worker for worker in workers}
+        self._queue = queue
+        self._idle = idle
+        self._by_slots = {worker.slots: worker for worker in workers}
 
     @property
     def ready(self) -> bool:
@@ -31,17 +32,17 @@ class WorkerGroup:
 
     @property
     def running(self) -> int:
-        """How many jobs it speaks at present."""
-        return self._admission.running
+        """The number of running jobs."""
+        return self._queue.running
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their turn."""
-        return self._admission.waiting
+        """The number of waiting jobs."""
+        return self._queue.waiting
 
     @property
     def state(self) -> str:
-        """Why it cannot speak at present, in a few words; empty when it can."""
+        """Why it cannot speak at present, in a few words; empty if it can."""
         name = self.workers[0].name
         if self.ready:
             return ""
@@ -52,67 +53,67 @@ class WorkerGroup:
         return f"{name} rests" if self.rests else f"loading {name}"
 
     def trouble(self, silence_s: float) -> str | None:
-        """What is wrong with one of its workers (see `WorkerClient.trouble`)."""
+        """Describe what is wrong with one of its workers (see `HealthSupervisor.trouble`)."""
         return next(filter(None, (worker.trouble(silence_s) for worker in self.workers)), None)
 
     def set_log_level(self, level: str) -> None:
-        """How much its workers log from now on."""
+        """Set the log level of every worker."""
         for worker in self.workers:
             worker.set_log_level(level)
 
     @property
     def loaded(self) -> bool:
-        """Whether the engine holds its GPU."""
+        """Whether the engine is loaded in any worker."""
         return any(worker.loaded for worker in self.workers)
 
     @property
     def rests(self) -> bool:
-        """Whether it has given its GPU back, or does so now."""
-        return not self._presence.is_wanted
+        """Whether it is unloaded, or unloading, for being idle."""
+        return not self._idle.is_active
 
     def unload(self) -> None:
-        """Give the GPU back now, or after the last job; the next one loads the engine again."""
-        self._presence.unload()
+        """Unload the engine now, or after the last job. The next job loads it again."""
+        self._idle.unload()
 
     def wake(self) -> None:
-        """Load the engine if it has given its GPU back."""
-        self._presence.wake()
+        """Load the engine if it is unloaded."""
+        self._idle.wake()
 
     @property
     def failure(self) -> str | None:
-        """Why none of them can ever be loaded."""
+        """Why no worker can ever be loaded; None if one can."""
         failures = [worker.failure for worker in self.workers]
         return failures[0] if all(failures) else None
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """In use on all of their GPUs."""
+        """Memory in use on all of their GPUs, by any process; None if unknown."""
         known = [worker.gpu_memory_bytes for worker in self.workers if worker.gpu_memory_bytes is not None]
         return sum(known) if known else None
 
     @property
     def takes_new_voices(self) -> bool:
-        """Whether voices may come while it runs."""
+        """Whether voices may be added while it runs."""
         return self.workers[0].takes_new_voices
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        """What every ready worker has, since one finds a new voice a moment before the other."""
+        """The voices of every ready worker: one finds a new voice a moment before another."""
         first, *others = [worker for worker in self.workers if worker.ready] or self.workers
         shared = [{voice.id for voice in worker.voices} for worker in others]
         return tuple(voice for voice in first.voices if all(voice.id in names for names in shared))
 
     @asynccontextmanager
     async def job(self, request: SynthesisRequest, text: str, priority: Priority) -> AsyncIterator[Job]:
-        """Wait for a turn and begin a job; leaving the context cancels what is not finished. Raises SpeechError."""
+        """Wait for a slot and begin a job; leaving the context cancels an unfinished one. Raises SpeechError."""
         requested_s = time.monotonic()
-        with self._presence.job():
-            worker = await self._enter(priority)
+        with self._idle.job():
+            worker = await self._acquire(priority)
             try:
-                async with worker.job(request, text, requested_s) as job:
+                with worker.job(request, text, requested_s) as job:
                     yield job
             finally:
-                self._admission.leave(worker.lane)
+                self._queue.release(worker.slots)
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Returns when none can ever be loaded."""
@@ -120,14 +121,14 @@ class WorkerGroup:
             for worker in self.workers:
                 tasks.create_task(worker.run(), name=f"worker {worker.name}")
         assert self.failure, "a worker ended without a reason"
-        self._admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
+        self._queue.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
 
-    async def _enter(self, priority: Priority) -> WorkerClient:
-        """A ready worker with a place for this job. Raises WorkerLost when the last one has just gone."""
+    async def _acquire(self, priority: Priority) -> WorkerClient:
+        """Acquire a slot of a ready worker. Raises WorkerLost if the last one has just died."""
         while True:
-            lane = await self._admission.enter(priority)
-            if self._by_lane[lane].ready:
-                return self._by_lane[lane]
-            self._admission.leave(lane)  # it died after it had let this job in
+            slots = await self._queue.acquire(priority)
+            if self._by_slots[slots].ready:
+                return self._by_slots[slots]
+            self._queue.release(slots)  # it died after the slot had been assigned
             if not self.ready:
                 raise WorkerLost

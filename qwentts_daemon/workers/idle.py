@@ -1,4 +1,4 @@
-"""When an engine holds its GPU: it gives it back when nobody has spoken for a while, and comes back when asked."""
+"""Unloads an engine after an idle timeout, and loads it again on demand."""
 
 from __future__ import annotations
 
@@ -6,76 +6,80 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAY_S = 60.0
-"""At least so long after loading, for what has made it load may be spoken by another engine meanwhile."""
+MIN_LOADED_S = 60.0
+"""An engine stays loaded for at least this time: the job that woke it may be spoken by the fallback engine."""
 
 
 class IdleManager:
-    """Of one engine's workers: `loaded` and `job` tell it what happens, `wanted` and `unwanted` what to do."""
+    """Decides when the workers of one engine hold their GPUs.
+
+    Report what happens with `loaded` and `job`; wait for what to do with `activated` and `deactivated`.
+    """
 
     def __init__(self, keep_alive_s: float | None = None) -> None:
-        """`keep_alive_s` after the last job the engine goes; None: never by itself."""
+        """Deactivate `keep_alive_s` after the last job; with None only on request."""
         self._keep_alive_s = keep_alive_s
         self._jobs = 0
         self._loaded = False
-        self._goes_soon = False
-        self._clock: asyncio.TimerHandle | None = None
-        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
-        self._wanted.set()
+        self._unload_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._activated, self._deactivated = asyncio.Event(), asyncio.Event()
+        self._activated.set()
 
     @property
-    def is_wanted(self) -> bool:
-        return self._wanted.is_set()
+    def is_active(self) -> bool:
+        """Whether the engine is to be loaded."""
+        return self._activated.is_set()
 
-    async def wanted(self) -> None:
-        """Wait until the engine shall be there."""
-        await self._wanted.wait()
+    async def activated(self) -> None:
+        """Wait until the engine is to be loaded."""
+        await self._activated.wait()
 
-    async def unwanted(self) -> None:
-        """Wait until it shall go."""
-        await self._unwanted.wait()
+    async def deactivated(self) -> None:
+        """Wait until the engine is to be unloaded."""
+        await self._deactivated.wait()
 
     @contextmanager
     def job(self) -> Iterator[None]:
-        """Somebody speaks, or waits to."""
+        """Keep the engine active while a job waits or runs."""
         self._jobs += 1
         self.wake()
         try:
             yield
         finally:
             self._jobs -= 1
-            if self._goes_soon and not self._jobs:
-                self._go()
+            if self._unload_due and not self._jobs:
+                self._deactivate()
             else:
-                self._start_clock(self._keep_alive_s)
+                self._restart_timer(self._keep_alive_s)
 
     def wake(self) -> None:
-        """Be there, also for somebody whom another engine serves meanwhile."""
-        self._goes_soon = False
-        self._wanted.set()
-        self._unwanted.clear()
-        self._start_clock(self._keep_alive_s)
+        """Activate the engine, also for a job that another engine speaks meanwhile."""
+        self._unload_due = False
+        self._activated.set()
+        self._deactivated.clear()
+        self._restart_timer(self._keep_alive_s)
 
     def loaded(self) -> None:
-        """A worker can speak now."""
+        """Record that a worker has loaded the engine."""
         self._loaded = True
-        self._start_clock(None if self._keep_alive_s is None else max(self._keep_alive_s, STAY_S))
+        self._restart_timer(None if self._keep_alive_s is None else max(self._keep_alive_s, MIN_LOADED_S))
 
     def unload(self) -> None:
-        """Go now, or at the end of the last job."""
-        self._goes_soon = True
+        """Deactivate the engine now, or after the last job."""
+        self._unload_due = True
         if not self._jobs:
-            self._go()
+            self._deactivate()
 
-    def _start_clock(self, seconds: float | None) -> None:
-        if self._clock:
-            self._clock.cancel()
-            self._clock = None
+    def _restart_timer(self, seconds: float | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         if seconds is not None and self._loaded and not self._jobs:
-            self._clock = asyncio.get_running_loop().call_later(seconds, self._go)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._deactivate)
 
-    def _go(self) -> None:
-        self._loaded = self._goes_soon = False
-        self._start_clock(None)
-        self._wanted.clear()
-        self._unwanted.set()
+    def _deactivate(self) -> None:
+        self._loaded = self._unload_due = False
+        self._restart_timer(None)
+        self._activated.clear()
+        self._deactivated.set()

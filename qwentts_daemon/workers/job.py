@@ -1,4 +1,4 @@
-"""A job as its listener sees it: leave the context and it is cancelled, read it and PCM comes."""
+"""One synthesis job: the reply reads its audio, the worker client writes to it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from engine.ipc.messages import AppendText, Command, EndText, Hold
+
 from ..errors import Code, SpeechError
 
 HOLD_ABOVE_BYTES = 2 << 20
 RESUME_BELOW_BYTES = 1 << 19
 
 
-@dataclass(frozen=True, slots=True)
-class SynthesisRequest:
-    """How a text is to be spoken, in the backend's own names."""
-
-    voice: str
-    language: str | None = None
-    style: str | None = None
-    instruct: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What a job may ask of its worker."""
-
-    append: Callable[[str], None]
-    end: Callable[[], None]
-    hold: Callable[[bool], None]
-
-
 @dataclass(slots=True)
 class Timing:
-    """When the first audio passed each hop, in `time.monotonic()` seconds."""
+    """When the first audio passed each stage, in `time.monotonic()` seconds; `busy_s` is a duration."""
 
     requested_s: float
     sent_s: float
@@ -47,15 +30,15 @@ class Timing:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One unit of work in an engine worker. The worker client writes to it, one session reads from it.
+    """A text that an engine worker speaks.
 
-    Unread audio is bounded: above `HOLD_ABOVE_BYTES` the worker is asked to hold, so a listener that does not
-    read costs a few MiB and nobody else's time.
+    Unread audio is bounded: above HOLD_ABOVE_BYTES the worker is told to pause the job, so a reader that stops
+    costs a few MiB and no computing time.
     """
 
     id: int
     timing: Timing
-    _control: Control
+    _send: Callable[[Command], None]
     _timeout_s: float
     rate: int = 0
     cut: str | None = None
@@ -68,22 +51,22 @@ class Job:
     _error: SpeechError | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    # --- the listener's side --------------------------------------------------------------------------------
+    # --- for its reader -------------------------------------------------------------------------------------
 
     def append(self, text: str) -> None:
-        """More text; whole words."""
-        self._control.append(text)
+        """Append text: whole words, with the blank before them."""
+        self._send(AppendText(self.id, text))
 
     def end_text(self) -> None:
-        """No more text will come: from now on waiting counts against the job's time-out."""
+        """Mark the text as complete: from now on waiting counts against the job's time-out."""
         self._text_ended = True
-        self._control.end()
+        self._send(EndText(self.id))
 
     async def read(self, patience_s: float | None = None) -> bytes | None:
-        """The next PCM, b"" when all has been read, or None when nothing came within `patience_s`.
+        """Return the next PCM, b"" at the end, or None if nothing arrives within `patience_s`.
 
-        Raises SpeechError when the job failed, or when the engine has kept its listener waiting for longer than
-        the job's time-out although it had all the text.
+        Raises SpeechError if the job failed, or if its reader has waited for longer than the job's time-out in all
+        since the text was complete.
         """
         try:
             async with asyncio.timeout(patience_s):
@@ -114,40 +97,40 @@ class Job:
         self._unread_bytes -= len(pcm)
         if self._held and self._unread_bytes < RESUME_BELOW_BYTES:
             self._held = False
-            self._control.hold(False)
+            self._send(Hold(self.id, held=False))
         return pcm
 
-    # --- the worker client's side ---------------------------------------------------------------------------
+    # --- for the worker client ------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether the worker has ended this job, well or not."""
+        """Whether the worker has ended this job, successfully or not."""
         return self._finished
 
     def started(self, rate: int, received_s: float, made_s: float) -> None:
-        """The worker has begun to speak."""
+        """Record that the first audio exists, at `rate` Hz."""
         self.rate = rate
         self.timing.received_s, self.timing.made_s = received_s, made_s
         self.timing.arrived_s = time.monotonic()
 
     def deliver(self, pcm: bytes) -> None:
-        """Audio from the worker."""
+        """Add PCM from the worker."""
         self._chunks.append(pcm)
         self._unread_bytes += len(pcm)
         self.samples += len(pcm) // 2
         if not self._held and self._unread_bytes > HOLD_ABOVE_BYTES:
             self._held = True
-            self._control.hold(True)
+            self._send(Hold(self.id, held=True))
         self._changed.set()
 
     def finish(self, busy_s: float, cut: str | None = None) -> None:
-        """All audio has been delivered."""
+        """End the job: all audio has been delivered."""
         self.timing.busy_s, self.cut = busy_s, cut
         self._finished = True
         self._changed.set()
 
     def fail(self, error: SpeechError) -> None:
-        """Nothing more will come."""
+        """End the job with an error, which is raised after the audio that has been delivered."""
         self._error = error
         self._finished = True
         self._changed.set()

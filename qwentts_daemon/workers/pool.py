@@ -1,37 +1,38 @@
-"""The engines of one daemon: the one that was chosen, and the embedded one that covers for it."""
+"""The engines of one daemon: the primary one, and the fallback engine that takes over for it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 from ..config.live import LiveConfig
 from ..errors import StartError, WorkerLost
 from ..voices.catalog import EngineVoice, best_voice
+from ..voices.request import SynthesisRequest
 from .group import WorkerGroup
-from .job import Job, SynthesisRequest
+from .job import Job
 from .queue import Priority
 
 
 class WorkerPool:
-    """Gives each job to an engine that can speak it now."""
+    """Passes each job to an engine that can speak it now."""
 
-    def __init__(self, live: LiveConfig, primary: WorkerGroup, embedded: WorkerGroup | None) -> None:
+    def __init__(self, live: LiveConfig, primary: WorkerGroup, fallback: WorkerGroup | None) -> None:
         self._live = live
         self._primary = primary
-        self._embedded = embedded
-        self._groups = [primary, embedded] if embedded else [primary]
+        self._fallback = fallback
+        self._groups = [primary, fallback] if fallback else [primary]
 
     @property
     def running(self) -> int:
-        """How many jobs are being spoken."""
+        """The number of running jobs."""
         return sum(group.running for group in self._groups)
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for their turn."""
+        """The number of waiting jobs."""
         return sum(group.waiting for group in self._groups)
 
     @property
@@ -40,17 +41,17 @@ class WorkerPool:
         return self._primary.state
 
     def trouble(self, silence_s: float) -> str | None:
-        """What is wrong with a worker (see `WorkerClient.trouble`)."""
+        """Describe what is wrong with a worker (see `HealthSupervisor.trouble`)."""
         return next(filter(None, (group.trouble(silence_s) for group in self._groups)), None)
 
     def set_log_level(self, level: str) -> None:
-        """How much every worker logs from now on."""
+        """Set the log level of every worker."""
         for group in self._groups:
             group.set_log_level(level)
 
     @property
     def ready(self) -> bool:
-        """Whether it could speak now, or as soon as somebody asks."""
+        """Whether it can speak now, or after loading on demand."""
         return any(group.ready or group.rests for group in self._groups)
 
     @property
@@ -60,9 +61,9 @@ class WorkerPool:
 
     @property
     def stands_in(self) -> bool:
-        """Whether the embedded voice speaks only because this machine cannot run the other (`engine.backend: auto`)."""
+        """Whether the fallback engine is used only because this machine cannot run Qwen3 (`engine.backend: auto`)."""
         engine = self._live.now.engine
-        return self._embedded is None and engine.backend == "auto" and engine.fallback
+        return self._fallback is None and engine.backend == "auto" and engine.fallback
 
     @property
     def model_loaded(self) -> bool:
@@ -86,8 +87,8 @@ class WorkerPool:
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        """The chosen engine's; the embedded ones as long as that has none, such as before the first voice is cloned."""
-        return self._primary.voices or (self._embedded.voices if self._embedded else ())
+        """The voices of the primary engine, or of the fallback engine while that has none."""
+        return self._primary.voices or (self._fallback.voices if self._fallback else ())
 
     def unload(self) -> None:
         """Let the chosen engine give its GPU back, after the jobs that run; the next request loads it again."""
@@ -97,35 +98,38 @@ class WorkerPool:
     async def job(
         self, request: SynthesisRequest, text: str, priority: Priority, again: bool = False
     ) -> AsyncIterator[Job]:
-        """Begin a job (see `WorkerGroup.job`): with the embedded voice while the chosen one is not ready.
+        """Begin a job (see `WorkerGroup.job`), with the fallback voice while the primary engine cannot speak.
 
-        `again`: the chosen one has been lost with this text, which it shall not meet twice.
+        With `again` the primary engine is skipped: it has been lost with this text.
         """
         async with AsyncExitStack() as stack:
-            try:
-                if again or self._is_embedded(request):
-                    raise WorkerLost
-                if self._is_covered:
-                    self._primary.wake()
-                    raise WorkerLost
-                job = await stack.enter_async_context(self._primary.job(request, text, priority))
-            except WorkerLost:
-                if self._embedded is None:
-                    raise
-                asked = self._embedded_request(self._embedded, request)
-                job = await stack.enter_async_context(self._embedded.job(asked, text, priority))
-            yield job
+            yield await self._begin(stack, request, text, priority, again)
+
+    async def _begin(
+        self, stack: AsyncExitStack, request: SynthesisRequest, text: str, priority: Priority, again: bool
+    ) -> Job:
+        if not (again or self._only_fallback_has(request.voice)):
+            if self._primary_takes_jobs:
+                with suppress(WorkerLost):  # its last worker died while this job was waiting
+                    return await stack.enter_async_context(self._primary.job(request, text, priority))
+            else:
+                self._primary.wake()
+        if self._fallback is None:
+            raise WorkerLost
+        request = self._fallback_request(self._fallback, request)
+        return await stack.enter_async_context(self._fallback.job(request, text, priority))
 
     @property
-    def _is_covered(self) -> bool:
-        speaks = self._primary.ready and self._primary.voices
-        return self._embedded is not None and not self._embedded.failure and not speaks
+    def _primary_takes_jobs(self) -> bool:
+        """Whether the primary engine can speak now, or there is no working fallback, so that jobs wait for it."""
+        speaks = self._primary.ready and bool(self._primary.voices)
+        return speaks or self._fallback is None or self._fallback.failure is not None
 
-    def _is_embedded(self, request: SynthesisRequest) -> bool:
-        """Whether only the embedded engine has this voice: chosen when the other had none yet."""
-        if self._embedded is None or request.voice in {voice.id for voice in self._primary.voices}:
+    def _only_fallback_has(self, voice: str) -> bool:
+        """Whether only the fallback engine has `voice`: it was chosen while the primary engine had none yet."""
+        if self._fallback is None or voice in {each.id for each in self._primary.voices}:
             return False
-        return request.voice in {voice.id for voice in self._embedded.voices}
+        return voice in {each.id for each in self._fallback.voices}
 
     async def run(self) -> None:
         """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
@@ -134,7 +138,7 @@ class WorkerPool:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")
         raise StartError(f"no voice can be loaded: {self._primary.failure}")
 
-    def _embedded_request(self, group: WorkerGroup, request: SynthesisRequest) -> SynthesisRequest:
+    def _fallback_request(self, group: WorkerGroup, request: SynthesisRequest) -> SynthesisRequest:
         if request.voice in {voice.id for voice in group.voices}:
             return request
         voice = best_voice(group.voices, request.language or self._live.now.voices.language or "en")

@@ -1,4 +1,4 @@
-"""Who may speak next, and where: a bounded line, by priority and then by arrival, before an engine's workers."""
+"""Bounded priority queue in front of the job slots of one engine's workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import Code, SpeechError, WorkerLost
 
 
 class Priority(IntEnum):
-    """The smaller goes first."""
+    """Smaller values are served first."""
 
     ASSIST = 0
     ANNOUNCEMENT = 1
@@ -22,14 +22,14 @@ class Priority(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class WorkerSlots:
-    """One worker's places: how many jobs it runs, of how many. One that is not ready has a capacity of 0.
+    """The job slots of one worker. A worker that is not ready has a capacity of 0.
 
-    `stuck`: nobody knows whether it ever will be again.
+    `hung`: the worker does not react and may never recover.
     """
 
     capacity: int = 0
     running: int = 0
-    stuck: bool = False
+    hung: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -37,120 +37,125 @@ class WorkerSlots:
 
     @property
     def load(self) -> float:
-        """The share of its places that one more job would leave taken."""
+        """The share of the slots in use after one more job."""
         return (self.running + 1) / self.capacity
 
 
 class JobQueue:
-    """Lets as many jobs in as the lanes have places, each into the least loaded; the others wait in one line.
+    """Assigns each job to the least loaded worker with a free slot; further jobs wait in one queue.
 
-    Nobody waits for a certain worker, so none is idle while there is a line, and one that ends takes nobody along.
+    No job waits for a certain worker, so none idles while jobs wait, and a worker that dies takes no waiting job along.
     """
 
-    def __init__(self, live: LiveConfig, covered: bool = False, changed: Callable[[], None] = lambda: None) -> None:
-        """`covered`: whoever waits when the last worker goes gets WorkerLost, since another engine can speak.
+    def __init__(
+        self, live: LiveConfig, has_fallback: bool = False, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start without workers.
 
-        `changed` is called when others run or wait, or may.
+        has_fallback: another engine can speak, so waiting jobs get WorkerLost when the last worker is lost.
+        changed: called whenever the number of running or waiting jobs may have changed.
         """
         self._live = live
-        self.covered = covered
+        self.has_fallback = has_fallback
         self._changed = changed
-        self._lanes: list[WorkerSlots] = []
-        self._line: list[tuple[Priority, int, asyncio.Future[WorkerSlots]]] = []
+        self._workers: list[WorkerSlots] = []
+        self._heap: list[tuple[Priority, int, asyncio.Future[WorkerSlots]]] = []
         self._arrivals = itertools.count()
         self._closed: SpeechError | None = None
 
     @property
     def running(self) -> int:
-        return sum(lane.running for lane in self._lanes)
+        """The number of acquired slots."""
+        return sum(slots.running for slots in self._workers)
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        """The number of jobs in the queue."""
+        return len(self._heap)
 
-    def add_lane(self) -> WorkerSlots:
-        """The places of one more worker, none at first."""
-        self._lanes.append(WorkerSlots())
-        return self._lanes[-1]
+    def add_worker(self) -> WorkerSlots:
+        """Add a worker, which has no slots at first."""
+        self._workers.append(WorkerSlots())
+        return self._workers[-1]
 
-    def set_capacity(self, lane: WorkerSlots, capacity: int) -> None:
-        """More or fewer may run there from now on; who runs already is not touched."""
-        lane.capacity, lane.stuck = capacity, False
-        if self.covered and not any(each.capacity for each in self._lanes):
-            self._dismiss(WorkerLost())
-        self._admit()
+    def set_capacity(self, slots: WorkerSlots, capacity: int) -> None:
+        """Set how many jobs a worker takes from now on. Running jobs are not affected."""
+        slots.capacity, slots.hung = capacity, False
+        if self.has_fallback and not any(each.capacity for each in self._workers):
+            self._reject_waiting(WorkerLost())
+        self._assign()
 
-    def set_stuck(self, lane: WorkerSlots) -> None:
-        """Its worker does not react. Where none does, nobody is left to wait in vain."""
-        lane.stuck = True
-        if self._all_stuck:
-            self._dismiss(_no_reaction())
+    def set_hung(self, slots: WorkerSlots) -> None:
+        """Record that a worker does not react. When none does, waiting jobs fail."""
+        slots.hung = True
+        if self._all_hung:
+            self._reject_waiting(_no_reaction())
 
-    async def enter(self, priority: Priority) -> WorkerSlots:
-        """Wait for a place; `leave` gives it back. Raises SpeechError when the line or the wait is too long."""
+    async def acquire(self, priority: Priority) -> WorkerSlots:
+        """Wait for a slot, to be given back with `release`. Raises SpeechError if the queue or the wait is too long."""
         if self._closed:
             raise self._closed
-        if self._all_stuck:
+        if self._all_hung:
             raise _no_reaction()
-        queue = self._live.now.queue
+        limits = self._live.now.queue
         self._changed()
-        if not self.waiting and (lane := self._least_loaded()):
-            lane.running += 1
-            return lane
-        if self.waiting >= queue.max_size:
+        if not self.waiting and (slots := self._least_loaded()):
+            slots.running += 1
+            return slots
+        if self.waiting >= limits.max_size:
             raise SpeechError(Code.QUEUE_FULL, f"{self.waiting} replies are waiting already; try again later")
         turn: asyncio.Future[WorkerSlots] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._line, (priority, next(self._arrivals), turn))
+        heapq.heappush(self._heap, (priority, next(self._arrivals), turn))
         try:
-            async with asyncio.timeout(queue.max_wait):
+            async with asyncio.timeout(limits.max_wait):
                 return await turn
         except TimeoutError:
-            self._give_up(turn)
-            raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {queue.max_wait:g} s; try again later") from None
+            self._abandon(turn)
+            raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {limits.max_wait:g} s; try again later") from None
         except asyncio.CancelledError:
-            self._give_up(turn)
+            self._abandon(turn)
             raise
 
+    def release(self, slots: WorkerSlots) -> None:
+        """Give back a slot."""
+        slots.running -= 1
+        self._assign()
+
     def close(self, error: SpeechError) -> None:
-        """Nobody will ever be let in again: everybody who waits, or comes, gets `error`."""
+        """Fail every waiting and every later `acquire` with `error`."""
         self._closed = error
-        self._dismiss(error)
+        self._reject_waiting(error)
 
-    def leave(self, lane: WorkerSlots) -> None:
-        """Give the place back."""
-        lane.running -= 1
-        self._admit()
-
-    def _dismiss(self, error: SpeechError) -> None:
-        for *_, turn in self._line:
-            if not turn.done():  # else its owner was cancelled and has not been told yet
+    def _reject_waiting(self, error: SpeechError) -> None:
+        for *_, turn in self._heap:
+            if not turn.done():  # otherwise its waiter was cancelled and has not run yet
                 turn.set_exception(error)
-        self._line.clear()
+        self._heap.clear()
 
-    def _give_up(self, turn: asyncio.Future[WorkerSlots]) -> None:
-        """Leave the line, or give back the place that was given in this very turn of the loop."""
+    def _abandon(self, turn: asyncio.Future[WorkerSlots]) -> None:
+        """Leave the queue, or release the slot that was assigned in this very turn of the event loop."""
         if not turn.done():
             turn.cancel()
         elif not turn.cancelled() and not turn.exception():
-            self.leave(turn.result())
-        self._line = [entry for entry in self._line if entry[2] is not turn]
-        heapq.heapify(self._line)
+            self.release(turn.result())
+        self._heap = [entry for entry in self._heap if entry[2] is not turn]
+        heapq.heapify(self._heap)
 
-    def _admit(self) -> None:
+    def _assign(self) -> None:
         self._changed()
-        while self._line and (lane := self._least_loaded()):
-            *_, turn = heapq.heappop(self._line)
+        while self._heap and (slots := self._least_loaded()):
+            *_, turn = heapq.heappop(self._heap)
             if not turn.done():
-                turn.set_result(lane)
-                lane.running += 1
+                turn.set_result(slots)
+                slots.running += 1
 
     @property
-    def _all_stuck(self) -> bool:
-        return bool(self._lanes) and all(lane.stuck for lane in self._lanes)
+    def _all_hung(self) -> bool:
+        return bool(self._workers) and all(slots.hung for slots in self._workers)
 
     def _least_loaded(self) -> WorkerSlots | None:
-        free = [lane for lane in self._lanes if lane.is_free]
-        return min(free, key=lambda lane: lane.load, default=None)
+        free = [slots for slots in self._workers if slots.is_free]
+        return min(free, key=lambda slots: slots.load, default=None)
 
 
 def _no_reaction() -> SpeechError:

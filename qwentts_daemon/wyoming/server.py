@@ -1,9 +1,7 @@
-"""The Wyoming protocol 1.10 for text to speech: one connection, one reply at a time.
+"""Asyncio server for the Wyoming protocol 1.10, text to speech: one connection, one reply at a time.
 
-Events are read while a reply is being spoken, so that a client that goes away or asks for something else stops
-the engine at once. A reply is exactly one audio-start, audio-chunks and one audio-stop, then synthesize-stopped if
-it was streamed; a failure is an error event before any audio-stop, then the end of the connection. Home Assistant
-depends on each of these.
+Events are read while a reply is being sent, so a client that leaves, or asks for something else, stops the engine at
+once. The order of events is decided by `SpeechExchange`; this module does its I/O and enforces limits and time-outs.
 """
 
 from __future__ import annotations
@@ -13,38 +11,45 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from wyoming.audio import AudioChunk, AudioStart, AudioStop
-from wyoming.error import Error
 from wyoming.event import Event
-from wyoming.ping import Pong
-from wyoming.tts import SynthesizeStopped
 
 from ..config.live import LiveConfig
 from ..config.schema import Wyoming
-from ..errors import Code, SpeechError, WireError
+from ..errors import Code, SpeechError, WireError, first_error
 from ..synthesis.reply import Reply, Synthesizer
 from ..voices.catalog import VoiceCatalog
+from .exchange import (
+    SAMPLE_BYTES,
+    Action,
+    CountRequest,
+    EndText,
+    FeedText,
+    Interrupt,
+    SelectProgram,
+    Send,
+    SendInfo,
+    SpeechExchange,
+    StartReply,
+)
 from .info import info_bytes
-from .pace import SlowClientGuard
 from .rate_limit import ClientLimiter
 from .wire import encode_event, read_event
 
-SAMPLE_BYTES = 2
 CLOSE_TIMEOUT_S = 2.0
 LINGER_BYTES = 64 * 1024
 WARNING_INTERVAL_S = 10.0
-"""Refusals of one kind are said aloud so seldom; whoever sends them would fill the log else."""
+"""Log each kind of rejection as a warning at most once per interval."""
 REFUSALS = 32
-"""Refused clients that are told why at the same time; more are cut off at once."""
+"""The number of rejected clients that receive an error at the same time; further ones are disconnected."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every connection needs. Both configuration and `catalogue` are asked each time, since they may change."""
+    """What every connection needs. Configuration and `catalogue` may change, so read both for each request."""
 
     live: LiveConfig
     speaker: Synthesizer
@@ -53,12 +58,12 @@ class Service:
 
     @property
     def config(self) -> Wyoming:
-        """What is in force for the server now."""
+        """The configuration section in force."""
         return self.live.now.wyoming
 
 
 class WyomingServer:
-    """Accepts connections, up to a limit, and ends them in order."""
+    """Accepts connections up to a limit, and closes them in order."""
 
     def __init__(self, service: Service, tasks: asyncio.TaskGroup) -> None:
         self._service = service
@@ -70,7 +75,7 @@ class WyomingServer:
     def accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool = False
     ) -> asyncio.Task[None]:
-        """Serve one connection in a task of its own. With `half_close` a client that has sent all still listens."""
+        """Serve a connection in its own task. With `half_close` a client still reads after its end of file."""
         connection = WyomingConnection(self._service, reader, writer, half_close)
         try:
             self._admit(connection)
@@ -112,7 +117,7 @@ class WyomingServer:
         log.log(logging.WARNING if due else logging.DEBUG, "%s refused: %s", peer, error)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let running replies finish for up to `timeout_s`, then end every connection."""
+        """Let running replies finish for up to `timeout_s`, then close every connection."""
         speeches = [speech for connection in self._open if (speech := connection.speech)]
         if speeches:
             log.info("waiting up to %g s for %d running replies", timeout_s, len(speeches))
@@ -126,26 +131,27 @@ class WyomingServer:
 
 
 async def _guarded(work: Coroutine[None, None, None]) -> None:
-    """No fault in the service of one client may reach the others."""
+    """Log an unexpected exception: a fault with one client must not affect the others."""
     try:
         await work
     except Exception:
         log.exception("internal error at the end of a connection")
 
 
-@dataclass(slots=True)
-class Speech:
-    """One reply on its way to a client."""
+class SlowClientGuard:
+    """Detects a client that reads a reply slower than real time: it would occupy an engine slot for hours."""
 
-    reply: Reply
-    streaming: bool
-    audio_started: bool = False
-    finished: bool = False
-    task: asyncio.Task[None] = field(init=False)
+    def __init__(self, grace_s: float) -> None:
+        self._margin_s = grace_s
+
+    def sent(self, audio_s: float, blocked_s: float) -> bool:
+        """Count a chunk; return False once the client is slower than playback by more than the grace."""
+        self._margin_s += audio_s - blocked_s
+        return self._margin_s >= 0
 
 
 class WyomingConnection:
-    """One client, from its first event until either side closes."""
+    """One client, from its first event until either side closes: the I/O around a `SpeechExchange`."""
 
     def __init__(
         self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool
@@ -154,8 +160,9 @@ class WyomingConnection:
         self._reader = reader
         self._writer = writer
         self._half_close = half_close
-        self._stream: Reply | None = None  # its text is still arriving
-        self._speech: Speech | None = None
+        self._exchange = SpeechExchange(lambda *voice: service.catalogue().resolve(*voice))
+        self._reply: Reply | None = None  # the last one
+        self._speech: asyncio.Task[None] | None = None  # sends its audio
         self._idle = asyncio.timeout(None)
         self._shutting_down = False
         peername = writer.get_extra_info("peername")
@@ -164,155 +171,119 @@ class WyomingConnection:
 
     @property
     def speech(self) -> asyncio.Task[None] | None:
-        """The reply being spoken, if any."""
-        return self._speech.task if self._speech and not self._speech.task.done() else None
+        """The task that sends a reply, if one runs."""
+        return self._speech if self._speech and not self._speech.done() else None
 
     async def serve(self) -> None:
-        """Answer events until the client leaves or breaks a rule."""
+        """Answer events until the client leaves or violates the protocol."""
         log.debug("%s connected", self.peer)
         error: SpeechError | None = None
         try:
             await self._converse()
         except* (SpeechError, WireError, TimeoutError) as errors:
-            error = self._as_speech_error(_first(errors))
+            error = self._as_speech_error(first_error(errors))
             log.warning("%s: %s (%s)", self.peer, error, error.code)
         except* OSError as errors:
-            log.info("%s: connection lost: %s", self.peer, _first(errors))
+            log.info("%s: connection lost: %s", self.peer, first_error(errors))
         except* Exception as errors:
             error = SpeechError(Code.INTERNAL_ERROR, "internal error; see the log of the daemon")
-            log.error("%s: internal error", self.peer, exc_info=_first(errors))
+            log.error("%s: internal error", self.peer, exc_info=first_error(errors))
         finally:
-            if self._shutting_down and self._speech and self._speech.task.cancelled():
+            if self._shutting_down and self._speech and self._speech.cancelled():
                 error = SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
             await self._close(error)
             log.debug("%s disconnected", self.peer)
 
     async def refuse(self, error: SpeechError) -> None:
-        """Say why there is no place, and close."""
+        """Send an error and close."""
         await self._close(error)
 
     def cut_off(self) -> None:
-        """Close without a word."""
+        """Close at once, without an error event."""
         self._writer.transport.abort()
 
     def shut_down(self) -> None:
-        """Tell why, when this connection's task is cancelled next."""
+        """Let the next cancellation of this connection's task send the error `shutting-down`."""
         self._shutting_down = True
 
     async def _converse(self) -> None:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
-            self._restart_idle_clock()
+            self._restart_idle_timer()
             while event := await read_event(self._reader):
-                await self._handle(event, tasks)
-                if self._stream:
-                    self._stream.require_time()  # also of a client that only sends pings meanwhile
-                self._restart_idle_clock()
-                await asyncio.sleep(0)  # reading what is buffered already never waits: let the others have a turn
-            if self.speech and not self._half_close:
-                self.speech.cancel()
+                for action in self._exchange.receive(event):
+                    await self._execute(action, tasks)
+                if self._exchange.stream_open and self._reply:
+                    self._reply.require_time()  # also if the client only sends pings meanwhile
+                self._restart_idle_timer()
+                await asyncio.sleep(0)  # reading buffered events never waits: let other tasks run
+            for action in self._exchange.receive_eof(self._half_close):
+                await self._execute(action, tasks)
 
-    # --- events in --------------------------------------------------------------------------------------------
-
-    async def _handle(self, event: Event, tasks: asyncio.TaskGroup) -> None:
-        match event.type:
-            case "describe":
+    async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
+            case CountRequest():
                 self._service.addresses.ask(self.address)
+            case SendInfo():
                 self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
                 await self._drain()
-            case "ping":
-                await self._send(Pong(_word(event.data, "text")).event())
-            case "select-program":
-                self._select_program(event)
-            case "synthesize" if not self._stream:  # inside a stream it only repeats the text, for old servers
-                reply = await self._new_reply(event, tasks, streaming=False)
-                reply.feed(_text(event))
-                reply.end_text()
-            case "synthesize-start":
-                self._stream = await self._new_reply(event, tasks, streaming=True)
-            case "synthesize-chunk":
-                self._open_stream(event).feed(_text(event))
-            case "synthesize-stop":
-                self._open_stream(event).end_text()
-                self._stream = None
-            case _:
-                log.debug("%s sent %s, ignored", self.peer, event.type[:40])
+            case Send(event):
+                await self._send(event)
+            case SelectProgram(name):
+                self._select_program(name)
+            case Interrupt():
+                await self._interrupt()
+            case StartReply(request):
+                self._reply = reply = self._service.speaker.reply(request, self.peer)
+                self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
+            case FeedText(text):
+                self._last_reply.feed(text)
+            case EndText():
+                self._last_reply.end_text()
 
-    async def _new_reply(self, event: Event, tasks: asyncio.TaskGroup, streaming: bool) -> Reply:
-        """Begin to speak; what this client was being told before is cancelled."""
-        self._service.addresses.ask(self.address)
-        text_format = event.data.get("text_format")
-        if text_format not in (None, "text"):
-            raise SpeechError(Code.TEXT_FORMAT_NOT_SUPPORTED, f"text_format {text_format!r:.40} is not supported")
-        voice = event.data.get("voice") or {}
-        if not isinstance(voice, dict):
-            raise SpeechError(Code.INVALID_REQUEST, "voice must be an object")
-        name, language, speaker = (_word(voice, key) or None for key in ("name", "language", "speaker"))
-        request = self._service.catalogue().resolve(name, language, speaker)
-        await self._interrupt()
-        reply = self._service.speaker.reply(request, self.peer)
-        self._speech = Speech(reply, streaming)
-        self._speech.task = tasks.create_task(self._speak(self._speech), name=f"reply {reply.name}")
-        return reply
+    @property
+    def _last_reply(self) -> Reply:
+        assert self._reply, "text before a reply"
+        return self._reply
 
-    async def _interrupt(self) -> None:
-        """Stop what is being spoken and end it in order: this client goes on with something else."""
-        self._stream = None
-        if (task := self.speech) and self._speech:
-            task.cancel()
-            await asyncio.wait([task])
-            if task.cancelled():
-                self._finish(self._speech)
-
-    def _open_stream(self, event: Event) -> Reply:
-        if self._stream is None:
-            raise SpeechError(Code.INVALID_REQUEST, f"{event.type} without synthesize-start")
-        return self._stream
-
-    def _select_program(self, event: Event) -> None:
-        name = _word(event.data, "name")
+    def _select_program(self, name: str | None) -> None:
         if name != self._service.config.name:
             raise SpeechError(
                 Code.INVALID_REQUEST, f"no program {name!r:.60}; this server has {self._service.config.name!r}"
             )
 
-    # --- events out -------------------------------------------------------------------------------------------
+    async def _interrupt(self) -> None:
+        """Cancel the running reply and send its end."""
+        if task := self.speech:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()  # it has just ended by itself, or failed
+            self._write(*self._exchange.end_reply())
 
-    async def _speak(self, speech: Speech) -> None:
-        pace = SlowClientGuard(self._service.config.write_timeout)
-        async with contextlib.aclosing(speech.reply.pcm()) as audio:
+    async def _speak(self, reply: Reply) -> None:
+        guard = SlowClientGuard(self._service.config.write_timeout)
+        async with contextlib.aclosing(reply.pcm()) as audio:
             async for pcm in audio:
-                if not speech.audio_started:
-                    speech.audio_started = True
-                    await self._send(AudioStart(pcm.rate, SAMPLE_BYTES, 1).event())
                 began_s = time.monotonic()
-                await self._send(AudioChunk(pcm.rate, SAMPLE_BYTES, 1, pcm.samples).event())
-                if not pace.sent(len(pcm.samples) / SAMPLE_BYTES / pcm.rate, time.monotonic() - began_s):
+                for event in self._exchange.audio(pcm):
+                    await self._send(event)
+                if not guard.sent(len(pcm.samples) / SAMPLE_BYTES / pcm.rate, time.monotonic() - began_s):
                     self._writer.transport.abort()
                     raise ConnectionAbortedError("it reads more slowly than it would listen")
-        self._finish(speech)
+        self._write(*self._exchange.end_reply())
         await self._drain()
-        self._restart_idle_clock(listening=False)
-
-    def _finish(self, speech: Speech) -> None:
-        """The end of a reply, also of one that was interrupted."""
-        if speech.finished:
-            return
-        speech.finished = True
-        if speech.audio_started:
-            self._write(AudioStop().event())
-        if speech.streaming:
-            self._write(SynthesizeStopped().event())
+        self._restart_idle_timer()
 
     async def _send(self, event: Event) -> None:
         self._write(event)
         await self._drain()
 
-    def _write(self, event: Event) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode_event(event))
+    def _write(self, *events: Event) -> None:
+        if events and not self._writer.is_closing():
+            self._writer.write(b"".join(map(encode_event, events)))
 
     async def _drain(self) -> None:
-        """Wait until the client has taken most of what was written. Raises ConnectionError when it does not."""
+        """Wait until the client has read most of what was written. Raises ConnectionError after `write_timeout`."""
         try:
             async with asyncio.timeout(self._service.config.write_timeout):
                 await self._writer.drain()
@@ -320,10 +291,9 @@ class WyomingConnection:
             self._writer.transport.abort()
             raise ConnectionAbortedError(f"nothing read for {self._service.config.write_timeout:g} s") from None
 
-    def _restart_idle_clock(self, listening: bool | None = None) -> None:
-        """A client may be silent while it listens to a whole text, or for `idle_timeout`."""
-        if listening is None:
-            listening = self.speech is not None and self._stream is None
+    def _restart_idle_timer(self) -> None:
+        """Let a client be silent while it listens to a reply to a whole text, or else for `idle_timeout`."""
+        listening = self._exchange.replying and not self._exchange.stream_open
         now_s = asyncio.get_running_loop().time()
         self._idle.reschedule(None if listening else now_s + self._service.config.idle_timeout)
 
@@ -336,41 +306,20 @@ class WyomingConnection:
         return SpeechError(Code.INVALID_REQUEST, str(error))
 
     async def _close(self, error: SpeechError | None) -> None:
-        """Send what is written, and why this is the end; a client that does not read cannot hold us up."""
+        """Flush, send the error if there is one, and close, within CLOSE_TIMEOUT_S even if the client does not read."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if error:
-                    self._write(Error(str(error), error.code).event())
+                    self._write(*self._exchange.fail(error))
                     await self._linger()
                 self._writer.close()
                 await self._writer.wait_closed()
-        except OSError:  # also ENOTCONN from write_eof, when the client is gone already; and TimeoutError
+        except OSError:  # also TimeoutError, and ENOTCONN from write_eof if the client has left
             self._writer.transport.abort()
 
     async def _linger(self) -> None:
-        """Read what a client still sends: closing on unread bytes would reset the connection and lose the error."""
+        """Read what the client still sends: closing a socket with unread bytes resets it and loses the error."""
         if self._writer.can_write_eof():
             self._writer.write_eof()
         while await self._reader.read(LINGER_BYTES):
             pass
-
-
-def _text(event: Event) -> str:
-    text = event.data.get("text")
-    if not isinstance(text, str):
-        raise SpeechError(Code.INVALID_REQUEST, f"{event.type} has no text")
-    return text
-
-
-def _word(data: dict[str, object], key: str) -> str | None:
-    value = data.get(key)
-    if value is not None and not isinstance(value, str):
-        raise SpeechError(Code.INVALID_REQUEST, f"{key} must be a text")
-    return value
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

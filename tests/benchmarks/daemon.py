@@ -83,8 +83,8 @@ async def cancel_ms(process: DaemonProcess, rounds: int) -> list[float]:
         await until(reader, "audio-chunk")
         closed_s.append(time.time())
         writer.transport.abort()
-        await asyncio.to_thread(process.wait_for, r"engine\.worker: job \d+ cancelled", number + 1)
-    stamps = [line[:23] for line in process.lines if re.search(r"engine\.worker: job \d+ cancelled", line)]
+        await asyncio.to_thread(process.wait_for, r"engine\.worker\.process: job \d+ cancelled", number + 1)
+    stamps = [line[:23] for line in process.lines if re.search(r"engine\.worker\.process: job \d+ cancelled", line)]
     dropped_s = [datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").timestamp() for stamp in stamps]
     return [(dropped - closed) * 1000 for dropped, closed in zip(dropped_s, closed_s, strict=True)]
 

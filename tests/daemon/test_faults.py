@@ -18,9 +18,9 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 from engine.model.config import SAMPLE_RATE
 from engine.voices.folder import read_folder
 from engine.voices.prompt import VoicePrompt
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
-from qwentts_daemon.wyoming.pace import SlowClientGuard
+from qwentts_daemon.wyoming.server import SlowClientGuard
 from tests.engine.support.qwen3 import put_voice
 from tests.engine.support.tiny_models import tiny_directory
 from tests.support.fakes import RATE

@@ -36,7 +36,7 @@ def test_for_the_journal_each_line_has_a_priority_and_no_time():
         line.startswith("<3>engine.worker.process: qwentts-qwen3 cannot be loaded") for line in log
     )  # from the worker
     assert "<3>KeyError: 'weights'" in log  # the end of its traceback
-    assert any(line.startswith("<3>qwentts_daemon.workers.process: qwentts-qwen3 cannot be loaded") for line in log)
+    assert any(line.startswith("<3>qwentts_daemon.workers.client: qwentts-qwen3 cannot be loaded") for line in log)
 
 
 @pytest.mark.parametrize("environment", [{}, {"JOURNAL_STREAM": "8:1"}], ids=["none", "another stream"])

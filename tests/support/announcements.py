@@ -29,7 +29,7 @@ from qwentts_daemon.mqtt.publisher import Publisher
 from qwentts_daemon.sinks.hermes_site import PlayAcks
 from qwentts_daemon.synthesis.reply import Synthesizer
 from qwentts_daemon.voices.catalog import VoiceCatalog
-from qwentts_daemon.workers.job import Control, Job, Timing
+from qwentts_daemon.workers.job import Job, Timing
 from tests.support.fakes import RATE, tone
 from tests.support.harness import PATIENCE_S
 
@@ -54,25 +54,24 @@ class ToneEngine:
     @contextlib.asynccontextmanager
     async def job(self, request, text, priority, again) -> AsyncIterator[Job]:
         now_s = time.monotonic()
-        texts = [text]
-        job = Job(next(self._numbers), Timing(now_s, now_s), Control(texts.append, lambda: None, lambda _: None), 10.0)
+        job = Job(next(self._numbers), Timing(now_s, now_s), lambda command: None, 10.0)
         self.requests.append((request, priority))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
-        speaking = asyncio.create_task(self._speak(job, texts))
+        speaking = asyncio.create_task(self._speak(job, text))
         try:
             yield job
         finally:
             self.running -= 1
             speaking.cancel()
 
-    async def _speak(self, job, texts):
+    async def _speak(self, job, text):
         await self.may_speak.wait()
-        if "[refuse]" in texts[0]:
+        if "[refuse]" in text:
             job.fail(SpeechError("synthesis-failed", "told to refuse"))
             return
         job.started(RATE, time.monotonic(), time.monotonic())
-        for character in texts[0]:
+        for character in text:
             job.deliver(tone(character))
         job.finish(0.001)
 

@@ -53,7 +53,9 @@ class DaemonProcess:
         backend = [] if any(word.startswith("engine.backend=") for word in settings) else [
             f"engine.backend={'qwen3' if fake else 'espeak'}"
         ]  # fmt: skip
-        words = [word for setting in (f"wyoming.uri={uri}", *backend, *settings) for word in ("--set", setting)]
+        patient = f"queue.max_wait={PATIENCE_S:g}"  # a busy machine takes long to load a model
+        given = (f"wyoming.uri={uri}", *backend, patient, *settings)
+        words = [word for setting in given for word in ("--set", setting)]
         self.lines: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from qwentts_daemon.synthesis.reply import Pcm
+from qwentts_daemon.audio.pcm import Pcm
 
 RATE = 24_000
 

@@ -11,7 +11,7 @@ from qwentts_daemon.announcements.queue import (
     Urgency,
 )
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.voices.request import SynthesisRequest
 
 
 def announcement(name, *targets, urgency=Urgency.NORMAL, text="Dinner.", expires_at_s=100.0):

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from qwentts_daemon.audio.broadcast import MAX_BYTES, BroadcastBuffer
+from qwentts_daemon.audio.pcm import Pcm
 from qwentts_daemon.errors import SpeechError
-from qwentts_daemon.synthesis.reply import Pcm
 
 
 def piece(number, size=2):

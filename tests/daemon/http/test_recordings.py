@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwentts_daemon.audio.pcm import Pcm
 from qwentts_daemon.audio.wav import HEADER_BYTES, header
 from qwentts_daemon.http.recordings import MAX_RECORDINGS, RecordingError, RecordingStore, StorageLimits
-from qwentts_daemon.synthesis.reply import Pcm
 
 RATE = 24_000
 

@@ -12,6 +12,7 @@ import wave
 import aiohttp
 import pytest
 
+from qwentts_daemon.audio.pcm import Pcm
 from qwentts_daemon.audio.wav import HEADER_BYTES, UNKNOWN, header
 from qwentts_daemon.config.loader import load
 from qwentts_daemon.config.paths import cache_dir
@@ -20,7 +21,6 @@ from qwentts_daemon.config.target_schema import UrlTarget
 from qwentts_daemon.errors import SinkError, StartError
 from qwentts_daemon.http.server import MAX_CONNECTIONS, base_url, serving
 from qwentts_daemon.sinks import Services, make_sink
-from qwentts_daemon.synthesis.reply import Pcm
 from tests.support.sinks import RATE, Facts, Tap, cut, file_size_limit, pcm, tone
 
 

@@ -71,7 +71,7 @@ async def test_json_chooses_voice_and_volume(house):
     ("payload", "code", "reason"),
     [
         ('{"text": "x", "id": "a1", "targets": ["kitchn"]}', "invalid-request", "did you mean kitchen?"),
-        ('{"text": "x", "id": "a2", "voice": "espeak-dee"}', "voice-not-found", "did you mean 'espeak-de'?"),
+        ('{"text": "x", "id": "a2", "voice": "espeak-dee"}', "voice-not-found", "did you mean espeak-de?"),
         ('{"text": "x", "id": "a3", "txt": "y"}', "invalid-request", "txt: unknown; known are text, id"),
         ('{"text": "x", "id": "a4", "speed": 2}', "invalid-request", "speed"),
         ('{"text": "x", "id": "a5", "instruct": "Slowly."}', "invalid-request", "does not follow instructions"),

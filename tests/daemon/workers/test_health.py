@@ -12,10 +12,10 @@ from wyoming.tts import Synthesize
 
 from engine.ipc.messages import Health
 from engine.worker.process import Worker
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers import health
 from qwentts_daemon.workers import process as worker_process
-from qwentts_daemon.workers.health import HeartbeatMonitor, WorkerHealth, judge
-from qwentts_daemon.workers.job import SynthesisRequest
+from qwentts_daemon.workers.health import HeartbeatMonitor, WorkerHealth, classify
 from qwentts_daemon.workers.process import UNREAD_COMMANDS_BYTES
 from qwentts_daemon.workers.queue import Priority
 from tests.support.fakes import RATE, ToneBackend
@@ -27,25 +27,25 @@ RYAN = SynthesisRequest("ryan")
 
 
 @pytest.mark.parametrize(
-    ("silent_s", "step_s", "lengthy", "condition"),
+    ("silent_s", "step_s", "long_running", "condition"),
     [
-        (0, 0, False, WorkerHealth.FIT),
-        (1.9, 1.9, False, WorkerHealth.FIT),
-        (2, 0, False, WorkerHealth.AWAY),
-        (0, 2, False, WorkerHealth.AWAY),
-        (4, 0, False, WorkerHealth.STUCK),
-        (0, 4, False, WorkerHealth.STUCK),
-        (0, 29, False, WorkerHealth.STUCK),
-        (0, 29, True, WorkerHealth.AWAY),
-        (0, 300, True, WorkerHealth.AWAY),
-        (0, 600, True, WorkerHealth.LOST),
-        (0, 30, False, WorkerHealth.LOST),
-        (30, 0, False, WorkerHealth.LOST),
-        (30, 0, True, WorkerHealth.LOST),
+        (0, 0, False, WorkerHealth.HEALTHY),
+        (1.9, 1.9, False, WorkerHealth.HEALTHY),
+        (2, 0, False, WorkerHealth.SLOW),
+        (0, 2, False, WorkerHealth.SLOW),
+        (4, 0, False, WorkerHealth.HUNG),
+        (0, 4, False, WorkerHealth.HUNG),
+        (0, 29, False, WorkerHealth.HUNG),
+        (0, 29, True, WorkerHealth.SLOW),
+        (0, 300, True, WorkerHealth.SLOW),
+        (0, 600, True, WorkerHealth.DEAD),
+        (0, 30, False, WorkerHealth.DEAD),
+        (30, 0, False, WorkerHealth.DEAD),
+        (30, 0, True, WorkerHealth.DEAD),
     ],
 )
-def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, lengthy, condition):
-    assert judge(silent_s, step_s, lengthy, 30) is condition
+def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, long_running, condition):
+    assert classify(silent_s, step_s, long_running, 30) is condition
 
 
 def test_a_step_on_a_cpu_may_take_seconds():
@@ -68,27 +68,27 @@ class Clock:
 
     def look(self, worker, seconds):
         """Look every half second for so long; the last condition."""
-        for _ in range(int(seconds / health.LOOK_EVERY_S)):
-            self.now_s += health.LOOK_EVERY_S
-            condition = worker.look()
+        for _ in range(int(seconds / health.CHECK_INTERVAL_S)):
+            self.now_s += health.CHECK_INTERVAL_S
+            condition = worker.check()
         return condition
 
 
 def test_a_worker_that_comes_back_is_fit_again(monkeypatch):
     clock = Clock(monkeypatch)
     worker = HeartbeatMonitor(30)
-    assert clock.look(worker, 5) is WorkerHealth.STUCK
-    worker.hear()
-    assert clock.look(worker, 1) is WorkerHealth.FIT
-    assert clock.look(worker, 30) is WorkerHealth.LOST
+    assert clock.look(worker, 5) is WorkerHealth.HUNG
+    worker.message()
+    assert clock.look(worker, 1) is WorkerHealth.HEALTHY
+    assert clock.look(worker, 30) is WorkerHealth.DEAD
 
 
 def test_a_daemon_that_was_held_up_itself_blames_nobody(monkeypatch):
     clock = Clock(monkeypatch)
     worker = HeartbeatMonitor(30)
     clock.now_s += 100
-    assert worker.look() is WorkerHealth.FIT
-    assert clock.look(worker, 2) is WorkerHealth.AWAY
+    assert worker.check() is WorkerHealth.HEALTHY
+    assert clock.look(worker, 2) is WorkerHealth.SLOW
 
 
 @contextlib.contextmanager
@@ -138,14 +138,14 @@ async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worke
         assert (await speak(worker_process, "And again.")).rate == RATE
 
 
-async def test_lengthy_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
+async def test_long_running_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
     gate = tmp_path / "gate"
     with daemon(ALONE, "engine.heartbeat_timeout=3", fake="Hanging", TEST_GATE=str(gate)) as worker_process:
         async with connected(worker_process) as client:
             await client.write_event(Synthesize("Let me [hear] it.").event())
             worker_process.wait_for("has been in one step for . s; it gets no replies")
             began_s = time.monotonic()
-            while time.monotonic() - began_s < 2.5:  # beyond the time-out of a step that is not lengthy
+            while time.monotonic() - began_s < 2.5:  # beyond the time-out of a step that is not long_running
                 assert (await touch(worker_process)) == "info"
             gate.touch()
             assert (await hear(client, "audio-stop")).rate == RATE

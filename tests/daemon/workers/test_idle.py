@@ -6,8 +6,8 @@ import psutil
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
+from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.idle import IdleManager
-from qwentts_daemon.workers.job import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
 from tests.support.fakes import RATE
 from tests.support.harness import connected, daemon, gone, hear, running_pool, speak
@@ -91,21 +91,21 @@ async def test_an_engine_without_a_time_stays():
     presence.loaded()
     with presence.job():
         pass
-    assert presence.is_wanted
+    assert presence.is_active
     presence.unload()
-    assert not presence.is_wanted
+    assert not presence.is_active
     presence.wake()
-    assert presence.is_wanted
+    assert presence.is_active
 
 
 async def test_the_clock_runs_from_the_last_job_only_and_not_while_loading():
     presence = IdleManager(0.0)
     presence.wake()
     await asyncio.sleep(0.01)
-    assert presence.is_wanted, "not loaded yet"
+    assert presence.is_active, "not loaded yet"
     presence.loaded()
     with presence.job(), presence.job():
         await asyncio.sleep(0.01)
-    assert presence.is_wanted
-    await asyncio.wait_for(presence.unwanted(), 1)
-    assert not presence.is_wanted
+    assert presence.is_active
+    await asyncio.wait_for(presence.deactivated(), 1)
+    assert not presence.is_active

@@ -8,15 +8,15 @@ from qwentts_daemon.errors import Code, SpeechError, WorkerLost
 from qwentts_daemon.workers.queue import JobQueue, Priority
 
 
-def line(max_waiting, max_wait_s, covered=False):
+def line(max_waiting, max_wait_s, has_fallback=False):
     """An admission with one lane."""
     queue = Queue(max_size=max_waiting, max_wait=max_wait_s)
-    admission = JobQueue(LiveConfig(lambda: Config(queue=queue)), covered)
-    return admission, admission.add_lane()
+    admission = JobQueue(LiveConfig(lambda: Config(queue=queue)), has_fallback)
+    return admission, admission.add_worker()
 
 
 async def entered(admission, priority=Priority.ASSIST):
-    task = asyncio.create_task(admission.enter(priority))
+    task = asyncio.create_task(admission.acquire(priority))
     await asyncio.sleep(0)
     return task
 
@@ -28,7 +28,7 @@ async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
     admission.set_capacity(lane, 2)
     await asyncio.sleep(0)
     assert [turn.done() for turn in turns] == [True, True, False, False]
-    admission.leave(lane)
+    admission.release(lane)
     await asyncio.sleep(0)
     assert [turn.done() for turn in turns] == [True, True, True, False]
     assert (admission.running, admission.waiting) == (2, 1)
@@ -48,9 +48,9 @@ async def test_assist_goes_before_announcements():
 async def test_nobody_overtakes_the_line():
     admission, lane = line(max_waiting=10, max_wait_s=5)
     admission.set_capacity(lane, 1)
-    await admission.enter(Priority.ASSIST)
+    await admission.acquire(Priority.ASSIST)
     first = await entered(admission)
-    admission.leave(lane)
+    admission.release(lane)
     second = await entered(admission)
     assert (first.done(), second.done()) == (True, False)
     second.cancel()
@@ -60,7 +60,7 @@ async def test_a_full_line_refuses():
     admission, _ = line(max_waiting=1, max_wait_s=5)
     waiting = await entered(admission)
     with pytest.raises(SpeechError) as refused:
-        await admission.enter(Priority.ASSIST)
+        await admission.acquire(Priority.ASSIST)
     assert refused.value.code == Code.QUEUE_FULL
     waiting.cancel()
 
@@ -68,7 +68,7 @@ async def test_a_full_line_refuses():
 async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
     admission, _ = line(max_waiting=1, max_wait_s=0.01)
     with pytest.raises(SpeechError) as refused:
-        await admission.enter(Priority.ASSIST)
+        await admission.acquire(Priority.ASSIST)
     assert refused.value.code == Code.QUEUE_TIMEOUT
     assert (admission.running, admission.waiting) == (0, 0)
 
@@ -96,11 +96,11 @@ async def test_one_who_gives_up_leaves_the_line_at_once():
 
 
 async def test_whoever_waits_is_given_back_when_the_last_worker_goes_and_another_engine_covers():
-    admission, lane = line(max_waiting=2, max_wait_s=5, covered=True)
-    other = admission.add_lane()
+    admission, lane = line(max_waiting=2, max_wait_s=5, has_fallback=True)
+    other = admission.add_worker()
     for each in (lane, other):
         admission.set_capacity(each, 1)
-        await admission.enter(Priority.ASSIST)
+        await admission.acquire(Priority.ASSIST)
     waiting = [await entered(admission), await entered(admission)]
     admission.set_capacity(lane, 0)
     await asyncio.sleep(0)
@@ -109,18 +109,18 @@ async def test_whoever_waits_is_given_back_when_the_last_worker_goes_and_another
     for turn in waiting:
         with pytest.raises(WorkerLost):
             await turn
-    admission.leave(lane)
+    admission.release(lane)
     admission.set_capacity(lane, 1)
-    assert await admission.enter(Priority.ASSIST) is lane
+    assert await admission.acquire(Priority.ASSIST) is lane
 
 
 async def test_without_a_cover_whoever_waits_goes_on_waiting():
     admission, lane = line(max_waiting=2, max_wait_s=5)
     admission.set_capacity(lane, 1)
-    await admission.enter(Priority.ASSIST)
+    await admission.acquire(Priority.ASSIST)
     waiting = await entered(admission)
     admission.set_capacity(lane, 0)
-    admission.leave(lane)
+    admission.release(lane)
     await asyncio.sleep(0)
     assert not waiting.done()
     admission.set_capacity(lane, 1)
@@ -129,13 +129,13 @@ async def test_without_a_cover_whoever_waits_goes_on_waiting():
 
 async def test_the_least_loaded_worker_gets_the_job():
     admission, small = line(max_waiting=2, max_wait_s=5)
-    large = admission.add_lane()
+    large = admission.add_worker()
     admission.set_capacity(small, 2)
     admission.set_capacity(large, 4)
-    taken = [await admission.enter(Priority.ASSIST) for _ in range(6)]
+    taken = [await admission.acquire(Priority.ASSIST) for _ in range(6)]
     assert [lane is large for lane in taken] == [True, False, True, True, False, True]
     waiting = await entered(admission)
-    admission.leave(small)
+    admission.release(small)
     assert await waiting is small
 
 
@@ -143,7 +143,7 @@ async def test_a_closed_line_refuses_all_who_wait_and_come():
     admission, _ = line(max_waiting=2, max_wait_s=5)
     waiting = await entered(admission)
     admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
-    for attempt in (waiting, admission.enter(Priority.ASSIST)):
+    for attempt in (waiting, admission.acquire(Priority.ASSIST)):
         with pytest.raises(SpeechError, match="gone"):
             await attempt
     assert (admission.running, admission.waiting) == (0, 0)
@@ -151,14 +151,14 @@ async def test_a_closed_line_refuses_all_who_wait_and_come():
 
 async def test_nobody_waits_where_no_worker_reacts_until_one_does():
     admission, first = line(max_waiting=10, max_wait_s=5)
-    second = admission.add_lane()
+    second = admission.add_worker()
     waiting = await entered(admission)
-    admission.set_stuck(first)
+    admission.set_hung(first)
     await asyncio.sleep(0)
     assert not waiting.done(), "the second worker may still load"
-    admission.set_stuck(second)
+    admission.set_hung(second)
     for turn in (waiting, await entered(admission)):
         with pytest.raises(SpeechError, match="does not react"):
             await turn
     admission.set_capacity(second, 1)
-    assert await admission.enter(Priority.ASSIST) is second
+    assert await admission.acquire(Priority.ASSIST) is second

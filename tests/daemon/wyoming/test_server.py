@@ -287,7 +287,7 @@ async def test_a_client_that_leaves_stops_the_engine():
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
             await hear(client, "audio-chunk")
-        process.wait_for(r"engine\.worker: job 1 cancelled")
+        process.wait_for(r"engine\.worker\.process: job 1 cancelled")
 
 
 async def test_a_new_request_ends_the_running_reply_in_order():
@@ -297,7 +297,7 @@ async def test_a_new_request_ends_the_running_reply_in_order():
             await hear(client, "audio-chunk")
             await client.write_event(SynthesizeStart().event())
             assert (await hear(client, "audio-stop")).types in (["audio-stop"], ["audio-chunk", "audio-stop"])
-            process.wait_for(r"engine\.worker: job 1 cancelled")
+            process.wait_for(r"engine\.worker\.process: job 1 cancelled")
             await client.write_event(SynthesizeChunk("Something else.").event())
             await client.write_event(SynthesizeStop().event())
             assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]

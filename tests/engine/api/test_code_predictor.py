@@ -47,7 +47,7 @@ def test_rows_do_not_depend_on_their_company(codebook: FastCodebook) -> None:
 
 
 def test_a_graph_honours_every_parameter_and_any_batch(codebook: FastCodebook) -> None:
-    """The seed's graph has temperature 1.0 and top-k 50 built in, and breaks for more than one row."""
+    """The streaming fork's graph has temperature 1.0 and top-k 50 built in, and breaks for more than one row."""
     graphs, plain = RecordedPredictor(), FastCodebook(codebook._predictor)
     codebook.capture_into(graphs, 1, (4, 1, 2))  # type: ignore[arg-type]
     ways = [SAMPLED, {"do_sample": False}, {"top_k": 1, "seed": 1}, {"temperature": 2.0, "top_k": 0, "seed": 9},

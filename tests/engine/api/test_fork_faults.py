@@ -103,7 +103,7 @@ def test_speech_does_not_end_with_its_first_code() -> None:
 
 
 def test_further_ends_do_not_become_sounds_and_text_ids_are_none() -> None:
-    """The seed's list of ends takes them out of the suppression too, so that 2157 could be drawn."""
+    """The streaming fork's list of ends takes them out of the suppression too, so that 2157 could be drawn."""
     assert end_ids(tiny_model().config.talker) == {2150, 2157}
     made = sampler(SamplingParams(end_ids=(2157, 7)))
     assert draw(made, {2157: 99.0, 20: 60.0}) == 20
@@ -152,7 +152,7 @@ def test_talker_and_predictor_agree_about_top_p() -> None:
 
 
 def test_sound_does_not_depend_on_the_place_in_a_chunk_and_the_reference_is_not_forgotten() -> None:
-    """Longer than the seed's window of 80 frames, so that there the reference would be gone."""
+    """Longer than the streaming fork's window of 80 frames, so that there the reference would be gone."""
     wave = np.concatenate(cloned(frames=90, emit_every_frames=7))
     with codes_of(model()) as codes:
         options = GREEDY | {"max_new_tokens": 91, "repetition_penalty": 1.0}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.api.window_decoder import WindowDecoder
+from engine.api.windowed_decode import WindowDecoder
 from engine.prompt.planner import PromptError
 from engine.runtime.model_runner import Runner
 from engine.scheduler.chunking import TwoPhasePlan

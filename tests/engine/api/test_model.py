@@ -112,7 +112,7 @@ def parameters(function: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_signatures_are_the_reference_s_and_the_seed_s(name: str) -> None:
+def test_signatures_are_those_of_the_reference_and_the_streaming_fork(name: str) -> None:
     assert list(parameters(getattr(Model, name)).items()) == list(SIGNATURES[name].items())
 
 
@@ -156,10 +156,10 @@ def test_keywords_of_scripts_for_the_reference_are_taken(monkeypatch: pytest.Mon
         ({"torch_dtyp": "float32"}, TypeError, "did you mean 'torch_dtype'"),
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"device_map": {"talker": 0, "codec": 1}}, ValueError, "one device"),
-        ({"slots": 0}, ValueError, "slots must be a whole number of at least 1, not 0"),
+        ({"slots": 0}, ValueError, "slots must be at least 1, not 0"),
         ({"max_positions": 10.5}, ValueError, "max_positions must be a whole number"),
-        ({"slots": None}, ValueError, "slots must be a whole number of at least 1, not None"),
-        ({"max_positions": 0}, ValueError, "max_positions must be a whole number of at least 1, not 0"),
+        ({"slots": None}, ValueError, "slots must be a whole number, not None"),
+        ({"max_positions": 0}, ValueError, "max_positions must be at least 1, not 0"),
         ({"device": "cpu", "codec_device": "cuda:99"}, ValueError, "codec_device cuda:99: torch sees"),
         ({"device_map": "cuda:99"}, ValueError, "device_map cuda:99: torch sees"),
         ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
@@ -310,7 +310,7 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"temprature": 1.0}, SamplingError, "did you mean 'temperature'"),
         ({"temperature": 0}, SamplingError, "do_sample=False"),
         ({"repetition_penalty_window": 5000}, SamplingError, "at most 512"),
-        ({"max_new_tokens": 0}, SamplingError, "max_new_tokens must lie between 1"),
+        ({"max_new_tokens": 0}, SamplingError, "max_new_tokens must be between 1"),
         ({"max_new_tokens": "5"}, SamplingError, "max_new_tokens must be a whole number"),
         ({"max_new_tokens": float("nan")}, SamplingError, "max_new_tokens must be a whole number"),
         ({"use_paged_engine": 1}, ValueError, "use_paged_engine"),
@@ -332,10 +332,10 @@ def test_prompts_that_contradict_themselves() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("anna", "what create_voice_clone_prompt gives, not str"),
-        ([None], "what create_voice_clone_prompt gives, not NoneType"),
-        (torch.zeros(64), "what create_voice_clone_prompt gives, not Tensor"),
-        ({"ref_code": [None], "icl_mode": [False]}, "needs ref_spk_embedding, x_vector_only_mode too"),
+        ("anna", "must come from create_voice_clone_prompt, not be str"),
+        ([None], "must come from create_voice_clone_prompt, not be NoneType"),
+        (torch.zeros(64), "must come from create_voice_clone_prompt, not be Tensor"),
+        ({"ref_code": [None], "icl_mode": [False]}, "needs ref_spk_embedding, x_vector_only_mode"),
     ],
     ids=["a name", "nothing", "an x-vector", "half a dict"],
 )
@@ -414,22 +414,22 @@ def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
     speaker = model()
     shared, step = speaker.engine, Engine.step
     job = next(shared._numbers)
-    shared._begin(job, GenerationRequest(speaker._planner.custom_voice("ryan")))
-    shared._feed(job, "hello world, ")
+    shared._submit(job, GenerationRequest(speaker._planner.custom_voice("ryan")))
+    shared._append_text(job, "hello world, ")
     for _ in range(40):
         shared.exclusively(lambda: None)  # a turn
-    assert job in shared._hungry
+    assert job in shared._awaiting_text
 
     def fed_meanwhile(self: Engine) -> list[Any]:
         made = step(self)
-        shared._feed(job, "and once more ")
+        shared._append_text(job, "and once more ")
         return made
 
     with monkeypatch.context() as patched:
         patched.setattr(Engine, "step", fed_meanwhile)
         patched.setattr(Engine, "busy", True)
         shared.exclusively(lambda: None)
-    assert job not in shared._hungry
+    assert job not in shared._awaiting_text
     shared._cancel(job)
 
 
@@ -440,7 +440,7 @@ def test_an_error_of_the_text_s_author_ends_the_stream() -> None:
 
     with pytest.raises(KeyError, match="author"):
         whole(model().stream_generate_custom_voice(broken(), "ryan", **STREAMED))
-    with pytest.raises(TypeError, match="pieces of str"):
+    with pytest.raises(TypeError, match="each piece of text must be a str"):
         whole(model().stream_generate_custom_voice(iter([b"hello"]), "ryan", **STREAMED))
 
 
@@ -470,8 +470,8 @@ def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
     ("change", "words"),
     [
         ({"ref_spk_embedding": np.zeros(3, np.float32)}, "has 3 numbers"),
-        ({"ref_spk_embedding": np.full(64, np.nan, np.float32)}, "no number"),
-        ({"ref_spk_embedding": np.full(64, -np.inf, np.float32)}, "no number"),
+        ({"ref_spk_embedding": np.full(64, np.nan, np.float32)}, "has NaN"),
+        ({"ref_spk_embedding": np.full(64, -np.inf, np.float32)}, "has NaN"),
         ({"ref_code": np.full((5, 16), 9999)}, "between 0 and 2047"),
         ({"ref_code": np.full((5, 16), -1)}, "between 0 and 2047"),
     ],
@@ -536,7 +536,7 @@ def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytes
     assert len(model().generate_custom_voice(TEXTS[1], "ryan", **GREEDY)[0][0]) == 7 * 1920
 
 
-@pytest.mark.parametrize("moment", ["_take_turn", "_begin"])
+@pytest.mark.parametrize("moment", ["_acquire_turn", "_submit"])
 def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     only = model(slots=1)
     real = getattr(ThreadedEngine, moment)
@@ -567,7 +567,7 @@ def test_slots_that_all_wait_for_text_are_reported(monkeypatch: pytest.MonkeyPat
     waiting = only.stream_generate_custom_voice(iter(["hi, ", "four"]), "ryan", emit_every_frames=1,
                                                 **STREAMED | {"max_new_tokens": 30})  # fmt: skip
     next(waiting)
-    with pytest.raises(EngineFailure, match="does not go on"):
+    with pytest.raises(EngineFailure, match="waits for more text"):
         list(only.stream_generate_custom_voice("hello", "ryan", **STREAMED))
     assert len(whole(waiting)) > 0
 

@@ -1,4 +1,4 @@
-"""`enable_streaming_optimizations`: the seed's table on our engine, conflicts refused, what it comes to on a CPU."""
+"""`enable_streaming_optimizations`: the streaming fork's options, conflicts refused, and a CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from engine.api.optimize import wanted
 
 import engine
 from engine.api.optimizations import COMPILE_MODES, Optimizations
-from engine.api.optimize import wanted
 from tests.engine.support.random_inputs import codes
 from tests.engine.support.tiny_models import tiny_directory, tiny_model
 
@@ -38,7 +38,7 @@ def defaults(function: Any) -> dict[str, Any]:
     return {name: each.default for name, each in inspect.signature(function).parameters.items() if name != "self"}
 
 
-def test_signatures_are_the_seed_s() -> None:
+def test_signatures_are_those_of_the_streaming_fork() -> None:
     model, tokenizer = engine.Qwen3TTSModel, engine.Qwen3TTSTokenizer
     assert list(defaults(model.enable_streaming_optimizations).items()) == list(DEFAULTS.items())
     assert {field.name: field.default for field in fields(Optimizations)} == DEFAULTS
@@ -52,7 +52,7 @@ def test_signatures_are_the_seed_s() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"decode_window_frames": 0}, "decode_window_frames must be a whole number between 1"),
+        ({"decode_window_frames": 0}, "decode_window_frames must be between 1"),
         ({"decode_window_frames": 8.0}, "whole number"),
         ({"compile_mode": "max-autotun"}, "did you mean 'max-autotune'"),
         ({"compile_mode": None}, "unknown compile_mode None"),
@@ -122,7 +122,7 @@ def test_a_graph_that_was_asked_for_is_refused_on_a_cpu(model: Any, tokenizer: A
 def test_the_engine_is_not_exchanged_under_an_open_stream(model: Any) -> None:
     stream = model.stream_generate_custom_voice("hello world", "ryan", emit_every_frames=1, max_frames=9)
     next(stream)
-    with pytest.raises(RuntimeError, match="close what is being spoken first"):
+    with pytest.raises(RuntimeError, match="close all"):
         model.enable_streaming_optimizations()
     stream.close()
     assert model.enable_streaming_optimizations() is model
@@ -141,7 +141,7 @@ def test_a_tokenizer_s_window_is_the_window_decoded_and_nothing_is_padded(tokeni
     assert rate == 24_000
     assert abs(wave - exact[0].numpy()).max() < 1e-4
     ragged = given.clone()
-    ragged[1, :12] = -1  # padded on the left, as the seed pads
+    ragged[1, :12] = -1  # padded on the left, as the streaming fork pads
     waves, _ = tokenizer.decode_streaming_batch(ragged, use_optimized=False)
     assert [len(each) for each in waves] == [30 * 1920, 18 * 1920]
     with torch.inference_mode():

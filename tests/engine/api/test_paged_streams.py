@@ -1,6 +1,6 @@
-"""The paged engine through the public API, and what goes wrong in the seed's, each fault by its symptom.
+"""The paged engine through the public API, and what goes wrong in the streaming fork's, each fault by its symptom.
 
-The seed's engine needs a GPU and bfloat16; all of this runs on a CPU in float32.
+The streaming fork's engine needs a GPU and bfloat16; all of this runs on a CPU in float32.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_it_is_opened_once_and_exchanged_for_other_options_while_it_is_silent(pr
     stream = preset.stream_generate_custom_voice("hello world", "ryan", emit_every_frames=1, max_frames=9, **PAGED)
     next(stream)
     other = {"use_paged_engine": True, "paged_gpu_memory_utilization": 0.2, "paged_enforce_eager": True}
-    with pytest.raises(RuntimeError, match="close what is being spoken first"):
+    with pytest.raises(RuntimeError, match="close all"):
         preset.enable_streaming_optimizations(**other)
     stream.close()
     preset.enable_streaming_optimizations(**other)
@@ -105,7 +105,7 @@ def test_it_is_opened_once_and_exchanged_for_other_options_while_it_is_silent(pr
     close(np.concatenate(chunks(preset, "hi", **PAGED)), np.concatenate(chunks(preset, "hi")))
 
 
-# --- the seed's faults --------------------------------------------------------------------------------------------
+# --- the streaming fork's faults ----------------------------------------------------------------------------------
 
 
 def test_the_first_frame_is_spoken_and_the_second_hears_all_16_codes_of_it() -> None:
@@ -210,7 +210,7 @@ def test_windows_are_prepared_while_neither_engine_makes_a_step(preset: Any) -> 
     preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(paged._driver)))
     assert order == [threading.get_ident()]  # the thread that prepares drives it, so nobody else does
     assert not preset._paged.idle
-    with pytest.raises(RuntimeError, match="close what is being spoken first"):
+    with pytest.raises(RuntimeError, match="close all"):
         preset.enable_streaming_optimizations()
     assert len(list(stream)) == 5
     assert preset._paged.idle

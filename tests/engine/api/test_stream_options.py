@@ -18,7 +18,7 @@ WINDOWED = {"windowed_decode": True}
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"emit_every_frames": 0}, "emit_every_frames must lie between 1"),
+        ({"emit_every_frames": 0}, "emit_every_frames must be between 1"),
         ({"emit_every_frames": 2.5}, "whole number"),
         ({"emit_every_frames": True}, "whole number"),
         ({"emit_every_frames": None}, "whole number"),
@@ -49,7 +49,7 @@ def test_what_cannot_be_is_refused_with_its_reason(given: dict[str, object], wor
         {"emit_every_frames": 100},  # windows have no meaning here
         WINDOWED | {"emit_every_frames": 80, "overlap_samples": 0},
         WINDOWED | {"emit_every_frames": 79},
-        {"emit_every_frames": 12, "first_chunk_emit_every": 5},  # the seed's example
+        {"emit_every_frames": 12, "first_chunk_emit_every": 5},  # the streaming fork's example
         {"max_frames": 3, "emit_every_frames": 8},
     ],
 )

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.api.stream_options import StreamOptions
-from engine.api.windowed_decode import StepSound, WindowSound, blended, risen, sounded, sounded_beside
+from engine.api.windowed_decode import (
+    StreamingChunkDecoder,
+    WindowedChunkDecoder,
+    cross_fade,
+    decode_outputs,
+    decode_outputs_in_thread,
+    fade_in,
+)
 from engine.scheduler.job import ChunkOutput
 from engine.scheduler.sequence import FinishReason
 from tests.engine.support.random_inputs import codes as random_codes
@@ -72,10 +79,10 @@ def wishes(draw: st.DrawFn) -> StreamOptions:
 def test_every_sample_keeps_its_place_in_time(wish: StreamOptions, frames: int, before: int, late: bool) -> None:
     assert wish.windows is not None
     reference = counted(-before, before).T if before else None
-    sound, overlap = WindowSound(ramp, wish.windows, reference, FRAME), wish.overlap_samples
+    sound, overlap = WindowedChunkDecoder(ramp, wish.windows, reference, FRAME), wish.overlap_samples
     waves, made = [], 0
     for part in parts(counted(0, frames), wish, late):
-        waves.append(sound.take(part))
+        waves.append(sound.decode(part))
         made += part.codes.shape[1]
         held = 0 if part.ended else overlap
         assert sum(map(len, waves)) == made * FRAME - held
@@ -93,8 +100,8 @@ def test_no_seam_jumps_further_than_the_signal(wish: StreamOptions, frames: int,
     assert wish.windows is not None
     decoder = tiny_model().decoder
     codes = torch.from_numpy(random_codes(1, frames, seed))[0]
-    sound = WindowSound(lambda window: decoder.decode(window[None])[0], wish.windows, None, FRAME)
-    waves = [sound.take(part) for part in parts(codes, wish, True)]
+    sound = WindowedChunkDecoder(lambda window: decoder.decode(window[None])[0], wish.windows, None, FRAME)
+    waves = [sound.decode(part) for part in parts(codes, wish, True)]
     jumps = torch.cat(waves).diff().abs()
     borders = torch.tensor([len(wave) for wave in waves]).cumsum(0)[:-1] - 1
     borders = borders[(borders >= 0) & (borders < len(jumps))]
@@ -108,8 +115,10 @@ def test_a_window_that_reaches_the_beginning_is_exact_between_the_fades() -> Non
     decoder, wish = tiny_model().decoder, options(emit_every_frames=5)
     assert wish.windows is not None
     with torch.inference_mode():
-        sound = WindowSound(lambda window: decoder.decode(window[None])[0], wish.windows, codes[:, :12].T, FRAME)
-        wave = torch.cat([sound.take(part) for part in parts(codes[:, 12:], wish, False)])
+        sound = WindowedChunkDecoder(
+            lambda window: decoder.decode(window[None])[0], wish.windows, codes[:, :12].T, FRAME
+        )
+        wave = torch.cat([sound.decode(part) for part in parts(codes[:, 12:], wish, False)])
         whole = decoder.decode(codes[None])[0][12 * FRAME :]
     torch.testing.assert_close(wave[512:-512], whole[512:-512], rtol=0, atol=1e-4)
     rise = 0.5 * (1 - torch.cos(torch.linspace(0, torch.pi, 512)))
@@ -117,24 +126,24 @@ def test_a_window_that_reaches_the_beginning_is_exact_between_the_fades() -> Non
     torch.testing.assert_close(wave[-512:], whole[-512:] * rise.flip(0), rtol=0, atol=1e-4)
 
 
-def test_without_overlap_nothing_is_blended_held_back_or_faded() -> None:
+def test_without_overlap_nothing_is_cross_fade_held_back_or_faded() -> None:
     wish = options(emit_every_frames=2, decode_window_frames=2, overlap_samples=0)
     assert wish.windows is not None
-    sound = WindowSound(ramp, wish.windows, None, FRAME)
-    waves = [sound.take(part) for part in parts(counted(0, 5), wish, False)]
+    sound = WindowedChunkDecoder(ramp, wish.windows, None, FRAME)
+    waves = [sound.decode(part) for part in parts(counted(0, 5), wish, False)]
     assert [len(wave) for wave in waves] == [2 * FRAME, 2 * FRAME, FRAME]
     assert torch.equal(torch.cat(waves), torch.arange(5 * FRAME).double())
 
 
 def test_blending_two_renderings_of_one_sound_changes_nothing() -> None:
     wave = torch.randn(3000)
-    torch.testing.assert_close(blended(wave[:700], wave), wave)
+    torch.testing.assert_close(cross_fade(wave[:700], wave), wave)
     one, two = torch.ones(512), torch.zeros(600)
-    mixed = blended(one, two)
+    mixed = cross_fade(one, two)
     assert mixed[0] == 1
     assert mixed[511] == 0
     assert (mixed.diff() <= 0).all()
-    assert risen(torch.ones(100), 512)[-1] == 1  # a speech shorter than its fade
+    assert fade_in(torch.ones(100), 512)[-1] == 1  # a speech shorter than its fade
 
 
 @pytest.mark.parametrize("cut", [FinishReason.TOO_LONG, FinishReason.LOOP])
@@ -143,10 +152,12 @@ def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: FinishRe
     whole = ChunkOutput(1, codes, torch.empty(0), ended=True, cut=cut)
     wish = options(overlap_samples=0)
     assert wish.windows is not None
-    windowed = WindowSound(lambda window: decoder.decode(window[None])[0], wish.windows, None, FRAME).take(whole)
-    stepped = StepSound(decoder, None).take(whole)
+    windowed = WindowedChunkDecoder(lambda window: decoder.decode(window[None])[0], wish.windows, None, FRAME).decode(
+        whole
+    )
+    stepped = StreamingChunkDecoder(decoder, None).decode(whole)
     torch.testing.assert_close(windowed, stepped, rtol=0, atol=1e-4)
-    plain = StepSound(decoder, None).take(
+    plain = StreamingChunkDecoder(decoder, None).decode(
         ChunkOutput(1, codes, torch.empty(0), ended=True, cut=FinishReason.MAX_NEW_TOKENS)
     )
     assert torch.equal(stepped[: 5 * FRAME], plain[: 5 * FRAME])
@@ -155,7 +166,7 @@ def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: FinishRe
 
 def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
     class Echo:
-        def take(self, part: ChunkOutput) -> Tensor:
+        def decode(self, part: ChunkOutput) -> Tensor:
             if part.job == 3:
                 raise ArithmeticError("decoder")
             return torch.full((1,), float(part.job))
@@ -165,13 +176,13 @@ def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
             yield [None, ChunkOutput(job, counted(0, 1), torch.empty(0))]
 
     sounds, entered = [Echo(), Echo()], []
-    beside = list(sounded_beside(rounds(3), sounds, lambda: entered.append(1)))
+    beside = list(decode_outputs_in_thread(rounds(3), sounds, lambda: entered.append(1)))
     assert [[wave.tolist() for wave in each] for each in beside] == [[[], [0.0]], [[], [1.0]], [[], [2.0]]]
     assert entered == [1]
-    assert [[wave.tolist() for wave in each] for each in sounded(rounds(3), sounds)] == [
+    assert [[wave.tolist() for wave in each] for each in decode_outputs(rounds(3), sounds)] == [
         [wave.tolist() for wave in each] for each in beside
     ]
-    heard = sounded_beside(rounds(6), sounds, lambda: None)
+    heard = decode_outputs_in_thread(rounds(6), sounds, lambda: None)
     assert [next(heard)[1].item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ArithmeticError, match="decoder"):
         next(heard)
@@ -182,14 +193,14 @@ def test_leaving_waits_for_no_decoding() -> None:
     decoding, allowed = threading.Event(), threading.Event()
 
     class Slow:
-        def take(self, part: ChunkOutput) -> Tensor:
+        def decode(self, part: ChunkOutput) -> Tensor:
             if part.job:
                 decoding.set()
                 allowed.wait(30)
             return torch.empty(0)
 
     rounds = ([ChunkOutput(job, counted(0, 1), torch.empty(0))] for job in range(3))
-    heard = sounded_beside(rounds, [Slow()], lambda: None)
+    heard = decode_outputs_in_thread(rounds, [Slow()], lambda: None)
     next(heard)
     assert decoding.wait(30)
     leaving = threading.Thread(target=heard.close)

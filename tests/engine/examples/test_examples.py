@@ -1,4 +1,4 @@
-"""Every example runs on a tiny checkpoint, and so do the seed's own, with only the import line changed."""
+"""Every example runs on a tiny checkpoint, and so do the streaming fork's own, with only the import line changed."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def test_an_example_is_a_program() -> None:
     assert "--ref-audio" in finished.stdout, finished.stderr
 
 
-# --- the seed's own ---------------------------------------------------------------------------------------------
+# --- the streaming fork's own -----------------------------------------------------------------------------------
 
 
-def run_seed(titles: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, Any]:
-    """Run examples of the seed one after another, each as it stands but for the import line.
+def run_fork_examples(titles: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, Any]:
+    """Run examples of the streaming fork one after another, unchanged but for the import line.
 
     The model that they name is a tiny one, and `cuda` the CPU.
     """
@@ -156,8 +156,8 @@ def run_seed(titles: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -
 
 
 @pytest.mark.usefixtures("reference")
-def test_the_seed_s_streams(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    names = run_seed(["Streaming", "Batch streaming"], monkeypatch, tmp_path)
+def test_fork_examples_stream(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = run_fork_examples(["Streaming", "Batch streaming"], monkeypatch, tmp_path)
     assert names["sr"] == 24_000
     assert sum(map(len, card.heard)) > 0
     assert sum(map(len, card.heard)) % 1920 == 0
@@ -165,7 +165,7 @@ def test_the_seed_s_streams(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.usefixtures("reference")
-def test_the_seed_s_paged_engine(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fork_examples_use_the_paged_engine(card: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     used: list[int] = []
     real = PagedRunner.advance
 
@@ -174,12 +174,12 @@ def test_the_seed_s_paged_engine(card: Any, monkeypatch: pytest.MonkeyPatch, tmp
         return real(self, *given)
 
     monkeypatch.setattr(PagedRunner, "advance", watched)
-    names = run_seed(["Streaming", "Paged attention engine"], monkeypatch, tmp_path)
+    names = run_fork_examples(["Streaming", "Paged attention engine"], monkeypatch, tmp_path)
     assert max(used) > 0
     assert sum(map(len, card.heard)) % 1920 == 0
     assert names["sr"] == 24_000
 
 
-def test_the_seed_s_optimisations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = run_seed(["Optimisations"], monkeypatch, tmp_path)["model"]
+def test_fork_examples_enable_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = run_fork_examples(["Optimisations"], monkeypatch, tmp_path)["model"]
     assert model.optimizations.compile_mode == "reduce-overhead"

@@ -114,7 +114,7 @@ class TestStart:
 
 @pytest.mark.kernels
 @with_triton
-@pytest.mark.parametrize("capability", [86, 120], ids=["RTX 30", "RTX 50"])
+@pytest.mark.parametrize("capability", [86, 89, 120], ids=["RTX 30", "RTX 40", "RTX 50"])
 def test_home_cards_have_the_shared_memory_that_kernels_want(capability: int, tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "tests.engine.kernels.shared_memory", str(capability)],

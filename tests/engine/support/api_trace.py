@@ -13,15 +13,15 @@ import torch
 def codes_of(model: Any) -> Iterator[list[torch.Tensor]]:
     """The codes [frames, 16] of every utterance that `model` generates inside."""
     found: list[torch.Tensor] = []
-    speak = model.engine.speak
+    synthesize = model.engine.synthesize
 
-    def watched(utterances: Any) -> Any:
-        spoken = speak(utterances)
+    def watched(requests: Any) -> Any:
+        spoken = synthesize(requests)
         found.extend(speech.codes.T for speech in spoken)
         return spoken
 
-    model.engine.speak = watched
+    model.engine.synthesize = watched
     try:
         yield found
     finally:
-        del model.engine.speak
+        del model.engine.synthesize

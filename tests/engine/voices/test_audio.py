@@ -36,9 +36,10 @@ WAV = file_bytes(tone(0.5, 24000), 24000)
 def server() -> Iterator[str]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/moved":
+            targets = {"/moved": "/a.wav", "/file": "file:///etc/passwd", "/ftp": "ftp://127.0.0.1/a", "/loop": "/loop"}
+            if target := targets.get(self.path):
                 self.send_response(302)
-                self.send_header("Location", "file:///etc/passwd")
+                self.send_header("Location", target)
                 self.end_headers()
                 return
             self.send_response(200 if self.path in ("/a.wav", "/slow") else 404)
@@ -119,13 +120,19 @@ def test_urls_only_when_allowed(server: str) -> None:
     assert len(load_audio(f"{server}/a.wav", allow_url=True)) == 12000
 
 
+def test_load_audio_follows_redirects(server: str) -> None:
+    assert len(load_audio(f"{server}/moved", allow_url=True)) == 12000
+
+
 @pytest.mark.parametrize(
     ("path", "limits", "message"),
     [
         ("/none.wav", AudioLimits(), "404"),
         ("/a.wav", AudioLimits(max_bytes=1000), "larger than the limit of 1000 bytes"),
         ("/slow", AudioLimits(timeout_s=0.3), "longer than 0.3 s"),
-        ("/moved", AudioLimits(), "only http and https|cannot read"),
+        ("/file", AudioLimits(), "cannot read.*protocol"),
+        ("/ftp", AudioLimits(), "cannot read.*protocol"),
+        ("/loop", AudioLimits(), "cannot read.*redirect"),
     ],
 )
 def test_url_failures(server: str, path: str, limits: AudioLimits, message: str) -> None:
@@ -133,9 +140,10 @@ def test_url_failures(server: str, path: str, limits: AudioLimits, message: str)
         load_audio(server + path, allow_url=True, limits=limits)
 
 
-def test_unreachable_url() -> None:
-    with pytest.raises(AudioError, match="cannot read http://127"):
-        load_audio("http://127.0.0.1:9/a.wav", allow_url=True)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/a.wav", "http://[", "http://"])
+def test_unreachable_and_invalid_urls(url: str) -> None:
+    with pytest.raises(AudioError, match="cannot read http://"):
+        load_audio(url, allow_url=True)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_half_a_file_is_a_clear_error(tmp_path, length):
     path = tmp_path / "prompt.npz"
     make_voice_prompt(tiny_model(), sound(1.0, 1), "hello").save(path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(VoicePromptError, match="no voice prompt"):
+    with pytest.raises(VoicePromptError, match="not a voice prompt"):
         VoicePrompt.load(path)
 
 

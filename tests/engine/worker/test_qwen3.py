@@ -294,7 +294,7 @@ def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
 
 def test_wrong_sampling_is_refused_for_good(tmp_path):
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"), sampling={"top_p": 2.0})
-    assert "sampling: top_p must lie between" in reason
+    assert "sampling: top_p must be between" in reason
     assert permanent
 
 
@@ -411,7 +411,7 @@ def test_out_of_memory_for_a_voice_fails_its_job_only(tmp_path, monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as short:
-        short.setattr(backend._opened.clones._runner, "prime", full)
+        short.setattr(backend._opened.clones._primed, "_prime", full)
         with pytest.raises(JobError, match="GPU ran out of memory"):
             backend.add(Synthesize(1, "anna", TEXT))
     assert spoken(backend, voice="anna")
