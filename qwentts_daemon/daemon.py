@@ -90,7 +90,7 @@ async def _announcing(
     from .mqtt.commands import DaemonControls
     from .mqtt.service import Dependencies, announcing
 
-    controls = DaemonControls(reload.asked.set, speaker.pool.unload)
+    controls = DaemonControls(reload.asked.set, speaker.pool.primary.unload)
     async with announcing(config, Dependencies(speaker, catalogues.current, shelf, controls)) as announcer:
         yield announcer
 
