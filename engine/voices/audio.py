@@ -92,7 +92,7 @@ def resample(samples: Samples, rate: int, wanted: int = RATE) -> Samples:
 
 def write_wave(path: Path, samples: Samples, rate: int) -> None:
     """Write float32 [samples] or [samples, channels] as they are. Raises OSError."""
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     with path.open("wb") as file:
         soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
