@@ -1,4 +1,4 @@
-"""The composition root: makes every part, connects them, and ends them in the right order."""
+"""Composition root: creates all parts, connects them, and stops them in the right order."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ async def serve(live: LiveConfig) -> None:
     notifier, watchdog_s, given = take_notifier(os.environ), take_watchdog_s(os.environ), take_sockets(os.environ)
     stopping, changed = asyncio.Event(), asyncio.Event()
     pool = make_pool(live, changed.set)
-    catalogues = VoiceRegistry(live, pool)
-    speaker = Synthesizer(pool, live)
-    reload = Reload(live, pool, catalogues.check, notifier)
-    supervision = WatchdogReporter(live, pool, notifier, changed, watchdog_s)
+    voices = VoiceRegistry(live, pool)
+    synthesizer = Synthesizer(pool, live)
+    reload = Reload(live, pool, voices.check, notifier)
+    reporter = WatchdogReporter(live, pool, notifier, changed, watchdog_s)
     allow_descriptors(live.now.wyoming.max_connections)
     _on_signals(stopping, reload.asked)
-    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # left from the last to the first
-        stack.callback(tasks.create_task(supervision.run(stopping.is_set), name="supervision").cancel)
-        server = WyomingServer(Service(live, speaker, catalogues.current, ClientLimiter(live)), tasks)
+    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # exited in reverse order
+        stack.callback(tasks.create_task(reporter.run(stopping.is_set), name="watchdog").cancel)
+        server = WyomingServer(Service(live, synthesizer, voices.current, ClientLimiter(live)), tasks)
         workers = PoolTask(pool)
         stack.push_async_callback(workers.stop)
-        shelf = await stack.enter_async_context(shelved(live.now, lambda: pool.ready))
-        announcer = await stack.enter_async_context(_announcing(live.now, speaker, catalogues, shelf, reload))
+        recordings = await stack.enter_async_context(recording_store(live.now, lambda: pool.ready))
+        announcer = await stack.enter_async_context(_announcing(live.now, synthesizer, voices, recordings, reload))
         stack.push_async_callback(lambda: _drain(server, announcer, live.now.daemon.shutdown_timeout))
         listener = await stack.enter_async_context(listening(live.now.wyoming.uri, server, stopping, given))
         workers.start()
@@ -74,29 +74,33 @@ async def serve(live: LiveConfig) -> None:
         notifier.stopping(live.now.daemon.shutdown_timeout + STOP_MARGIN_S)
         changed.set()
         listener.close()
-        speaker.close()
+        synthesizer.close()
 
 
 @contextlib.asynccontextmanager
 async def _announcing(
-    config: Config, speaker: Synthesizer, catalogues: VoiceRegistry, shelf: RecordingStore | None, reload: Reload
+    config: Config,
+    synthesizer: Synthesizer,
+    voices: VoiceRegistry,
+    recordings: RecordingStore | None,
+    reload: Reload,
 ) -> AsyncIterator[Announcer | None]:
-    """Announcements by MQTT, if there is a broker; else nothing of them is even imported."""
+    """Serve announcements by MQTT if a broker is configured; otherwise import nothing of that."""
     if not config.mqtt.host:
         if config.announce.targets:
-            log.warning("announce.targets: without a broker (mqtt.host) nobody can announce anything")
+            log.warning("announce.targets: announcements need a broker; set mqtt.host")
         yield None
         return
     from .mqtt.commands import DaemonControls
     from .mqtt.service import Dependencies, announcing
 
-    controls = DaemonControls(reload.asked.set, speaker.pool.unload)
-    async with announcing(config, Dependencies(speaker, catalogues.current, shelf, controls)) as announcer:
+    controls = DaemonControls(reload.asked.set, synthesizer.pool.primary.unload)
+    async with announcing(config, Dependencies(synthesizer, voices.current, recordings, controls)) as announcer:
         yield announcer
 
 
 async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: float) -> None:
-    """Let everything that is being spoken come to its end, for up to `timeout_s`."""
+    """Let running replies and announcements finish, for up to `timeout_s`."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.drain(timeout_s), name="drain wyoming")
         if announcer:
@@ -104,19 +108,19 @@ async def _drain(server: WyomingServer, announcer: Announcer | None, timeout_s: 
 
 
 @contextlib.asynccontextmanager
-async def shelved(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore | None]:
-    """The HTTP server and its shelf, where one is wanted. Raises StartError."""
+async def recording_store(config: Config, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore | None]:
+    """Run the HTTP server with its recordings, if enabled or needed by a target. Raises StartError."""
     if not (config.http.enabled or any(isinstance(target, UrlTarget) for target in config.announce.targets.values())):
         yield None
         return
     from .http.server import serving  # loads aiohttp
 
-    async with serving(config.http, cache_dir(config, os.environ), is_ready) as shelf:
-        yield shelf
+    async with serving(config.http, cache_dir(config, os.environ), is_ready) as recordings:
+        yield recordings
 
 
 def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> WorkerPool:
-    """The workers that the configuration asks for, not started yet. `changed` is called when one does more or less."""
+    """Create the configured workers without starting them. `changed` is called when jobs begin, wait or end."""
     engines = choose_engines(live.now, os.environ)
     groups = []
     for workers in engines:
@@ -128,18 +132,18 @@ def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> W
 
 
 class PoolTask:
-    """The pool's task: begun once the sockets are there, ended after the last reply."""
+    """The task that runs the pool: started once the sockets are open, stopped after the last reply."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to load."""
+        """Start the workers."""
         self._task = asyncio.create_task(self._pool.run(), name="workers")
 
     async def run_until(self, stopping: asyncio.Event) -> None:
-        """Returns when `stopping` is set. Raises what ends the pool before."""
+        """Wait until `stopping` is set. Raises the exception that ends the pool before that."""
         assert self._task, "start comes first"
         waiting = asyncio.create_task(stopping.wait(), name="stopping")
         try:
@@ -150,14 +154,14 @@ class PoolTask:
             self._task.result()
 
     async def stop(self) -> None:
-        """End every worker process."""
+        """Stop every worker process."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
 
 
 def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:
-    """The first signal ends in order, the second at once (a worker dies with its parent); SIGHUP reloads."""
+    """Stop in order at the first signal, at once at the second (workers die with their parent); reload at SIGHUP."""
     terminal = sys.stdin is not None and sys.stdin.isatty()
 
     def stop(number: int) -> None:
@@ -166,7 +170,7 @@ def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:
         stopping.set()
 
     def hang_up() -> None:
-        closed = terminal and not os.isatty(sys.stdin.fileno())  # then it tells that, and nobody wants a reload
+        closed = terminal and not os.isatty(sys.stdin.fileno())  # a terminal that closes sends SIGHUP too
         (stopping if closed else reload).set()
 
     loop = asyncio.get_running_loop()
@@ -176,10 +180,10 @@ def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:
 
 
 def program_uri(config: Config) -> str:
-    """Where this daemon's own commands find it: the wildcard address is no address to connect to."""
+    """Return the URI for this daemon's own commands: nothing can connect to a wildcard address. Raises ConfigError."""
     parts = urlsplit(config.wyoming.uri)
     if parts.scheme == "stdio":
-        raise ConfigError("wyoming.uri: nobody can connect to stdio://; use --uri with tcp:// or unix://")
+        raise ConfigError("wyoming.uri: clients cannot connect to stdio://; use --uri with tcp:// or unix://")
     if parts.scheme == "tcp" and parts.hostname in ("0.0.0.0", "::"):
         return f"tcp://127.0.0.1:{parts.port}"
     return config.wyoming.uri

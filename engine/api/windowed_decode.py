@@ -216,7 +216,7 @@ class WindowDecoder:
     def use_own_stream(self) -> None:
         """Give the calling thread a CUDA stream of its own, so that its work runs beside other work on this GPU."""
         if self.device.type == "cuda":
-            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream(self.device)
             torch.cuda.set_stream(stream)
 
     def _run(self, rows: int, frames: int) -> WindowDecode:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..model.streaming import CodecSnapshot
 from ..prompt.languages import PromptError
 from ..prompt.planner import PromptPlan
 from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TokenStream
-from ..runtime.codec_step import Snapshot
 from ..runtime.model_runner import PendingAudio, VoiceVectors
 from .chunking import FRAME_S, BufferedPlan, Emission, Playback
 from .edges import faded, without_silence
@@ -37,7 +37,7 @@ class GenerationRequest:
     plan: PromptPlan
     sampling: SamplingParams = field(default_factory=SamplingParams)
     voice: VoiceVectors = field(default_factory=VoiceVectors)
-    primed: Snapshot | None = None
+    primed: CodecSnapshot | None = None
     emission: Emission = field(default_factory=BufferedPlan)
     trim_silence: bool = False
     codes_only: bool = False

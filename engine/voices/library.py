@@ -10,8 +10,8 @@ import torch
 
 from ..checkpoint.hub import CODEC_WEIGHTS_FILE, WEIGHTS_FILE
 from ..checkpoint.loaded import LoadedCheckpoint
+from ..model.streaming import CodecSnapshot
 from ..prompt.planner import content_digest
-from ..runtime.codec_step import Snapshot
 from ..runtime.model_runner import Runner
 from .audio import AudioError, AudioLimits, read_audio, resample, to_mono
 from .folder import FolderVoice, VoiceFolderError
@@ -48,7 +48,7 @@ class ClonedVoices:
     def prompt(self, name: str) -> VoicePrompt:
         return self._encoded[name].prompt
 
-    def primed(self, name: str) -> Snapshot | None:
+    def primed(self, name: str) -> CodecSnapshot | None:
         """Return the codec's state after the voice's reference; None without a reference to continue."""
         return self._primed.get(self.prompt(name))
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..model.mel import log_mel
 from ..model.speech_model import SpeechModel
+from ..model.streaming import CodecSnapshot
 from ..prompt.planner import CloneVoice, Reference, content_digest
-from ..runtime.codec_step import Snapshot
 from ..runtime.model_runner import VoiceVectors
 from .audio import RATE, Samples
 
@@ -103,13 +103,13 @@ class PrimedVoices:
     A state takes 5 MB on the device and fits one engine only. Thread-safe.
     """
 
-    def __init__(self, prime: Callable[[Tensor], Snapshot], size: int = PRIMED_VOICES) -> None:
+    def __init__(self, prime: Callable[[Tensor], CodecSnapshot], size: int = PRIMED_VOICES) -> None:
         """`prime` decodes codes [frames, 16] and returns the state after them."""
         self._prime = prime
-        self._states: LRUCache[str, Snapshot] = LRUCache(size)
+        self._states: LRUCache[str, CodecSnapshot] = LRUCache(size)
         self._lock = threading.Lock()
 
-    def get(self, voice: VoicePrompt) -> Snapshot | None:
+    def get(self, voice: VoicePrompt) -> CodecSnapshot | None:
         """Return the state for a voice; None for a voice without a reference to continue."""
         reference = voice.clone.reference
         if reference is None or voice.codes is None:

@@ -27,14 +27,14 @@ GREETING_DELAY_S = (1.0, 3.0)
 
 
 class EngineFacts(Protocol):
-    """The engine as `WorkerPool` reports it."""
+    """The primary engine as its `WorkerGroup` reports it."""
 
     @property
-    def model_loaded(self) -> bool: ...
+    def ready(self) -> bool: ...
     @property
     def failure(self) -> str | None: ...
     @property
-    def rests(self) -> bool: ...
+    def unloaded(self) -> bool: ...
     @property
     def gpu_memory_bytes(self) -> int | None: ...
 
@@ -137,7 +137,7 @@ class EntityPublisher:
             "ttfa_ms": None if activity.first_audio_s is None else round(activity.first_audio_s * 1000, 1),
             "rtf": None if activity.real_time_factor is None else round(activity.real_time_factor, 4),
             "gpu_memory_mb": None if memory_bytes is None else round(memory_bytes / 1e6),
-            "model_loaded": engine.model_loaded,
+            "model_loaded": engine.ready,
             "version": __version__,
         }
 
@@ -147,4 +147,4 @@ class EntityPublisher:
             return "speaking"
         if engine.failure:
             return "failed"
-        return "idle" if engine.model_loaded or engine.rests else "loading"
+        return "idle" if engine.ready or engine.unloaded else "loading"

@@ -77,7 +77,7 @@ async def announcing(config: Config, around: Dependencies) -> AsyncIterator[Anno
 
 
 def _panel(config: Mqtt, outbox: Publisher, around: Dependencies, preferences: PreferenceStore) -> EntityPublisher:
-    sources = EntitySources(around.catalogue, around.speaker.pool, around.speaker.activity)
+    sources = EntitySources(around.catalogue, around.speaker.pool.primary, around.speaker.activity)
     device = Device(config, node_id(config), around.controls.buttons)
     return EntityPublisher(device, outbox, sources, preferences)
 

@@ -68,7 +68,7 @@ def silence_allowed_s(heartbeat_timeout_s: float, watchdog_s: float) -> float:
 def status(pool: WorkerPool, stopping: bool) -> str:
     """What the service does, in a few words."""
     parts = [
-        "stopping" if stopping else pool.state,
+        "stopping" if stopping else pool.primary.state,
         f"speaking {pool.running}" if pool.running else "",
         f"{pool.waiting} waiting" if pool.waiting else "",
     ]

@@ -1,4 +1,4 @@
-"""What the speaker does and how well, for those who show it."""
+"""Statistics of replies, for the status that is published."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 class ReplyStats:
-    """Counts replies and keeps the figures of the last one; `watch` is called at each change."""
+    """Counts running replies and keeps the timings of the last one. `watch` is called at each change."""
 
     def __init__(self) -> None:
         self.speaking = 0
@@ -17,7 +17,7 @@ class ReplyStats:
 
     @contextlib.contextmanager
     def reply(self) -> Iterator[None]:
-        """One more speaks, for the length of the context."""
+        """Count a reply while the context is open."""
         self.speaking += 1
         self.watch()
         try:
@@ -27,6 +27,6 @@ class ReplyStats:
             self.watch()
 
     def measured(self, first_audio_s: float, real_time_factor: float) -> None:
-        """How a reply went."""
+        """Record the timings of a reply."""
         self.first_audio_s = first_audio_s
         self.real_time_factor = real_time_factor

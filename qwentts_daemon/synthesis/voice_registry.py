@@ -53,4 +53,4 @@ class VoiceRegistry:
             return self._catalog_of(self._source[0], Voices())
 
     def _catalog_of(self, voices: Sequence[EngineVoice], config: Voices) -> VoiceCatalog:
-        return VoiceCatalog(voices, config, self._pool.takes_new_voices, self._pool.stands_in)
+        return VoiceCatalog(voices, config, self._pool.primary.takes_new_voices, self._pool.stands_in)

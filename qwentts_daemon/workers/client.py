@@ -176,7 +176,7 @@ class WorkerClient:
                 self._jobs.fail("the engine worker ended while it was speaking", self._queue.has_fallback)
 
     async def _close_when_idle(self, health: HealthSupervisor) -> None:
-        """Return when the engine is no longer needed; a job of this very turn of the event loop keeps it."""
+        """Return when the engine is no longer needed. A job that begins in the same turn of the event loop keeps it."""
         while self._idle.is_active:
             await self._idle.deactivated()
         health.close()

@@ -50,7 +50,7 @@ class WorkerGroup:
             return f"{name} cannot be loaded: {self.failure}"
         if self.loaded:
             return f"{name} does not react"
-        return f"{name} rests" if self.rests else f"loading {name}"
+        return f"{name} rests" if self.unloaded else f"loading {name}"
 
     def trouble(self, silence_s: float) -> str | None:
         """Describe what is wrong with one of its workers (see `HealthSupervisor.trouble`)."""
@@ -67,7 +67,7 @@ class WorkerGroup:
         return any(worker.loaded for worker in self.workers)
 
     @property
-    def rests(self) -> bool:
+    def unloaded(self) -> bool:
         """Whether it is unloaded, or unloading, for being idle."""
         return not self._idle.is_active
 

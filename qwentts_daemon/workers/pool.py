@@ -17,11 +17,11 @@ from .queue import Priority
 
 
 class WorkerPool:
-    """Passes each job to an engine that can speak it now."""
+    """Passes each job to an engine that can speak it now. `primary` is the engine that the configuration selects."""
 
     def __init__(self, live: LiveConfig, primary: WorkerGroup, fallback: WorkerGroup | None) -> None:
         self._live = live
-        self._primary = primary
+        self.primary = primary
         self._fallback = fallback
         self._groups = [primary, fallback] if fallback else [primary]
 
@@ -35,11 +35,6 @@ class WorkerPool:
         """The number of waiting jobs."""
         return sum(group.waiting for group in self._groups)
 
-    @property
-    def state(self) -> str:
-        """Why the chosen engine cannot speak at present, in a few words; empty when it can."""
-        return self._primary.state
-
     def trouble(self, silence_s: float) -> str | None:
         """Describe what is wrong with a worker (see `HealthSupervisor.trouble`)."""
         return next(filter(None, (group.trouble(silence_s) for group in self._groups)), None)
@@ -52,12 +47,7 @@ class WorkerPool:
     @property
     def ready(self) -> bool:
         """Whether it can speak now, or after loading on demand."""
-        return any(group.ready or group.rests for group in self._groups)
-
-    @property
-    def takes_new_voices(self) -> bool:
-        """Whether a voice that nobody has may still come."""
-        return self._primary.takes_new_voices
+        return any(group.ready or group.unloaded for group in self._groups)
 
     @property
     def stands_in(self) -> bool:
@@ -66,33 +56,9 @@ class WorkerPool:
         return self._fallback is None and engine.backend == "auto" and engine.fallback
 
     @property
-    def model_loaded(self) -> bool:
-        """Whether the chosen engine can speak, not only the one that covers for it."""
-        return self._primary.ready
-
-    @property
-    def rests(self) -> bool:
-        """Whether the chosen engine has given its GPU back and waits to be wanted."""
-        return self._primary.rests
-
-    @property
-    def failure(self) -> str | None:
-        """Why the chosen engine never will."""
-        return self._primary.failure
-
-    @property
-    def gpu_memory_bytes(self) -> int | None:
-        """In use on the GPUs, by whomever; None where none is known."""
-        return self._primary.gpu_memory_bytes
-
-    @property
     def voices(self) -> tuple[EngineVoice, ...]:
         """The voices of the primary engine, or of the fallback engine while that has none."""
-        return self._primary.voices or (self._fallback.voices if self._fallback else ())
-
-    def unload(self) -> None:
-        """Let the chosen engine give its GPU back, after the jobs that run; the next request loads it again."""
-        self._primary.unload()
+        return self.primary.voices or (self._fallback.voices if self._fallback else ())
 
     @asynccontextmanager
     async def job(
@@ -111,9 +77,9 @@ class WorkerPool:
         if not (again or self._only_fallback_has(request.voice)):
             if self._primary_takes_jobs:
                 with suppress(WorkerLost):  # its last worker died while this job was waiting
-                    return await stack.enter_async_context(self._primary.job(request, text, priority))
+                    return await stack.enter_async_context(self.primary.job(request, text, priority))
             else:
-                self._primary.wake()
+                self.primary.wake()
         if self._fallback is None:
             raise WorkerLost
         request = self._fallback_request(self._fallback, request)
@@ -122,12 +88,12 @@ class WorkerPool:
     @property
     def _primary_takes_jobs(self) -> bool:
         """Whether the primary engine can speak now, or there is no working fallback, so that jobs wait for it."""
-        speaks = self._primary.ready and bool(self._primary.voices)
+        speaks = self.primary.ready and bool(self.primary.voices)
         return speaks or self._fallback is None or self._fallback.failure is not None
 
     def _only_fallback_has(self, voice: str) -> bool:
         """Whether only the fallback engine has `voice`: it was chosen while the primary engine had none yet."""
-        if self._fallback is None or voice in {each.id for each in self._primary.voices}:
+        if self._fallback is None or voice in {each.id for each in self.primary.voices}:
             return False
         return voice in {each.id for each in self._fallback.voices}
 
@@ -136,7 +102,7 @@ class WorkerPool:
         async with asyncio.TaskGroup() as tasks:
             for group in self._groups:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")
-        raise StartError(f"no voice can be loaded: {self._primary.failure}")
+        raise StartError(f"no voice can be loaded: {self.primary.failure}")
 
     def _fallback_request(self, group: WorkerGroup, request: SynthesisRequest) -> SynthesisRequest:
         if request.voice in {voice.id for voice in group.voices}:

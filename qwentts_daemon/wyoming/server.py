@@ -52,7 +52,7 @@ class Service:
     """What every connection needs. Configuration and `catalogue` may change, so read both for each request."""
 
     live: LiveConfig
-    speaker: Synthesizer
+    synthesizer: Synthesizer
     catalogue: Callable[[], VoiceCatalog]
     addresses: ClientLimiter
 
@@ -233,7 +233,7 @@ class WyomingConnection:
             case Interrupt():
                 await self._interrupt()
             case StartReply(request):
-                self._reply = reply = self._service.speaker.reply(request, self.peer)
+                self._reply = reply = self._service.synthesizer.reply(request, self.peer)
                 self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
             case FeedText(text):
                 self._last_reply.feed(text)

@@ -42,7 +42,7 @@ VOICES = (
 class ToneEngine:
     """Stands where the pool of workers stands: each character is a tone, all there at once, when it is let."""
 
-    model_loaded, failure, rests, gpu_memory_bytes = True, None, False, None
+    ready, failure, unloaded, gpu_memory_bytes = True, None, False, None
 
     def __init__(self) -> None:
         self.may_speak = asyncio.Event()

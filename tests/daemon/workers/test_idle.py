@@ -74,14 +74,14 @@ async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
     async with running_pool("Endless") as pool:
         async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
             assert await job.read()
-            pool.unload()
-            assert pool.model_loaded
+            pool.primary.unload()
+            assert pool.primary.ready
         async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:  # before the loop has come to the unloading
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
-        pool.unload()
+        pool.primary.unload()
         await gone(worker)
-        assert not pool.model_loaded
+        assert not pool.primary.ready
         async with pool.job(RYAN, "Three.", Priority.ASSIST) as job:
             assert await job.read()
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine.api.optimize import wanted
 
 import engine
-from engine.api.optimizations import COMPILE_MODES, Optimizations
+from engine.api.optimizations import COMPILE_MODES, Optimizations, wanted
 from tests.engine.support.random_inputs import codes
 from tests.engine.support.tiny_models import tiny_directory, tiny_model
 
