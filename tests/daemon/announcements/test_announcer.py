@@ -15,7 +15,7 @@ def loudspeakers():
     return {"kitchen": Loudspeaker(), "hall": Loudspeaker()}
 
 
-async def test_one_speech_is_made_for_all_targets_and_lets_assist_go_first(tmp_path, loudspeakers):
+async def test_say_synthesizes_once_for_all_targets_at_announcement_priority(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers) as made:
         made.say("Dinner.", "a")
         finished = await made.over("a")
@@ -27,7 +27,7 @@ async def test_one_speech_is_made_for_all_targets_and_lets_assist_go_first(tmp_p
         assert [priority for _, priority in made.engine.requests] == [Priority.ANNOUNCEMENT]
 
 
-async def test_a_slow_target_keeps_nobody_waiting_and_hears_everything_in_order(tmp_path, loudspeakers):
+async def test_slow_target_does_not_delay_others_and_plays_in_order(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         for name in ("a", "b", "c"):
@@ -42,7 +42,7 @@ async def test_a_slow_target_keeps_nobody_waiting_and_hears_everything_in_order(
         assert loudspeakers["kitchen"].played["c"] == spoken("This is c.")
 
 
-async def test_a_target_that_was_busy_tells_when_it_is_heard_there(tmp_path, loudspeakers):
+async def test_busy_target_reports_start_when_it_plays(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         made.say("Slow.", "a", targets=["kitchen"])
@@ -54,7 +54,7 @@ async def test_a_target_that_was_busy_tells_when_it_is_heard_there(tmp_path, lou
         assert heard == [("hall", "http://here/b.wav"), ("kitchen", "http://here/b.wav")]
 
 
-async def test_a_place_in_the_engine_is_not_held_while_a_loudspeaker_plays(tmp_path, loudspeakers):
+async def test_synthesis_slot_is_released_while_target_plays(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         made.say("Slow.", "a", targets=["kitchen"])
@@ -66,7 +66,7 @@ async def test_a_place_in_the_engine_is_not_held_while_a_loudspeaker_plays(tmp_p
         await made.over("a")
 
 
-async def test_a_broken_target_harms_no_other(tmp_path, loudspeakers):
+async def test_failed_target_does_not_affect_others(tmp_path, loudspeakers):
     loudspeakers["hall"].broken = True
     async with house(tmp_path, loudspeakers) as made:
         made.say("Dinner.", "a")
@@ -78,7 +78,7 @@ async def test_a_broken_target_harms_no_other(tmp_path, loudspeakers):
         assert (failed["event_type"], failed["code"]) == ("failed", "target-failed")
 
 
-async def test_a_speech_that_cannot_be_made_fails_everywhere_and_the_next_is_spoken(tmp_path, loudspeakers):
+async def test_synthesis_error_fails_all_targets_and_next_plays(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers) as made:
         made.say("[refuse]", "a")
         made.say("Next.", "b")
@@ -91,7 +91,7 @@ async def test_a_speech_that_cannot_be_made_fails_everywhere_and_the_next_is_spo
         assert (await made.over("b"))["event_type"] == "finished"
 
 
-async def test_stop_silences_what_is_spoken_and_clear_what_waits(tmp_path, loudspeakers):
+async def test_stop_cancels_playing_and_clear_cancels_waiting(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         for name in ("a", "b", "c"):
@@ -105,7 +105,7 @@ async def test_stop_silences_what_is_spoken_and_clear_what_waits(tmp_path, louds
         await made.over("d")
 
 
-async def test_stop_may_name_one_that_waits_or_one_target(tmp_path, loudspeakers):
+async def test_stop_by_id_or_target(tmp_path, loudspeakers):
     for each in loudspeakers.values():
         each.may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
@@ -119,7 +119,7 @@ async def test_stop_may_name_one_that_waits_or_one_target(tmp_path, loudspeakers
         assert (await made.over("a"))["not_played"] == {"hall": "stopped"}
 
 
-async def test_stopping_what_waits_for_the_engine_gives_its_turn_back(tmp_path, loudspeakers):
+async def test_stop_while_waiting_for_engine_releases_turn(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers) as made:
         made.engine.may_speak.clear()
         made.say("a", "a", targets="kitchen")
@@ -131,7 +131,7 @@ async def test_stopping_what_waits_for_the_engine_gives_its_turn_back(tmp_path, 
         assert (await made.over("b"))["event_type"] == "finished"
 
 
-async def test_one_that_could_not_begin_in_time_expires(tmp_path, loudspeakers):
+async def test_waiting_announcement_expires(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         made.say("a", "a", targets="kitchen")
@@ -141,7 +141,7 @@ async def test_one_that_could_not_begin_in_time_expires(tmp_path, loudspeakers):
             assert (await made.over(name))["reason"] == "expired"
 
 
-async def test_one_that_waits_for_the_engine_expires_too(tmp_path, loudspeakers):
+async def test_announcement_waiting_for_engine_expires(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers) as made:
         made.engine.may_speak.clear()
         made.say("a", "a", targets="kitchen", expires_s=0.01)
@@ -154,7 +154,7 @@ async def test_one_that_waits_for_the_engine_expires_too(tmp_path, loudspeakers)
         assert list(loudspeakers["kitchen"].played) == ["c"]
 
 
-async def test_one_that_is_heard_never_expires(tmp_path, loudspeakers, monkeypatch):
+async def test_playing_announcement_does_not_expire(tmp_path, loudspeakers, monkeypatch):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         made.say("a", "a", targets="kitchen")
@@ -166,7 +166,7 @@ async def test_one_that_is_heard_never_expires(tmp_path, loudspeakers, monkeypat
         assert (await made.over("a"))["event_type"] == "finished"
 
 
-async def test_quiet_hours_let_only_the_urgent_through(tmp_path):
+async def test_quiet_hours_drop_all_but_urgent(tmp_path):
     now = datetime.datetime.now()
     hours = f"{now - datetime.timedelta(hours=1):%H:%M}-{now + datetime.timedelta(hours=1):%H:%M}"
     async with house(tmp_path, quiet_hours=hours) as made:
@@ -176,7 +176,7 @@ async def test_quiet_hours_let_only_the_urgent_through(tmp_path):
         assert (await made.over("b"))["event_type"] == "finished"
 
 
-async def test_repeats_are_coalesced_when_asked_to(tmp_path, loudspeakers):
+async def test_repeats_coalesce_when_enabled(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers, coalesce=True) as made:
         for name in ("a", "b", "c"):
@@ -186,7 +186,7 @@ async def test_repeats_are_coalesced_when_asked_to(tmp_path, loudspeakers):
         assert made.events("c") == [{"event_type": "cancelled", "id": "c", "reason": "coalesced", "into": "b"}]
 
 
-async def test_a_chime_and_the_volume(tmp_path, loudspeakers):
+async def test_chime_and_volume_are_applied(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers, chime=True) as made:
         made.say("a", "loud", targets="kitchen", chime=False)
         made.say("a", "chime", targets="kitchen")
@@ -199,7 +199,7 @@ async def test_a_chime_and_the_volume(tmp_path, loudspeakers):
         assert played["silent"] == bytes(len(spoken("a")))
 
 
-async def test_only_so_many_are_made_at_the_same_time(tmp_path, loudspeakers):
+async def test_synthesis_is_limited_to_max_jobs(tmp_path, loudspeakers):
     async with house(tmp_path, loudspeakers) as made:
         made.engine.may_speak.clear()
         made.say("a", "a", targets="kitchen")

@@ -35,7 +35,7 @@ def taken(line, target):
     return names
 
 
-def test_the_urgent_first_and_else_in_order_of_arrival():
+def test_take_orders_by_urgency_then_arrival():
     waiting = line(
         announcement("a"), announcement("low", urgency=Urgency.LOW), announcement("b"),
         announcement("high", urgency=Urgency.HIGH), announcement("c"),
@@ -43,7 +43,7 @@ def test_the_urgent_first_and_else_in_order_of_arrival():
     assert taken(waiting, "kitchen") == ["high", "a", "b", "c", "low"]
 
 
-def test_each_target_has_its_own_order_and_waits_for_no_other():
+def test_take_is_independent_by_target():
     waiting = line(
         announcement("a", "kitchen", "hall"), announcement("b", "hall"), announcement("c", "kitchen", "hall")
     )
@@ -53,7 +53,7 @@ def test_each_target_has_its_own_order_and_waits_for_no_other():
     assert len(waiting) == 0
 
 
-def test_a_full_line_refuses_and_may_be_asked_again():
+def test_full_queue_rejects_and_accepts_a_retry():
     waiting = line(announcement("a"), size=1)
     with pytest.raises(SpeechError) as refused:
         waiting.add(announcement("b"))
@@ -64,14 +64,14 @@ def test_a_full_line_refuses_and_may_be_asked_again():
     waiting.add(announcement("b"))
 
 
-def test_an_id_is_taken_once_also_after_it_was_spoken():
+def test_add_rejects_repeated_id_after_playback():
     waiting = line(announcement("a"))
     waiting.take("kitchen")
     with pytest.raises(RepeatedId):
         waiting.add(announcement("a"))
 
 
-def test_ids_are_forgotten_when_there_are_too_many():
+def test_remembered_ids_are_bounded():
     waiting = AnnouncementQueue(10, coalesce=False)
     for number in range(1_001):
         waiting.add(announcement(f"a{number}"))
@@ -79,7 +79,7 @@ def test_ids_are_forgotten_when_there_are_too_many():
     waiting.add(announcement("a0"))
 
 
-def test_repeats_are_coalesced_only_while_the_first_waits_everywhere_and_only_when_asked_to():
+def test_add_coalesces_only_untouched_repeats_when_enabled():
     line(announcement("a"), announcement("b"))
     waiting = line(announcement("a", "kitchen", "hall"), coalesce=True)
     with pytest.raises(Coalesced) as same:
@@ -91,7 +91,7 @@ def test_repeats_are_coalesced_only_while_the_first_waits_everywhere_and_only_wh
     waiting.add(announcement("e", "kitchen", "hall"))
 
 
-def test_what_is_dropped_tells_from_where():
+def test_drop_reports_targets():
     waiting = line(announcement("a", "kitchen", "hall"), announcement("b"))
     waiting.take("hall")
     assert [(each.id, targets) for each, targets in waiting.drop(lambda _: True)] == [
@@ -101,7 +101,7 @@ def test_what_is_dropped_tells_from_where():
     assert len(waiting) == 0
 
 
-def test_dropping_from_one_target_leaves_the_others():
+def test_drop_from_one_target_keeps_others():
     waiting = line(announcement("a", "kitchen", "hall"))
     assert [targets for _, targets in waiting.drop(lambda _: True, ["hall", "attic"])] == [["hall"]]
     assert taken(waiting, "kitchen") == ["a"]
@@ -115,5 +115,5 @@ def test_dropping_from_one_target_leaves_the_others():
         ("13:00-15:00", "02:00", False),
     ],
 )  # fmt: skip
-def test_quiet_hours_may_go_beyond_midnight(words, time, quiet):
+def test_quiet_hours_cross_midnight(words, time, quiet):
     assert QuietHours.parse(words).cover(datetime.time.fromisoformat(time)) is quiet

@@ -42,7 +42,7 @@ def house(tmp_path_factory):
         yield mosquitto, speaking, directory / "kitchen.pcm"
 
 
-async def test_what_is_said_is_heard_and_told(house):
+async def test_say_is_played_and_reported(house):
     mosquitto, speaking, path = house
     async with ear(mosquitto.port) as heard:
         path.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ async def test_what_is_said_is_heard_and_told(house):
         assert "Dinner" not in "\n".join(line for line in speaking.lines if " INFO " in line)
 
 
-async def test_json_chooses_voice_and_volume(house):
+async def test_say_json_selects_voice_and_volume(house):
     mosquitto, speaking, path = house
     async with ear(mosquitto.port) as heard:
         path.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ async def test_json_chooses_voice_and_volume(house):
         ('{"text": "x", "id": "a6", "file": "/etc/passwd"}', "invalid-request", "file: unknown"),
     ],
 )
-async def test_what_cannot_be_done_is_answered(house, payload, code, reason):
+async def test_rejected_command_gets_failed_event(house, payload, code, reason):
     mosquitto, *_ = house
     async with ear(mosquitto.port) as heard:
         await heard.send("say/set", payload)
@@ -87,7 +87,7 @@ async def test_what_cannot_be_done_is_answered(house, payload, code, reason):
         assert reason in event["error"]
 
 
-async def test_an_answer_goes_to_who_asks_for_it(house):
+async def test_response_topic_receives_events(house):
     mosquitto, *_ = house
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic, properties.CorrelationData = "me/answers", b"\x00\x01"
@@ -99,7 +99,7 @@ async def test_an_answer_goes_to_who_asks_for_it(house):
         assert {answer.properties.CorrelationData for answer in answers} == {b"\x00\x01"}
 
 
-async def test_an_answer_is_never_a_command(house):
+async def test_response_topic_below_command_topics_is_ignored(house):
     mosquitto, *_ = house
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic = "qwentts/test/say/set"
@@ -111,7 +111,7 @@ async def test_an_answer_is_never_a_command(house):
         assert len(heard.on("qwentts/test/say/set")) == 2
 
 
-async def test_an_answer_that_the_broker_would_hang_up_on_is_not_given(house):
+async def test_response_topic_with_too_many_levels_is_ignored(house):
     mosquitto, speaking, _ = house
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic = "a/" * 300
@@ -127,7 +127,7 @@ async def test_an_answer_that_the_broker_would_hang_up_on_is_not_given(house):
         pytest.skip("this mosquitto hangs up already on whoever wishes for such an answer")
 
 
-async def test_an_id_is_spoken_once_and_retained_commands_never(house):
+async def test_repeated_id_plays_once_and_retained_command_never(house):
     mosquitto, speaking, path = house
     async with ear(mosquitto.port) as heard:
         path.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ async def test_an_id_is_spoken_once_and_retained_commands_never(house):
         assert path.read_bytes() == once + after
 
 
-async def test_home_assistant_finds_a_device_whose_entities_answer(house):
+async def test_discovery_entities_accept_their_commands(house):
     mosquitto, *_ = house
     async with ear(mosquitto.port) as heard:
         device = json.loads((await heard.until(lambda: heard.on("homeassistant/device/qwentts_test/config")))[0])
@@ -161,7 +161,7 @@ async def test_home_assistant_finds_a_device_whose_entities_answer(house):
         await heard.shown("state", model_loaded=True, state="idle", queue_depth=0)
 
 
-async def test_a_preference_that_is_none_is_refused(house):
+async def test_unknown_preference_is_rejected(house):
     mosquitto, *_ = house
     async with ear(mosquitto.port) as heard:
         for number, (name, value) in enumerate((("voice", "nobody"), ("volume", "loud"), ("volume", "101")), 1):
@@ -169,7 +169,7 @@ async def test_a_preference_that_is_none_is_refused(house):
             assert (await heard.event("failed", count=number))["error"].startswith(f"{name}: ")
 
 
-async def test_home_assistants_birth_is_greeted(house):
+async def test_birth_message_republishes_state(house):
     mosquitto, *_ = house
     async with ear(mosquitto.port) as heard:
         await heard.until(lambda: heard.on("homeassistant/device/qwentts_test/config"))
@@ -183,7 +183,7 @@ async def test_home_assistants_birth_is_greeted(house):
 LONG = "A long story, so that the broker can go away in the middle of it and come back before its end. " * 3
 
 
-async def test_a_broker_that_dies_in_mid_speech_is_no_event(tmp_path):
+async def test_broker_restart_during_playback_is_survived(tmp_path):
     path, options = tmp_path / "fifo", {"XDG_DATA_HOME": str(tmp_path)}
     with broker(tmp_path) as mosquitto, daemon(*mosquitto.settings, recorder(path), **options) as speaking:
         speaking.wait_for("MQTT: connected")
@@ -219,7 +219,7 @@ def held_open(path):
         os.close(end)
 
 
-def test_two_daemons_of_one_name_that_put_each_other_out_do_not_fill_the_log(tmp_path):
+def test_session_takeover_is_logged_once(tmp_path):
     with broker(tmp_path) as mosquitto:
         first, second = [started(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path)) for _ in range(2)]
         with first as speaking, second:
@@ -228,7 +228,7 @@ def test_two_daemons_of_one_name_that_put_each_other_out_do_not_fill_the_log(tmp
             assert len([line for line in speaking.lines if " INFO " in line and "MQTT: connected" in line]) <= 2
 
 
-async def test_commands_for_a_daemon_that_is_away_are_spoken_once_when_it_is_back(tmp_path):
+async def test_queued_commands_play_once_after_reconnect(tmp_path):
     with broker(tmp_path) as mosquitto:
         parts = settings(mosquitto, tmp_path)
         with daemon(*parts, XDG_DATA_HOME=str(tmp_path)) as speaking:
@@ -258,7 +258,7 @@ async def test_retained_commands_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("transport", ["3.1.1", "unix"])
-async def test_old_protocol_and_unix_socket(tmp_path, transport):
+async def test_mqtt_311_and_unix_socket_work(tmp_path, transport):
     path = tmp_path / "mqtt.sock"
     listener = f"0 {path}" if transport == "unix" else None
     with broker(tmp_path, listener=listener) as mosquitto:
@@ -273,7 +273,7 @@ async def test_old_protocol_and_unix_socket(tmp_path, transport):
                 await heard.event("finished", "hello")
 
 
-async def test_the_device_goes_when_discovery_is_turned_off(tmp_path):
+async def test_disabling_discovery_removes_device(tmp_path):
     topic = "homeassistant/device/qwentts_test/config"
     with broker(tmp_path) as mosquitto:
         async with ear(mosquitto.port) as heard:
@@ -286,7 +286,7 @@ async def test_the_device_goes_when_discovery_is_turned_off(tmp_path):
             assert later.on(topic) == []
 
 
-async def test_preferences_outlive_the_daemon(tmp_path):
+async def test_preferences_survive_restart(tmp_path):
     with broker(tmp_path) as mosquitto:
         async with ear(mosquitto.port) as heard:
             parts = settings(mosquitto, tmp_path)
@@ -299,7 +299,7 @@ async def test_preferences_outlive_the_daemon(tmp_path):
                 await heard.shown("settings", volume=30)
 
 
-async def test_the_engine_is_shown(tmp_path):
+async def test_state_shows_engine(tmp_path):
     with broker(tmp_path) as mosquitto:
         async with ear(mosquitto.port) as heard:
             options = {"XDG_DATA_HOME": str(tmp_path), "fake": "OnGpu"}
@@ -312,7 +312,7 @@ async def test_the_engine_is_shown(tmp_path):
             assert json.loads(heard.on("qwentts/test/state")[0])["state"] == "loading"
 
 
-async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
+async def test_state_is_idle_after_unload(tmp_path):
     with broker(tmp_path) as mosquitto:
         async with ear(mosquitto.port) as heard:
             with daemon(*mosquitto.settings, XDG_DATA_HOME=str(tmp_path), fake="ToneBackend"):
@@ -321,7 +321,7 @@ async def test_an_engine_that_has_given_its_gpu_back_is_idle(tmp_path):
                 await heard.shown("state", model_loaded=False, state="idle")
 
 
-async def test_an_engine_that_rests_is_idle_and_not_loading(tmp_path):
+async def test_state_is_idle_while_engine_is_inactive(tmp_path):
     resting = ["engine.fallback=false", "engine.keep_alive=0.05", "http.enabled=true", "http.port=0"]
     with broker(tmp_path) as mosquitto:
         async with ear(mosquitto.port) as heard:
@@ -336,7 +336,7 @@ async def test_an_engine_that_rests_is_idle_and_not_loading(tmp_path):
                     assert answer.status == 200
 
 
-async def test_an_engine_that_loses_its_last_voice_ends_nothing_and_finds_the_next(tmp_path):
+async def test_losing_the_last_voice_keeps_bridge_running(tmp_path):
     (tmp_path / "voices" / "anna").mkdir(parents=True)
     alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
     with broker(tmp_path) as mosquitto:
@@ -359,7 +359,7 @@ def figures(heard):
     return next((state for state in states if state["rtf"] is not None), None)
 
 
-async def test_sound_may_go_through_the_broker_and_to_an_address(tmp_path):
+async def test_mqtt_and_url_targets_deliver_audio(tmp_path):
     targets = "announce.targets={esp: {type: mqtt}, players: {type: url}}"
     with broker(tmp_path) as mosquitto:
         parts = [*mosquitto.settings, targets, "http.port=0", "http.host=127.0.0.1"]
@@ -383,7 +383,7 @@ def fetch(url):
         return answer.read()
 
 
-async def test_an_announcement_may_finish_when_the_daemon_stops(tmp_path):
+async def test_stop_drains_running_announcement(tmp_path):
     with broker(tmp_path) as mosquitto:
         options = {"XDG_DATA_HOME": str(tmp_path)}
         with started(*mosquitto.settings, recorder(tmp_path / "fifo"), **options) as speaking:
@@ -402,7 +402,7 @@ async def test_an_announcement_may_finish_when_the_daemon_stops(tmp_path):
             assert speaking.wait() == 0
 
 
-def test_without_a_host_nothing_of_it_is_loaded():
+def test_mqtt_is_not_imported_without_host():
     code = "import sys, qwentts_daemon.cli.app, qwentts_daemon.daemon; print([m for m in sys.modules if 'mqtt' in m])"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert listed.stdout.strip() == "['qwentts_daemon.config.mqtt_schema']"

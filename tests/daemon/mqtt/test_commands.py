@@ -30,7 +30,7 @@ NAMES = st.sampled_from(["say/set", "stop", "voice/set", "language/set", "style/
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, payload=PAYLOADS)
-async def test_any_payload_is_obeyed_or_answered_once(tmp_path_factory, caplog, name, payload):
+async def test_handler_obeys_or_answers_any_payload_once(tmp_path_factory, caplog, name, payload):
     caplog.clear()
     caplog.set_level(logging.INFO)
     async with house(tmp_path_factory.getbasetemp(), {"kitchen": Loudspeaker()}) as made:
@@ -50,7 +50,7 @@ async def test_any_payload_is_obeyed_or_answered_once(tmp_path_factory, caplog, 
 
 
 @given(payload=PAYLOADS)
-def test_parsing_raises_nothing_but_what_it_says(payload):
+def test_parse_raises_only_command_error(payload):
     try:
         parse(TOPICS, TOPICS.say, payload)
     except CommandError as error:
@@ -58,7 +58,7 @@ def test_parsing_raises_nothing_but_what_it_says(payload):
 
 
 @pytest.mark.parametrize("text", ["Dinner is ready.", "{curly", "  padded \n", "Grüße 🎉", "[1, 2]", "5", '"quoted"'])
-def test_plain_text_is_what_does_not_begin_with_a_brace(text):
+def test_parse_takes_payload_without_brace_as_text(text):
     if text.startswith("{"):
         with pytest.raises(CommandError):
             parse(TOPICS, TOPICS.say, text.encode())
@@ -66,21 +66,21 @@ def test_plain_text_is_what_does_not_begin_with_a_brace(text):
         assert parse(TOPICS, TOPICS.say, text.encode()) == Say(text=text.strip())
 
 
-def test_one_target_needs_no_list():
+def test_parse_accepts_single_target():
     assert parse(TOPICS, TOPICS.say, b'{"text": "a", "targets": "hall"}').targets == ["hall"]
 
 
-def test_a_byte_order_mark_is_not_read_aloud():
+def test_parse_strips_byte_order_mark():
     assert parse(TOPICS, TOPICS.say, b'\xef\xbb\xbf{"text": "a"}') == Say(text="a")
 
 
-def test_a_wrong_message_keeps_its_id():
+def test_parse_error_keeps_id():
     with pytest.raises(CommandError) as refused:
         parse(TOPICS, TOPICS.say, b'{"id": "a1", "volume": 200}')
     assert refused.value.id == "a1"
 
 
-async def test_retained_commands_and_repeats_of_the_broker_are_ignored(tmp_path, caplog):
+async def test_handler_ignores_retained_and_duplicate_messages(tmp_path, caplog):
     async with house(tmp_path) as made:
         made.send("say/set", b"Retained.", retained=True)
         made.send("say/set", b"Once.", number=7)
@@ -93,7 +93,7 @@ async def test_retained_commands_and_repeats_of_the_broker_are_ignored(tmp_path,
         assert played == [spoken("Once."), spoken("Once."), spoken("Unheard before.")]
 
 
-async def test_buttons_do_what_they_can(tmp_path):
+async def test_buttons_run_available_controls(tmp_path):
     pressed = []
     async with house(tmp_path, controls=DaemonControls(reload=lambda: pressed.append("reload"))) as made:
         made.send("reload")
@@ -107,7 +107,7 @@ async def test_buttons_do_what_they_can(tmp_path):
         ]
 
 
-async def test_preferences_are_what_announcements_are_spoken_with(tmp_path):
+async def test_say_uses_preferences(tmp_path):
     async with house(tmp_path) as made:
         made.send("voice/set", b"vivian")
         made.send("style/set", b"soft")
@@ -119,7 +119,7 @@ async def test_preferences_are_what_announcements_are_spoken_with(tmp_path):
         assert asked == [("vivian", None, "soft"), ("ryan", "de-DE", None), ("vivian", None, "soft")]
 
 
-async def test_instructions_reach_a_voice_that_follows_them(tmp_path):
+async def test_say_passes_instruct_to_voice(tmp_path):
     async with house(tmp_path) as made:
         made.say("a", "a", voice="ryan", instruct="Very slowly.")
         made.say("b", "b", voice="vivian", instruct="Very slowly.")
@@ -128,13 +128,13 @@ async def test_instructions_reach_a_voice_that_follows_them(tmp_path):
         assert made.engine.requests[0][0].instruct == "Very slowly."
 
 
-async def test_without_targets_nothing_can_be_said(tmp_path):
+async def test_say_without_targets_is_rejected(tmp_path):
     async with house(tmp_path, {}) as made:
         made.say("a", "a")
         assert made.events("a")[0]["error"] == "no target is configured (announce.targets)"
 
 
-async def test_refusals_that_nobody_can_tell_apart_are_told_together(tmp_path, monkeypatch, caplog):
+async def test_rejections_without_id_are_summarized(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("qwentts_daemon.mqtt.commands.OVERFLOW_INTERVAL_S", 0.01)
     async with house(tmp_path, max_waiting=1) as made:
         for name in ("first", *"abc"):
@@ -150,7 +150,7 @@ async def test_refusals_that_nobody_can_tell_apart_are_told_together(tmp_path, m
         assert [record.args[0] for record in caplog.records if "are refused" in record.message] == [1, 2]
 
 
-async def test_default_targets(tmp_path):
+async def test_say_uses_default_targets(tmp_path):
     speakers = {"kitchen": Loudspeaker(), "hall": Loudspeaker()}
     async with house(tmp_path, speakers, default_targets=("hall",)) as made:
         made.say("a", "a")

@@ -16,7 +16,7 @@ def message():
     return json.loads(json.dumps(device_message("attic", TOPICS, tuple(BUTTONS), OPTIONS)))
 
 
-def test_one_message_names_every_entity(message):
+def test_device_message_lists_every_entity(message):
     assert discovery_topic("homeassistant", "attic") == "homeassistant/device/qwentts_attic/config"
     platforms = {}
     for key, entity in message["components"].items():
@@ -34,23 +34,23 @@ def test_one_message_names_every_entity(message):
     assert len(set(ids)) == len(ids)
 
 
-def test_all_of_it_becomes_unavailable_with_the_daemon(message):
+def test_entities_share_the_availability_topic(message):
     assert message["availability_topic"] == "qwentts/attic/status"
     assert message["device"]["identifiers"] == ["qwentts_attic"]
 
 
-def test_every_command_topic_is_one_that_is_listened_to(message):
+def test_command_topics_are_subscribed(message):
     topics = {entity["command_topic"] for entity in message["components"].values() if "command_topic" in entity}
     assert topics == set(TOPICS.commands(tuple(BUTTONS)))
 
 
-def test_choices_and_words(message):
+def test_selects_offer_the_options(message):
     parts = message["components"]
     assert parts["voice"]["options"] == ["default", "ryan"]
     assert parts["event"]["event_types"] == list(EVENT_TYPES)
     assert parts["state"]["options"] == list(STATES)
 
 
-def test_buttons_that_do_nothing_are_not_shown():
+def test_buttons_without_action_are_omitted():
     parts = device_message("attic", TOPICS, ("stop", "clear"), OPTIONS)["components"]
     assert not {"reload", "unload"} & set(parts)

@@ -5,7 +5,7 @@ from tests.support.harness import daemon, speak
 
 
 @needs_mosquitto
-async def test_a_thousand_announcements_in_a_second(tmp_path):
+async def test_thousand_announcements_in_a_second_are_answered(tmp_path):
     target = f"announce.targets={{kitchen: {{type: command, command: [sh, -c, 'cat > {tmp_path}/out']}}}}"
     with broker(tmp_path) as mosquitto:
         parts = [*mosquitto.settings, target, "announce.max_waiting=20"]

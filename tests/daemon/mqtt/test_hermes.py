@@ -42,7 +42,7 @@ async def answer(heard):
     return json.loads(payload)
 
 
-async def test_a_site_hears_its_file_and_is_told_when_it_is_over(house):
+async def test_say_plays_on_site_and_sends_say_finished(house):
     mosquitto, speaking = house
     async with ear(mosquitto.port) as heard:
         await ask(heard, text="Dinner is ready.", siteId="kitchen", id="r1", sessionId="s1", wakewordId="x")
@@ -56,7 +56,7 @@ async def test_a_site_hears_its_file_and_is_told_when_it_is_over(house):
         await heard.event("finished", request)
 
 
-async def test_a_silent_loudspeaker_holds_up_no_dialogue(house):
+async def test_say_finished_is_sent_without_play_finished(house):
     mosquitto, _ = house
     async with ear(mosquitto.port) as heard:
         await ask(heard, text="Hello.", siteId="kitchen")
@@ -64,7 +64,7 @@ async def test_a_silent_loudspeaker_holds_up_no_dialogue(house):
         assert "kitchen has not said playFinished" in (await heard.event("failed"))["error"]
 
 
-async def test_what_cannot_be_spoken_is_over_at_once(house):
+async def test_failed_say_sends_say_finished_at_once(house):
     mosquitto, speaking = house
     async with ear(mosquitto.port) as heard:
         await ask(heard, text="Hello.", siteId="kitchen", id="r2", lang="xx")
@@ -73,7 +73,7 @@ async def test_what_cannot_be_spoken_is_over_at_once(house):
         speaking.wait_for("hermes/tts/say: .*xx")
 
 
-async def test_other_sites_and_nonsense_are_left_alone(house):
+async def test_say_for_other_sites_or_invalid_is_ignored(house):
     mosquitto, speaking = house
     async with ear(mosquitto.port) as heard:
         for payload in ("no JSON", "[]", '{"text": ""}', '{"text": "Hi.", "siteId": 5}', "x" * 20_000, b"\xff"):
@@ -86,7 +86,7 @@ async def test_other_sites_and_nonsense_are_left_alone(house):
         assert not heard.on("hermes/tts/sayFinished")
 
 
-async def test_requests_that_are_never_over_are_bounded():
+async def test_open_sessions_are_bounded():
     outbox = Publisher()
     hermes = Hermes({"kitchen": "rhasspy"}, outbox, PlayAcks())
     (_, session) = hermes.asked(b'{"text": "Hi.", "siteId": "kitchen"}')
@@ -103,7 +103,7 @@ async def test_requests_that_are_never_over_are_bounded():
     assert sent == ["hermes/tts/sayFinished"]
 
 
-def test_two_targets_cannot_be_one_site(tmp_path):
+def test_two_targets_with_one_site_are_rejected(tmp_path):
     with broker(tmp_path) as mosquitto, started(*mosquitto.settings, TWICE) as refused:
         assert refused.wait() == 78
         assert any("announce.targets.b: the site default is already a" in line for line in refused.lines)

@@ -7,7 +7,7 @@ from qwentts_daemon.config.paths import preferences_path
 from qwentts_daemon.mqtt.preferences import Preferences, PreferencesFile
 
 
-def test_they_come_back(tmp_path):
+def test_saved_preferences_load_again(tmp_path):
     file = PreferencesFile(tmp_path / "deep" / "preferences.json")
     assert file.load() == Preferences()
     file.save(Preferences("ryan", None, "whisper", 30))
@@ -17,20 +17,20 @@ def test_they_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"volume": 200}', '{"volume": true}', '{"voice": 5}', "\x00", '"x"'])
-def test_a_damaged_file_is_told_and_left_aside(tmp_path, caplog, text):
+def test_damaged_file_is_logged_and_ignored(tmp_path, caplog, text):
     path = tmp_path / "preferences.json"
     path.write_text(text)
     assert PreferencesFile(path).load() == Preferences()
     assert len(caplog.records) == 1
 
 
-def test_what_a_later_version_has_written_is_read(tmp_path):
+def test_unknown_keys_of_later_versions_are_ignored(tmp_path):
     path = tmp_path / "preferences.json"
     path.write_text(json.dumps({"voice": "ryan", "loudness": 3}))
     assert PreferencesFile(path).load() == Preferences("ryan")
 
 
-def test_a_place_that_cannot_be_written_is_told_once(tmp_path, caplog):
+def test_unwritable_file_is_logged_once(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     file = PreferencesFile(tmp_path / "file" / "preferences.json")
     file.save(Preferences(volume=1))
@@ -38,6 +38,6 @@ def test_a_place_that_cannot_be_written_is_told_once(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
-def test_where_they_lie():
+def test_preferences_path_of_service_and_user():
     assert str(preferences_path({"STATE_DIRECTORY": "/var/lib/qwentts:/x"})) == "/var/lib/qwentts/preferences.json"
     assert str(preferences_path({"XDG_DATA_HOME": "/d"})) == "/d/qwentts/preferences.json"

@@ -24,7 +24,7 @@ class Post:
         return [(each.topic, each.payload) for each in self.letters]
 
 
-async def test_only_the_newest_value_of_a_topic_is_shown_and_only_when_it_changes():
+async def test_retained_topic_publishes_newest_value_on_change_only():
     outbox, post = Publisher(), Post()
     for payload in (b"1", b"2", b"2"):
         outbox.show("state", payload)
@@ -37,7 +37,7 @@ async def test_only_the_newest_value_of_a_topic_is_shown_and_only_when_it_change
     assert post.sent == [("state", b"2")] * 2
 
 
-async def test_what_was_not_published_for_sure_is_kept():
+async def test_unacknowledged_message_is_kept():
     outbox, post = Publisher(), Post()
     outbox.show("state", b"1")
     outbox.tell(Message("event", b"a"))
@@ -49,7 +49,7 @@ async def test_what_was_not_published_for_sure_is_kept():
     assert post.sent == [("state", b"1"), ("event", b"a")]
 
 
-async def test_there_is_an_end_to_what_waits(caplog):
+async def test_pending_messages_are_bounded(caplog):
     outbox, post = Publisher(), Post()
     for number in range(MAX_WAITING + 5):
         outbox.tell(Message("event", str(number).encode()))
@@ -58,7 +58,7 @@ async def test_there_is_an_end_to_what_waits(caplog):
     assert [payload for _, payload in post.sent[:1]] == [b"5"]
 
 
-async def test_old_news_is_no_news(monkeypatch):
+async def test_expired_messages_are_dropped(monkeypatch):
     outbox, post = Publisher(), Post()
     outbox.tell(Message("event", b"old"))
     monkeypatch.setattr(module, "STALE_AFTER_S", -1.0)
@@ -66,7 +66,7 @@ async def test_old_news_is_no_news(monkeypatch):
     assert post.sent == []
 
 
-async def test_it_sends_what_comes_while_it_sends():
+async def test_messages_added_while_sending_are_sent():
     outbox, post = Publisher(), Post()
     sending = asyncio.create_task(outbox.send(post.publish, lambda: None))
     for number in range(3):
@@ -79,7 +79,7 @@ async def test_it_sends_what_comes_while_it_sends():
     assert [payload for _, payload in post.sent] == [b"0", b"1", b"2"]
 
 
-async def test_what_was_published_is_not_published_again_when_sending_ends_then():
+async def test_published_message_is_not_repeated_after_cancel():
     outbox, post = Publisher(), Post()
     outbox.tell(Message("event", b"a"))
 

@@ -51,7 +51,7 @@ def trusting(mosquitto, authority):
 
 
 @needs_mosquitto
-async def test_with_tls_a_client_certificate_and_a_password_it_works(tmp_path, authority, passwords):
+async def test_tls_with_client_certificate_and_password_connects(tmp_path, authority, passwords):
     certificate, ours = authority.certificate("broker"), authority.certificate("voice")
     password_file = tmp_path / "password"
     password_file.write_text(f"{PASSWORD}\n")
@@ -68,7 +68,7 @@ async def test_with_tls_a_client_certificate_and_a_password_it_works(tmp_path, a
 
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-async def test_a_wrong_password_is_told_once_and_wyoming_goes_on(tmp_path, passwords, protocol):
+async def test_wrong_password_is_logged_once_and_wyoming_keeps_working(tmp_path, passwords, protocol):
     lines = ["allow_anonymous false", f"password_file {passwords}"]
     with broker(tmp_path, *lines) as mosquitto:
         parts = [*mosquitto.settings, "mqtt.username=voice", f"mqtt.protocol='{protocol}'"]
@@ -81,14 +81,14 @@ async def test_a_wrong_password_is_told_once_and_wyoming_goes_on(tmp_path, passw
 
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-async def test_a_client_without_a_name_is_refused(tmp_path, passwords, protocol):
+async def test_missing_username_is_reported(tmp_path, passwords, protocol):
     with broker(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
         reason = await why_not([*mosquitto.settings, f"mqtt.protocol='{protocol}'"])
         assert "a client without a user name: wrong user name or password" in reason
 
 
 @needs_mosquitto
-async def test_a_password_may_come_from_systemd(tmp_path, passwords):
+async def test_password_from_systemd_credential(tmp_path, passwords):
     (tmp_path / "mqtt_password").write_text(PASSWORD)
     with broker(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
         config = load(None, {}, [*mosquitto.settings, "mqtt.username=voice"])
@@ -99,7 +99,7 @@ async def test_a_password_may_come_from_systemd(tmp_path, passwords):
 
 
 @needs_mosquitto
-async def test_a_broker_that_another_authority_vouches_for(tmp_path, authority):
+async def test_unknown_certificate_authority_is_reported(tmp_path, authority):
     other = Authority(tmp_path, "other")
     with broker(tmp_path, *secured(other.certificate("broker"), other)) as mosquitto:
         reason = await why_not(trusting(mosquitto, authority))
@@ -107,39 +107,39 @@ async def test_a_broker_that_another_authority_vouches_for(tmp_path, authority):
 
 
 @needs_mosquitto
-async def test_a_broker_whose_certificate_has_expired(tmp_path, authority):
+async def test_expired_certificate_is_reported(tmp_path, authority):
     with broker(tmp_path, *secured(authority.certificate("expired", valid_days=-1), authority)) as mosquitto:
         assert "the broker's certificate has expired" in await why_not(trusting(mosquitto, authority))
 
 
 @needs_mosquitto
-async def test_a_broker_with_the_certificate_of_another(tmp_path, authority):
+async def test_hostname_mismatch_is_reported(tmp_path, authority):
     with broker(tmp_path, *secured(authority.certificate("another", host="10.9.8.7"), authority)) as mosquitto:
         assert "the broker's certificate is for another name" in await why_not(trusting(mosquitto, authority))
 
 
 @needs_mosquitto
-async def test_a_broker_that_wants_a_certificate_of_ours(tmp_path, authority):
+async def test_missing_client_certificate_is_reported(tmp_path, authority):
     lines = secured(authority.certificate("broker"), authority, "require_certificate true")
     with broker(tmp_path, *lines) as mosquitto:
         assert "refuses this client's certificate (mqtt.cert_file)" in await why_not(trusting(mosquitto, authority))
 
 
 @needs_mosquitto
-async def test_tls_where_there_is_none(tmp_path, authority):
+async def test_tls_to_plain_port_is_reported(tmp_path, authority):
     with broker(tmp_path) as mosquitto:
         reason = await why_not(trusting(mosquitto, authority))
         assert "does it speak TLS at this port" in reason
 
 
-async def test_nobody_there(tmp_path):
+async def test_connection_errors_are_reported(tmp_path):
     assert "Connection refused" in await why_not(["mqtt.host=127.0.0.1", f"mqtt.port={free_port()}"])
     assert "No such file" in await why_not([f"mqtt.host=unix://{tmp_path}/none"])
     assert "no such host" in await why_not(["mqtt.host=no-such-host.invalid"])
 
 
 @needs_mosquitto
-async def test_a_broker_that_falls_silent_is_not_taken_for_one_that_wants_tls(tmp_path, monkeypatch):
+async def test_silent_broker_is_not_reported_as_tls_mismatch(tmp_path, monkeypatch):
     monkeypatch.setattr(mqtt_connection, "ANSWER_TIMEOUT_S", 0.5)
     with broker(tmp_path) as mosquitto:
         way = Broker(load(None, {}, mosquitto.settings).mqtt, "test", {})
@@ -165,7 +165,7 @@ async def test_a_broker_that_falls_silent_is_not_taken_for_one_that_wants_tls(tm
         (["mqtt.tls=true", "mqtt.cert_file={empty}"], "are no pair"),
     ],
 )
-def test_files_that_cannot_be_used_stop_the_start(tmp_path, settings, reason):
+def test_unusable_tls_files_stop_start(tmp_path, settings, reason):
     (tmp_path / "empty").write_text("")
     parts = [setting.format(empty=tmp_path / "empty") for setting in settings]
     config: Config = load(None, {}, ["mqtt.host=localhost", *parts])
@@ -175,12 +175,12 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path, settings, reason):
 
 
 @pytest.mark.parametrize("text", ["0123", "null", "true", "{a: b}", "#x"])
-def test_a_password_of_the_environment_is_taken_as_it_stands(text):
+def test_password_from_environment_is_literal(text):
     config = load(None, {"QWENTTS_MQTT_PASSWORD": text, "QWENTTS_MQTT_USERNAME": "voice"})
     assert config.mqtt.password.get_secret_value() == text
 
 
-def test_a_password_is_never_shown(tmp_path):
+def test_password_is_never_printed(tmp_path):
     with pytest.raises(ConfigError) as shown:
         load(None, {}, ["mqtt.password=s3cret"])
     assert "mqtt.password_file or QWENTTS_MQTT_PASSWORD" in str(shown.value)
@@ -195,7 +195,7 @@ def test_a_password_is_never_shown(tmp_path):
 
 
 @needs_mosquitto
-async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
+async def test_readme_acl_is_sufficient(tmp_path, passwords):
     acl = tmp_path / "acl"
     acl.write_text(
         re.search(r"```\n(user voice\n.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
@@ -213,7 +213,7 @@ async def test_the_acl_of_the_readme_is_enough(tmp_path, passwords):
 
 
 @needs_mosquitto
-async def test_rights_that_are_missing_are_told(tmp_path):
+async def test_missing_acl_rights_are_logged(tmp_path):
     (tmp_path / "acl").write_text("topic read #\ntopic write qwentts/#\n")
     with (
         broker(tmp_path, f"acl_file {tmp_path}/acl") as mosquitto,
@@ -224,7 +224,7 @@ async def test_rights_that_are_missing_are_told(tmp_path):
 
 
 @needs_mosquitto
-def test_the_doctor_visits_the_broker(tmp_path, passwords):
+def test_doctor_checks_broker(tmp_path, passwords):
     with broker(tmp_path, "allow_anonymous false", f"password_file {passwords}") as mosquitto:
         user = [*mosquitto.settings, "mqtt.username=voice"]
         for password, level, text in (
@@ -237,7 +237,7 @@ def test_the_doctor_visits_the_broker(tmp_path, passwords):
             assert password not in finding.text
 
 
-def test_the_doctor_says_what_is_wrong_with_the_way_to_the_broker(tmp_path):
+def test_doctor_explains_broker_connection_errors(tmp_path):
     (gone,) = check_broker(load(None, {}, ["mqtt.host=127.0.0.1", f"mqtt.port={free_port()}"]).mqtt)
     assert gone.level is Level.ERROR
     assert "refused" in gone.text

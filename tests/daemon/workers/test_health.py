@@ -44,11 +44,11 @@ RYAN = SynthesisRequest("ryan")
         (30, 0, True, WorkerHealth.DEAD),
     ],
 )
-def test_the_condition_follows_from_silence_and_the_length_of_a_step(silent_s, step_s, long_running, condition):
+def test_classify_by_silence_and_step_time(silent_s, step_s, long_running, condition):
     assert classify(silent_s, step_s, long_running, 30) is condition
 
 
-def test_a_step_on_a_cpu_may_take_seconds():
+def test_classify_tolerates_long_steps_on_cpu():
     worker, backend = Worker(None, None), ToneBackend(None)
     backend.step_limit_s = 30.0
     worker._backend = backend
@@ -74,7 +74,7 @@ class Clock:
         return condition
 
 
-def test_a_worker_that_comes_back_is_fit_again(monkeypatch):
+def test_monitor_recovers_after_new_heartbeat(monkeypatch):
     clock = Clock(monkeypatch)
     worker = HeartbeatMonitor(30)
     assert clock.look(worker, 5) is WorkerHealth.HUNG
@@ -83,7 +83,7 @@ def test_a_worker_that_comes_back_is_fit_again(monkeypatch):
     assert clock.look(worker, 30) is WorkerHealth.DEAD
 
 
-def test_a_daemon_that_was_held_up_itself_blames_nobody(monkeypatch):
+def test_monitor_ignores_delays_of_its_own_event_loop(monkeypatch):
     clock = Clock(monkeypatch)
     worker = HeartbeatMonitor(30)
     clock.now_s += 100
@@ -103,7 +103,7 @@ def suspended(worker_process):
             worker.resume()
 
 
-async def test_the_embedded_voice_speaks_for_a_worker_that_does_not_react_until_it_does():
+async def test_fallback_speaks_while_worker_is_hung():
     with daemon(fake="ToneBackend") as worker_process:
         worker_process.wait_for("qwentts-espeak is ready")
         with suspended(worker_process):
@@ -115,7 +115,7 @@ async def test_the_embedded_voice_speaks_for_a_worker_that_does_not_react_until_
         assert len([line for line in worker_process.lines if "qwentts-qwen3 is ready" in line]) == 1
 
 
-async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worker_lives_on():
+async def test_hung_reply_fails_within_seconds_and_worker_survives():
     with daemon(ALONE, fake="Endless") as worker_process:
         async with connected(worker_process) as client:
             await client.write_event(Synthesize("On and on.").event())
@@ -129,7 +129,7 @@ async def test_a_reply_that_hangs_in_the_middle_is_told_in_seconds_and_the_worke
         worker_process.wait_for("engine.worker.process: job 1 cancelled")
 
 
-async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worker_its_life():
+async def test_endless_step_gets_worker_killed_and_client_served():
     with daemon("engine.heartbeat_timeout=3", fake="Hanging") as worker_process:
         worker_process.wait_for("qwentts-espeak is ready")
         assert (await speak(worker_process, "Now [hang] for ever.")).rate == ESPEAK_RATE
@@ -138,7 +138,7 @@ async def test_a_step_that_never_ends_costs_its_own_client_nothing_and_the_worke
         assert (await speak(worker_process, "And again.")).rate == RATE
 
 
-async def test_long_running_work_is_waited_for_where_nobody_else_can_speak(tmp_path):
+async def test_long_running_work_is_awaited_without_fallback(tmp_path):
     gate = tmp_path / "gate"
     with daemon(ALONE, "engine.heartbeat_timeout=3", fake="Hanging", TEST_GATE=str(gate)) as worker_process:
         async with connected(worker_process) as client:
@@ -165,7 +165,7 @@ async def touch(worker_process):
         return (await hear(client, "info")).types[-1]
 
 
-async def test_a_worker_that_reads_no_commands_is_replaced_before_they_fill_the_memory():
+async def test_worker_that_reads_no_commands_is_replaced():
     async with running_pool("Endless") as pool:
         async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
             assert await job.read()
@@ -194,7 +194,7 @@ class Immortal:
         pass
 
 
-async def test_a_worker_that_cannot_be_killed_is_said_to_need_a_reboot(monkeypatch, caplog):
+async def test_unkillable_worker_is_logged_as_needing_reboot(monkeypatch, caplog):
     monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.01)
     monkeypatch.setattr(worker_process, "KILLED_WITHIN_S", 0.01)
     sleeper = await asyncio.create_subprocess_exec("sleep", "60")

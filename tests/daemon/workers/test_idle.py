@@ -25,7 +25,7 @@ async def voices(process):
         return [voice["name"] for voice in (await hear(client, "info")).events[-1].data["tts"][0]["voices"]]
 
 
-async def test_an_idle_worker_is_gone_its_voices_are_not_and_the_next_request_waits_for_it():
+async def test_idle_worker_unloads_keeps_voices_and_reloads_on_request():
     with daemon(ALONE, BRIEFLY, fake="ToneBackend") as process:
         (worker,) = process.workers()
         assert (await speak(process, "Hello.")).rate == RATE
@@ -37,7 +37,7 @@ async def test_an_idle_worker_is_gone_its_voices_are_not_and_the_next_request_wa
         process.wait_for("qwentts-qwen3 is ready", 2)
 
 
-async def test_the_embedded_voice_covers_while_the_model_comes_back(tmp_path):
+async def test_fallback_speaks_while_model_reloads(tmp_path):
     gate = tmp_path / "gate"
     gate.touch()
     with daemon(BRIEFLY, fake="SlowLoading", TEST_GATE=str(gate)) as process:
@@ -51,7 +51,7 @@ async def test_the_embedded_voice_covers_while_the_model_comes_back(tmp_path):
         assert (await speak(process, "Here I am.")).rate == RATE  # although it came back for somebody long served
 
 
-async def test_a_reply_longer_than_the_time_is_not_cut():
+async def test_keep_alive_does_not_cut_running_reply():
     with daemon(ALONE, BRIEFLY, fake="Endless") as process:
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
@@ -60,7 +60,7 @@ async def test_a_reply_longer_than_the_time_is_not_cut():
         process.wait_for(GONE)
 
 
-async def test_a_new_voice_in_the_folder_calls_the_model_back(tmp_path):
+async def test_new_voice_in_folder_reloads_model(tmp_path):
     with daemon(ALONE, BRIEFLY, f"voices.dir={tmp_path}", fake="Folder") as process:
         await speak(process, "Hello.")
         process.wait_for(GONE)
@@ -70,7 +70,7 @@ async def test_a_new_voice_in_the_folder_calls_the_model_back(tmp_path):
         assert "anna" in await voices(process)
 
 
-async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
+async def test_unload_waits_for_running_replies_and_next_request_cancels_it():
     async with running_pool("Endless") as pool:
         async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
             assert await job.read()
@@ -86,7 +86,7 @@ async def test_unload_waits_for_running_replies_and_is_undone_by_the_next():
             assert await job.read()
 
 
-async def test_an_engine_without_a_time_stays():
+async def test_idle_manager_without_keep_alive_stays_active():
     presence = IdleManager(None)
     presence.loaded()
     with presence.job():
@@ -98,7 +98,7 @@ async def test_an_engine_without_a_time_stays():
     assert presence.is_active
 
 
-async def test_the_clock_runs_from_the_last_job_only_and_not_while_loading():
+async def test_idle_timer_starts_after_last_job_and_not_while_loading():
     presence = IdleManager(0.0)
     presence.wake()
     await asyncio.sleep(0.01)

@@ -21,7 +21,7 @@ async def entered(admission, priority=Priority.ASSIST):
     return task
 
 
-async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
+async def test_acquire_up_to_capacity_in_fifo_order():
     admission, lane = line(max_waiting=10, max_wait_s=5)
     turns = [await entered(admission) for _ in range(4)]
     assert [turn.done() for turn in turns] == [False] * 4
@@ -35,7 +35,7 @@ async def test_lets_in_as_many_as_the_capacity_in_order_of_arrival():
     turns[3].cancel()
 
 
-async def test_assist_goes_before_announcements():
+async def test_acquire_prefers_assist_to_announcements():
     admission, lane = line(max_waiting=10, max_wait_s=5)
     announcement = await entered(admission, Priority.ANNOUNCEMENT)
     assist = await entered(admission, Priority.ASSIST)
@@ -45,7 +45,7 @@ async def test_assist_goes_before_announcements():
     announcement.cancel()
 
 
-async def test_nobody_overtakes_the_line():
+async def test_acquire_does_not_overtake_waiting_jobs():
     admission, lane = line(max_waiting=10, max_wait_s=5)
     admission.set_capacity(lane, 1)
     await admission.acquire(Priority.ASSIST)
@@ -56,7 +56,7 @@ async def test_nobody_overtakes_the_line():
     second.cancel()
 
 
-async def test_a_full_line_refuses():
+async def test_full_queue_rejects():
     admission, _ = line(max_waiting=1, max_wait_s=5)
     waiting = await entered(admission)
     with pytest.raises(SpeechError) as refused:
@@ -65,7 +65,7 @@ async def test_a_full_line_refuses():
     waiting.cancel()
 
 
-async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
+async def test_waiting_times_out_and_leaves_no_entry():
     admission, _ = line(max_waiting=1, max_wait_s=0.01)
     with pytest.raises(SpeechError) as refused:
         await admission.acquire(Priority.ASSIST)
@@ -73,7 +73,7 @@ async def test_waiting_ends_with_queue_timeout_and_leaves_nothing():
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
+async def test_cancel_during_assignment_returns_slot():
     admission, lane = line(max_waiting=2, max_wait_s=5)
     first, second = await entered(admission), await entered(admission)
     admission.set_capacity(lane, 1)  # decides for the first, whose task has not run yet
@@ -84,7 +84,7 @@ async def test_one_who_gives_up_while_being_let_in_gives_the_place_back():
     assert (admission.running, admission.waiting) == (1, 0)
 
 
-async def test_one_who_gives_up_leaves_the_line_at_once():
+async def test_cancel_leaves_queue_at_once():
     admission, lane = line(max_waiting=1, max_wait_s=5)
     waiting = await entered(admission)
     waiting.cancel()
@@ -95,7 +95,7 @@ async def test_one_who_gives_up_leaves_the_line_at_once():
     await again
 
 
-async def test_whoever_waits_is_given_back_when_the_last_worker_goes_and_another_engine_covers():
+async def test_waiting_jobs_go_to_fallback_when_last_worker_is_lost():
     admission, lane = line(max_waiting=2, max_wait_s=5, has_fallback=True)
     other = admission.add_worker()
     for each in (lane, other):
@@ -114,7 +114,7 @@ async def test_whoever_waits_is_given_back_when_the_last_worker_goes_and_another
     assert await admission.acquire(Priority.ASSIST) is lane
 
 
-async def test_without_a_cover_whoever_waits_goes_on_waiting():
+async def test_waiting_jobs_keep_waiting_without_fallback():
     admission, lane = line(max_waiting=2, max_wait_s=5)
     admission.set_capacity(lane, 1)
     await admission.acquire(Priority.ASSIST)
@@ -127,7 +127,7 @@ async def test_without_a_cover_whoever_waits_goes_on_waiting():
     assert await waiting is lane
 
 
-async def test_the_least_loaded_worker_gets_the_job():
+async def test_assign_prefers_least_loaded_worker():
     admission, small = line(max_waiting=2, max_wait_s=5)
     large = admission.add_worker()
     admission.set_capacity(small, 2)
@@ -139,7 +139,7 @@ async def test_the_least_loaded_worker_gets_the_job():
     assert await waiting is small
 
 
-async def test_a_closed_line_refuses_all_who_wait_and_come():
+async def test_close_rejects_waiting_and_new_jobs():
     admission, _ = line(max_waiting=2, max_wait_s=5)
     waiting = await entered(admission)
     admission.close(SpeechError(Code.ENGINE_UNAVAILABLE, "gone"))
@@ -149,7 +149,7 @@ async def test_a_closed_line_refuses_all_who_wait_and_come():
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_nobody_waits_where_no_worker_reacts_until_one_does():
+async def test_queue_rejects_while_all_workers_are_hung():
     admission, first = line(max_waiting=10, max_wait_s=5)
     second = admission.add_worker()
     waiting = await entered(admission)

@@ -23,7 +23,7 @@ def paging(blocks: int = BLOCKS) -> BlockManager:
     return BlockManager(BlockPool(blocks), PAGE)
 
 
-def test_a_prompt_waits_while_those_who_run_could_not_have_a_block_more():
+def test_admit_defers_prompt_when_running_sequences_need_the_blocks():
     books = paging()
     books.advance([])
     assert books.admit([12, 12, 4])[0] == 2  # 3 + 3 blocks and one more for each are all there are
@@ -37,7 +37,7 @@ def test_a_prompt_waits_while_those_who_run_could_not_have_a_block_more():
     assert books.admit([4, 4, 4])[0] == 1
 
 
-def test_the_youngest_gives_way_and_comes_back_unchanged_before_anybody_new():
+def test_advance_preempts_youngest_and_restores_it_before_new_prompts():
     books = paging()
     books.join(0, [], 16)
     books.join(1, [], 16)
@@ -54,7 +54,7 @@ def test_the_youngest_gives_way_and_comes_back_unchanged_before_anybody_new():
     assert (slot, len(back), books.away(1)) == (1, 4, False)
 
 
-def test_who_makes_nothing_gives_way_first_be_it_the_oldest():
+def test_advance_preempts_idle_before_youngest():
     books = paging()
     for slot in range(3):
         books.join(slot, [], 8)
@@ -65,7 +65,7 @@ def test_who_makes_nothing_gives_way_first_be_it_the_oldest():
     assert moves.going == [1, 2]
 
 
-def test_who_makes_nothing_gives_way_to_a_newcomer():
+def test_admit_preempts_idle_sequence_for_new_prompt():
     books = paging()
     books.join(0, [], 30)
     books.advance([])
@@ -73,7 +73,7 @@ def test_who_makes_nothing_gives_way_to_a_newcomer():
     assert (admitted, [slot for slot, _ in moves.leaving]) == (1, [0])
 
 
-def test_the_only_one_may_have_everything():
+def test_single_sequence_can_use_every_block():
     books = paging()
     books.advance([])
     assert books.admit([ROOM])[0] == 1

@@ -47,7 +47,7 @@ def read(pool: BlockPool, links: list[HashedBlock]) -> list[int]:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(PROMPTS, st.sampled_from(VOICES)), min_size=2, max_size=5), st.booleans())
-def test_prompts_share_exactly_the_full_blocks_of_their_common_beginning(prompts, colliding):
+def test_lookup_shares_exactly_the_full_blocks_of_a_common_prefix(prompts, colliding):
     hashed = {"hashed": lambda content: b"all the same"} if colliding else {}
     pool, seen = BlockPool(100), []
     for positions, voice in prompts:
@@ -62,7 +62,7 @@ def test_prompts_share_exactly_the_full_blocks_of_their_common_beginning(prompts
         seen.append((content, blocks))
 
 
-def test_a_speaker_language_or_reference_that_differs_in_the_first_block_shares_nothing():
+def test_block_hash_depends_on_speaker_language_and_reference():
     base = [Position(1, 7), Position(2, SpeakerVector()), Position(3, ReferenceFrame(0)), Position(4), Position(5, 9)]
     pool = BlockPool(20)
     mine = read(pool, chained(base, VOICES[0], PAGE))
@@ -80,7 +80,7 @@ def test_a_speaker_language_or_reference_that_differs_in_the_first_block_shares_
     assert len(set().union(*taken)) == sum(map(len, taken))
 
 
-def test_a_position_is_never_taken_for_two_others():
+def test_block_hash_is_unambiguous_across_positions():
     """Contents of a block are bytes in a row; where one ends must be certain."""
     frame = VoiceContent(frames=[b"\1", b"\1\1"])
     a = [Position(0, ReferenceFrame(0)), Position(0, ReferenceFrame(1))]
@@ -88,7 +88,7 @@ def test_a_position_is_never_taken_for_two_others():
     assert chained(a, frame, 2) != chained(b, frame, 2)
 
 
-def test_the_least_recently_used_content_goes_first_and_the_end_of_a_prompt_before_its_beginning():
+def test_eviction_is_lru_and_evicts_prompt_end_before_beginning():
     pool = BlockPool(4)
     old, new = ([HashedBlock(bytes([n, part]), bytes([n, part])) for part in (0, 1)] for n in (1, 2))
     pool.give(read(pool, old))
@@ -101,7 +101,7 @@ def test_the_least_recently_used_content_goes_first_and_the_end_of_a_prompt_befo
     pool.give([taken])
 
 
-def test_the_continuation_of_a_forgotten_beginning_is_read_anew():
+def test_lookup_misses_blocks_whose_prefix_was_evicted():
     """The key of the second block is known, but the block that it continues is another one now."""
     pool, links = BlockPool(5), [HashedBlock(b"a", b"a"), HashedBlock(b"b", b"b")]
     blocks = read(pool, links)
@@ -116,7 +116,7 @@ def test_the_continuation_of_a_forgotten_beginning_is_read_anew():
     assert (pool.free, pool.used) == (5, 0)
 
 
-def test_more_than_there_is_can_not_be_taken():
+def test_allocate_more_than_free_raises():
     pool, links = BlockPool(2), [HashedBlock(b"a", b"a")]
     pool.give(read(pool, links))
     assert pool.can_take(2)
@@ -176,6 +176,6 @@ TestAnyHistory = AnyHistory.TestCase
 TestAnyHistory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
-def test_no_torch_needed() -> None:
+def test_block_pool_does_not_import_torch() -> None:
     code = "import sys, engine.paged.block_pool, engine.paged.block_manager; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

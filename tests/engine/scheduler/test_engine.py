@@ -15,7 +15,7 @@ LAGS = pytest.mark.parametrize("lag", [0, 1])
 
 
 @LAGS
-def test_codes_become_exactly_their_audio(lag):
+def test_step_decodes_codes_exactly(lag):
     codes, wave = alone(TEXTS[0], lag)
     assert codes.shape == (16, 13)
     assert len(wave) == 1920 * 13
@@ -25,7 +25,7 @@ def test_codes_become_exactly_their_audio(lag):
 
 
 @LAGS
-def test_jobs_together_are_as_alone_and_slots_are_used_again(lag):
+def test_batched_jobs_equal_single_jobs_and_reuse_slots(lag):
     speaker = Speaker(slots=2, lag=lag)
     for job, text in enumerate(TEXTS * 2):
         speaker.start(job, text, speaker="vivian" if job % 2 else "ryan")
@@ -36,7 +36,7 @@ def test_jobs_together_are_as_alone_and_slots_are_used_again(lag):
 
 
 @LAGS
-def test_emission_changes_chunks_only(lag):
+def test_emission_plan_changes_chunking_not_audio(lag):
     sizes = {}
     for plan in ((1,), (1, 2, 4), (25,)):
         speaker = Speaker(lag=lag)
@@ -49,7 +49,7 @@ def test_emission_changes_chunks_only(lag):
 
 @settings(max_examples=8, deadline=None)
 @given(st.data(), st.sampled_from([0, 1]))
-def test_text_streamed_in_any_pieces_gives_the_same_codes(data, lag):
+def test_streamed_text_gives_same_codes_for_any_split(data, lag):
     text = data.draw(st.sampled_from([*TEXTS, "one two three, 你好吗？四五六 and e\u0301 한국어 " * 2]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     speaker = Speaker(lag=lag)
@@ -66,7 +66,7 @@ def test_text_streamed_in_any_pieces_gives_the_same_codes(data, lag):
 
 
 @LAGS
-def test_a_starving_job_waits_and_others_go_on(lag):
+def test_job_blocked_on_text_does_not_block_others(lag):
     speaker = Speaker(lag=lag)
     speaker.engine.add(1, speaker.utterance())
     speaker.engine.append_text(1, "hello the")
@@ -82,7 +82,7 @@ def test_a_starving_job_waits_and_others_go_on(lag):
 
 
 @LAGS
-def test_a_held_job_makes_nothing_until_it_is_let_go(lag):
+def test_paused_job_generates_nothing_until_resumed(lag):
     speaker = Speaker(lag=lag)
     speaker.start(1, TEXTS[0])
     first = speaker.engine.step()
@@ -95,7 +95,7 @@ def test_a_held_job_makes_nothing_until_it_is_let_go(lag):
 
 
 @LAGS
-def test_a_cancelled_job_frees_its_slot_and_disturbs_nobody(lag):
+def test_cancel_frees_slot_without_changing_other_jobs(lag):
     speaker = Speaker(slots=1, lag=lag)
     speaker.start(1, TEXTS[0])
     speaker.start(2, TEXTS[1])
@@ -106,7 +106,7 @@ def test_a_cancelled_job_frees_its_slot_and_disturbs_nobody(lag):
 
 
 @LAGS
-def test_a_job_without_text_ends_without_audio(lag):
+def test_empty_job_ends_without_audio(lag):
     speaker = Speaker(lag=lag)
     speaker.start(1, "")
     (progress,) = speaker.engine.step()
@@ -115,7 +115,7 @@ def test_a_job_without_text_ends_without_audio(lag):
     assert speaker.engine.jobs == ()
 
 
-def test_a_job_without_text_ends_also_when_every_slot_waits_for_text():
+def test_empty_job_ends_while_all_slots_wait_for_text():
     speaker = Speaker(slots=1)
     speaker.engine.add(1, speaker.utterance())
     speaker.engine.append_text(1, "hello world, ")
@@ -126,7 +126,7 @@ def test_a_job_without_text_ends_also_when_every_slot_waits_for_text():
 
 
 @LAGS
-def test_runaway_speech_ends_with_a_fade(lag):
+def test_runaway_speech_ends_with_fade_out(lag):
     speaker = Speaker(lag=lag, guards=RunawayLimits(frames_per_text_id=1, min_frames=6))
     speaker.start(1, "hi", sizes=(25,), max_new_tokens=100)
     parts = speaker.rest()
@@ -137,7 +137,7 @@ def test_runaway_speech_ends_with_a_fade(lag):
 
 
 @LAGS
-def test_a_slot_that_is_full_ends_its_job(lag):
+def test_full_slot_ends_its_job(lag):
     speaker = Speaker(max_positions=24, lag=lag)
     speaker.start(1, "hi there", max_new_tokens=100)
     progress = [p for _ in range(30) for p in speaker.engine.step()][-1]
@@ -146,7 +146,7 @@ def test_a_slot_that_is_full_ends_its_job(lag):
 
 
 @LAGS
-def test_a_prompt_that_does_not_fit_is_refused(lag):
+def test_prompt_longer_than_slot_is_rejected(lag):
     speaker = Speaker(max_positions=24, lag=lag)
     speaker.start(1, "many words " * 20, flowing=False)
     (progress,) = speaker.engine.step()
