@@ -21,7 +21,14 @@ MODEL ?=
 COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
-.PHONY: demo run test kernels boot parity lint bench audit clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+QUICK := $(addprefix tests/daemon/,announcements audio config text voices test_blueprint.py http/test_recordings.py \
+	$(addprefix mqtt/test_,commands.py discovery.py preferences.py publisher.py) workers/test_queue.py \
+	wyoming/test_exchange.py wyoming/test_wire.py) \
+	$(addprefix tests/engine/,prompt paged/test_block_pool.py paged/test_block_manager.py model/test_config.py \
+	$(addprefix scheduler/test_,chunking.py edges.py sequence.py) worker/test_selection.py worker/test_espeak_text.py)
+
+.PHONY: demo run test quick kernels boot parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh .ci/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -31,12 +38,16 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 
 test: $(VENV)/test.installed
 	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
-	@$(BIN)/python -m pytest
+	@$(PYTEST) --durations=20 --cov --cov-report=term
+
+# What needs neither processes nor models: for every change, while it is being made.
+quick: $(VENV)/test.installed
+	@$(PYTEST) $(QUICK)
 
 # The GPU's kernels without a GPU, by Triton's interpreter and compiler: some minutes.
 kernels: $(VENV)/test.installed
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt triton
-	@$(BIN)/python -m pytest -m kernels tests/engine
+	@$(PYTEST) -m kernels tests/engine
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
 boot: $(VENV)/test.installed
@@ -45,7 +56,7 @@ boot: $(VENV)/test.installed
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed
-	@$(PARITY)/bin/python -m pytest tests/parity
+	@$(PARITY)/bin/python -m pytest -n 2 tests/parity
 
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from typing import Protocol
 from ..config.schema import Voices
 from ..errors import Code, ConfigError, SpeechError
 from ..suggestions import did_you_mean
-from ..voices.request import SynthesisRequest
+from .request import SynthesisRequest
 
 
 class EngineVoice(Protocol):

@@ -21,18 +21,7 @@ from engine.runtime.codec_step import EagerCodec
 from engine.runtime.sampler import CodeRules, Sampler, SamplerLimits
 from engine.scheduler.sequence import end_ids
 from tests.engine.support.api_trace import codes_of
-from tests.engine.support.streams import (
-    FADE,
-    GREEDY,
-    TEXTS,
-    WINDOWED,
-    by_item,
-    cloned,
-    close,
-    joined,
-    model,
-    prompt,
-)
+from tests.engine.support.streams import FADE, GREEDY, TEXTS, WINDOWED, by_item, cloned, close, joined, model, prompt
 from tests.engine.support.streams import rounds as batch
 from tests.engine.support.tiny_models import tiny_directory, tiny_model
 
