@@ -24,13 +24,13 @@ DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 .PHONY: demo run test kernels boot parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
-	@sh tests/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
+	@sh .ci/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
 
 run: $(VENV)/$(DEMO_EXTRAS).installed
 	@$(BIN)/qwentts-daemon run $(if $(MODEL),--set engine.model=$(MODEL))
 
 test: $(VENV)/test.installed
-	@sh tests/system_packages.sh mosquitto systemd-analyze:systemd
+	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(BIN)/python -m pytest
 
 # The GPU's kernels without a GPU, by Triton's interpreter and compiler: some minutes.
@@ -40,8 +40,8 @@ kernels: $(VENV)/test.installed
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
 boot: $(VENV)/test.installed
-	@sh tests/system_packages.sh systemd-nspawn:systemd-container
-	@sh tests/boot.sh $(BIN)/python
+	@sh .ci/system_packages.sh systemd-nspawn:systemd-container
+	@sh .ci/boot.sh $(BIN)/python
 
 # Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed
@@ -55,10 +55,10 @@ lint: $(VENV)/test.installed
 	@$(BIN)/python .ci/house_rules.py
 
 bench: $(VENV)/test.installed
-	@$(BIN)/python -m tests.bench_daemon
-	@$(BIN)/python -m tests.bench_workers
-	@sh tests/system_packages.sh mosquitto
-	@$(BIN)/python -m tests.bench_mqtt
+	@$(BIN)/python -m tests.benchmarks.daemon
+	@$(BIN)/python -m tests.benchmarks.workers
+	@sh .ci/system_packages.sh mosquitto
+	@$(BIN)/python -m tests.benchmarks.mqtt
 
 # Known weaknesses of the pinned packages, from PyPI's own database: it needs a network and is no part of the tests.
 audit: $(AUDIT)/installed
@@ -80,7 +80,7 @@ $(PARITY)/installed: Makefile
 	@$(PARITY_PIP) torch==2.13.0
 	@$(PARITY_PIP) --no-deps qwen-tts-hf==0.1.1.post1
 	@echo torch==2.13.0 > $(PARITY)/constraints.txt
-	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa xxhash
+	@$(PARITY_PIP) -c $(PARITY)/constraints.txt transformers==5.17.0 accelerate==1.12.0 soundfile librosa xxhash cachetools
 	@$(PARITY_PIP) -c $(PARITY)/constraints.txt pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis
 	@touch $@
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -262,7 +262,7 @@ def _frame_steps(runner: Runner, frame: DecodeStep) -> Iterator[_CapturedCall]:
             )
 
 
-def _codec_steps(runner: Runner, codec: StreamingCodec) -> Iterator[_CapturedCall]:
+def _codec_steps(runner: Runner, codec: StreamingCodec[Any]) -> Iterator[_CapturedCall]:
     for rows in batch_sizes(runner.slots):
         for frames in (size for size in codec.sizes if size <= 8):
             slots = torch.full((rows,), runner.slots, device=runner.device)
@@ -286,7 +286,7 @@ def _frame_step(runner: Runner, frame: DecodeStep, length: int, slots: Tensor, t
     return frame(slots, text, slots < runner.slots, length)
 
 
-def _codec_step(runner: Runner, codec: StreamingCodec, frames: int, starts: Tensor, slots: Tensor) -> Tensor:
+def _codec_step(runner: Runner, codec: StreamingCodec[Any], frames: int, starts: Tensor, slots: Tensor) -> Tensor:
     return codec.step(runner.state.codes, starts, slots, frames)
 
 

@@ -1,6 +1,6 @@
-"""The code predictor by itself: code groups 1 to 15 of a frame, drawn in one loop that can be captured as a graph.
+"""The code predictor alone: code groups 1 to 15 of a frame, sampled in one loop that can be captured as a CUDA graph.
 
-The engine's frames hold this loop anyway. Here it is for whoever brings embeddings, under the seed's names.
+The engine's decode step contains this loop. Here callers pass embeddings, under the streaming fork's names.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ BATCH_SIZES = (1, 2, 4, 8)
 
 
 class FastCodebook:
-    """May be used from several threads. Each row's draws depend on its seed and nothing else, captured or not."""
+    """Samples frames from embeddings. Thread-safe. The draws of a row depend on its seed only, captured or not."""
 
     def __init__(self, predictor: CodePredictor) -> None:
         config, self._like = predictor.config, predictor.heads
         self._predictor, self._later = predictor, config.code_groups - 1
         self.width = predictor.codes.weight.shape[1]
         self._noise = Noise(range(1, config.code_groups), config.vocab_size, self._like.device)
-        self._cache, self._room = predictor.allocate(1), 1  # for so many rows
+        self._cache, self._room = predictor.allocate(1), 1  # rows
         self._graphs: PredictorGraphs | None = None
-        self._captured_cache: CodePredictorCache | None = None  # the graphs read and write it, and do not keep it
+        self._captured_cache: CodePredictorCache | None = None  # the graphs use it without holding a reference
         self._lock = threading.Lock()
 
     @torch.inference_mode()
@@ -43,18 +43,18 @@ class FastCodebook:
         top_p: float = 1.0,
         seed: int | None = None,
     ) -> Tensor:
-        """The talker's hidden state and the embedding of group 0, [B, 2, H] → codes int64 [B, num_codebooks].
+        """Sample codes from the talker's state and the embedding of group 0: [B, 2, H] → int64 [B, num_codebooks].
 
-        num_codebooks: how many groups, 1 to 15. Row n is drawn with `seed` + n; without a seed, with one from torch's
-        generator. Raises SamplingError; ValueError for another shape.
+        num_codebooks: 1 to 15 groups. Row n is drawn with `seed` + n; without a seed, with one from torch's generator.
+        Raises SamplingError; ValueError for another shape.
         """
         rows = len(inputs_embeds)
         if inputs_embeds.shape[1:] != (2, self.width) or not rows:
             raise ValueError(f"inputs_embeds must be [B, 2, {self.width}], not {list(inputs_embeds.shape)}")
         if not 1 <= num_codebooks <= self._later:
-            raise ValueError(f"num_codebooks must lie between 1 and {self._later}, not {num_codebooks}")
+            raise ValueError(f"num_codebooks must be between 1 and {self._later}, not {num_codebooks}")
         draw = Draw(do_sample, temperature, top_k, top_p)
-        SamplingParams(talker=draw, seed=seed)  # which checks them under these names
+        SamplingParams(talker=draw, seed=seed)  # checks them
         first = int(torch.randint(1 << 62, ())) if seed is None else seed
         seeds = torch.tensor([(first + row) % (1 << 63) for row in range(rows)])
         draws = torch.tensor([fields_of(draw)] * rows, dtype=torch.float32)
@@ -63,8 +63,10 @@ class FastCodebook:
             return self._codes(*given)[:rows, :num_codebooks].clone()
 
     def capture_codebook_cuda_graph(self, warmup_runs: int = 3, batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
-        """Let `generate_fast` replay a graph for up to so many rows; smaller batches are padded, larger ones run as
-        before. Every sampling parameter stays free. Raises ValueError without a GPU."""
+        """Capture `generate_fast` as CUDA graphs for these batch sizes; other sizes are padded to the next one.
+
+        Larger batches run eagerly. Sampling parameters are inputs of the graphs. Raises ValueError without a GPU.
+        """
         if warmup_runs < 1 or not batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f"warmup_runs and batch_sizes must be at least 1, not {warmup_runs}, {batch_sizes}")
         if self._like.device.type != "cuda":
@@ -74,7 +76,7 @@ class FastCodebook:
 
     @torch.inference_mode()
     def capture_into(self, graphs: PredictorGraphs, warmup_runs: int, batch_sizes: Sequence[int]) -> None:
-        """Capture the small sizes first."""
+        """Capture a graph for each batch size, the smallest first."""
         cache = self._predictor.allocate(max(batch_sizes))
         device = self._like.device
         for rows in sorted(batch_sizes):
@@ -108,5 +110,5 @@ class FastCodebook:
 
 
 def _padded(values: Tensor, size: int) -> Tensor:
-    """The first row again and again, until there are `size`: any row that can be drawn from will do."""
+    """Pad to `size` rows with copies of the first: any row that can be sampled from will do."""
     return torch.cat((values, values[:1].expand(size - len(values), *values.shape[1:])))

@@ -1,12 +1,12 @@
-"""What callers of the Python API may pass, turned into what the engine takes; the rules of the reference and the seed.
+"""Arguments of the Python API, checked and converted, by the rules of the reference package and its streaming fork.
 
-The seed is the streaming fork of the reference package, whose scripts shall run with only the import changed.
+Scripts written for either run with only their import changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class FromPretrained:
 
     @classmethod
     def read(cls, keywords: Mapping[str, Any], without: tuple[str, ...] = ()) -> FromPretrained:
-        """Raises TypeError for a keyword that does not exist, naming the nearest one that does."""
+        """Check the keywords of a caller. Raises TypeError for an unknown one, naming the nearest known one."""
         names = [field.name for field in fields(cls) if field.name not in without]
         for name in keywords:
             if name not in names:
@@ -49,12 +49,12 @@ class FromPretrained:
 
     @property
     def where(self) -> dict[str, Any]:
-        """Arguments of `find_checkpoint`."""
+        """The arguments of `find_checkpoint`."""
         cache = None if self.cache_dir is None else Path(self.cache_dir).expanduser()
         return {"revision": self.revision, "offline": self.local_files_only, "cache": cache}
 
     def load_options(self) -> LoadOptions:
-        """Device and types. Raises ValueError."""
+        """Return device and dtype. Raises ValueError."""
         check_number("slots", self.slots, 1, whole=True)
         if self.max_positions is not None:
             check_number("max_positions", self.max_positions, 1, whole=True)
@@ -62,8 +62,8 @@ class FromPretrained:
         device = _device(name, getattr(self, name))
         return LoadOptions(device=device, dtype=self._chosen_dtype(device))
 
-    def sound_device(self, model: torch.device) -> torch.device:
-        """Where sound is made beside the model, which lies on `model`. Raises ValueError for a GPU that is not."""
+    def async_decode_device(self, model: torch.device) -> torch.device:
+        """Return the device of `async_decode`, by default the model's. Raises ValueError for an unknown GPU."""
         if self.codec_device is None:
             return model
         wanted = torch.device(_device("codec_device", self.codec_device))
@@ -80,10 +80,10 @@ class FromPretrained:
 
 
 def _device(name: str, wanted: Any) -> str:
-    """A device from what Transformers calls a device map; None and "auto" prefer a GPU. Raises ValueError."""
+    """Return the device of a device map of Transformers; None and "auto" prefer a GPU. Raises ValueError."""
     places = set(wanted.values()) if isinstance(wanted, Mapping) else {wanted}
     if len(places) != 1:
-        raise ValueError(f"{name}: the model lies on one device, not on {sorted(map(str, places))}")
+        raise ValueError(f"{name}: the model must be on one device, not on {sorted(map(str, places))}")
     (place,) = places
     if place in (None, "auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,15 +98,15 @@ def _device(name: str, wanted: Any) -> str:
 
 
 def texts_of(text: str | list[str]) -> list[str]:
-    """The texts of a batch. Raises TypeError."""
+    """Return the texts of a batch. Raises TypeError for anything but a str or a list of str."""
     texts = text if isinstance(text, list) else [text]
     if not all(isinstance(each, str) for each in texts):
         raise TypeError("text must be a str or a list of str; an iterator of pieces can only be streamed")
     return texts
 
 
-def spread(name: str, value: Any, count: int) -> list[Any]:
-    """One value for each text: a list of as many, or one for all. Raises ValueError."""
+def broadcast(name: str, value: Any, count: int) -> list[Any]:
+    """Return a value for each of `count` texts, from a list of as many or from one for all. Raises ValueError."""
     values = value if isinstance(value, list) else [value]
     if len(values) == 1:
         return values * count
@@ -115,27 +115,22 @@ def spread(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-def pieces_of(text: str | Iterable[str]) -> str | Iterator[str]:
-    """One text, whole or as it is written. Raises TypeError for a batch and for what is no text."""
+def text_or_pieces(text: str | Iterable[str]) -> str | Iterator[str]:
+    """Return a whole text, or an iterator of its pieces. Raises TypeError for a batch and for anything but text."""
     if isinstance(text, str):
         return text
     if isinstance(text, list) and len(text) != 1:
-        raise TypeError("a stream speaks one text: open one stream for each, or pass iter([...]) for pieces of one")
+        raise TypeError("a stream takes one text: open a stream for each, or pass iter([...]) for the pieces of one")
     if not isinstance(text, Iterable):
         raise TypeError(f"text must be a str or an iterator of its pieces, not {type(text).__name__}")
     return iter(text)
 
 
 def checked_sampling(explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
-    """Sampling parameters that this engine's sampler is built for, and this checkpoint. Raises SamplingError."""
+    """Return sampling parameters that the sampler and the checkpoint can use. Raises SamplingError."""
     sampling, limits = resolve_sampling(explicit, file), SamplerLimits()
     if max(sampling.end_ids, default=0) >= codec_vocab:
-        raise SamplingError(f"eos_token_id must be codec ids, below {codec_vocab}, not {list(sampling.end_ids)}")
+        raise SamplingError(f"eos_token_id must hold codec ids below {codec_vocab}, not {list(sampling.end_ids)}")
     if not sampling.fits(limits.k_limit, limits.nucleus, limits.window):
         raise SamplingError(f"repetition_penalty_window must be at most {limits.window}, not {sampling.penalty_window}")
     return sampling
-
-
-def numbered(sampling: SamplingParams, item: int) -> SamplingParams:
-    """For item number `item` of a batch: `seed` + item, so that equal texts do not sound the same."""
-    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + item) % (1 << 63))

@@ -1,4 +1,4 @@
-"""What `enable_streaming_optimizations` takes: the seed's table, each option meaning on this engine what it says."""
+"""Options of `enable_streaming_optimizations`, and the runners that they ask for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .paged_engine import PagedOptions
 
 LEAST_OVERHEAD = "reduce-overhead"
 LONGEST_WINDOW = 1500
-"""Frames: two minutes. The seed uses 80; the memory that a window takes grows with it."""
+"""Frames, two minutes. A window's memory grows with its length; the streaming fork uses 80."""
 COMPILE_MODES = ("default", LEAST_OVERHEAD, "max-autotune", "max-autotune-no-cudagraphs")
 _GRAPHED_MODES = (LEAST_OVERHEAD, "max-autotune")
 _NUMBERS = ("decode_window_frames", "paged_gpu_memory_utilization")
@@ -30,15 +30,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizations:
-    """The seed's names and defaults. Raises ValueError for what cannot be, and for what contradicts itself.
+    """Names and defaults of the streaming fork. Raises ValueError for bad values and for contradictions.
 
-    use_compile: the codec in fused kernels (float16), and windows of `decode_window_frames` frames compiled (when a
-    stream with `windowed_decode` wants the first of them; those of other lengths are decoded as before).
-    compile_codebook_predictor: talker and code predictor compiled; by `compile_mode` reduce-overhead in our fused
-    kernels, otherwise by torch.compile in that mode. use_cuda_graphs: whole frames, codec steps and those windows as
-    graphs. use_codebook_cuda_graph: the code predictor as a graph of its own, for `generate_fast` and for frames that
-    are none. capture_async_graph: those windows also where `async_decode` decodes. use_fast_codebook: this engine has
-    no slower way. use_paged_engine and paged_…: the paged attention engine.
+    use_compile: fused codec kernels (float16), and windows of decode_window_frames frames compiled when the first
+    stream with `windowed_decode` starts; windows of other lengths stay eager. compile_codebook_predictor: talker and
+    code predictor compiled; with compile_mode "reduce-overhead" by our fused kernels, otherwise by torch.compile in
+    that mode. use_cuda_graphs: frames, codec steps and those windows as CUDA graphs. use_codebook_cuda_graph: the code
+    predictor as a graph of its own, for `generate_fast` and for frames without a graph. capture_async_graph: those
+    windows as graphs for `async_decode` too. use_fast_codebook: without effect, there is no slower way.
+
+    use_paged_engine: open the paged engine now, for streams with `use_paged_engine`. It keeps keys and values in
+    blocks, which prompts with equal beginnings share, so that more streams fit into the share
+    paged_gpu_memory_utilization of the GPU's memory. A single stream is not faster, and is faded out at
+    `max_positions`, by default 4096. paged_enforce_eager: without CUDA graphs.
     """
 
     decode_window_frames: int = 80
@@ -67,18 +71,18 @@ class Optimizations:
 
     @property
     def kernels(self) -> str:
-        """How frames are made, in the words of `acceleration.Wanted`."""
+        """The `kernels` of `AccelerationOptions`."""
         if not self.compile_codebook_predictor:
             return "plain"
         return "auto" if self.compile_mode == LEAST_OVERHEAD else "compiled"
 
     @property
     def inductor_mode(self) -> str:
-        """torch.compile's mode. Its own graphs are never used: ours hold more, and may be used from any thread."""
+        """The mode of torch.compile, without its own graphs: ours hold more and may be replayed from any thread."""
         return "max-autotune-no-cudagraphs" if self.compile_mode.startswith("max-autotune") else "default"
 
     def check_device(self, kind: str) -> None:
-        """Refuse what was asked for by name and cannot be had on a device that is no GPU. Raises ValueError."""
+        """Raises ValueError for options that need a GPU on a device that is not one."""
         asked = [name for name in ("use_codebook_cuda_graph", "capture_async_graph") if getattr(self, name)]
         if asked and kind != "cuda":
             raise ValueError(f"{' and '.join(asked)}: a CUDA graph needs an NVIDIA GPU; this model is on the {kind}")
@@ -94,9 +98,9 @@ class Optimizations:
 
 
 def optimized_runner(model: SpeechModel, options: Optimizations, slots: int, positions: int | None) -> Runner:
-    """What the options say on this engine, checked against the plain way, captured and measured.
+    """Return a runner accelerated as the options say, checked against eager kernels and measured.
 
-    Graphs need memory that does not move: `positions` for each slot, by default what fits. Raises MemoryError.
+    Graphs need fixed memory: `positions` for each slot, by default what fits. Raises MemoryError.
     """
     model.talker.text.fold()
     room = model.config.talker.max_positions
@@ -112,12 +116,12 @@ def _positions(model: SpeechModel, slots: int) -> int:
     torch.cuda.empty_cache()
     found = fit(sizes, torch.cuda.mem_get_info(weight.device)[0], slots)
     if found is None:
-        raise MemoryError(f"no GPU memory is left for slots={slots}: lower it, or give max_positions")
+        raise MemoryError(f"no GPU memory is left for slots={slots}: lower slots, or pass max_positions")
     return found
 
 
 def paged_options(options: Optimizations, given: FromPretrained) -> PagedOptions:
-    """The paged engine that the options ask for. It always runs in the fastest way that its device knows."""
+    """Return the options of the paged engine, which always uses the fastest kernels of its device."""
     paged = PagedOptions()
     return replace(
         paged,
@@ -130,7 +134,7 @@ def paged_options(options: Optimizations, given: FromPretrained) -> PagedOptions
 
 
 def wanted(options: Optimizations) -> AccelerationOptions:
-    """The options in the engine's own words."""
+    """Return the options of the acceleration that `options` ask for."""
     return AccelerationOptions(
         kernels=options.kernels,
         graphs=options.use_cuda_graphs,

@@ -1,7 +1,6 @@
-"""The paged attention engine: how much of a GPU it takes, in blocks of which size, and the fastest way to run it there.
+"""The paged engine: the same engine with the talker's keys and values in blocks, after vLLM's PagedAttention.
 
-It is our engine with another store for the talker's keys and values; weights, codec, code predictor and scheduling are
-the same. The code predictor needs no blocks of its own: a frame is all that it remembers.
+Weights, codec, code predictor and scheduling are the same. The code predictor's cache spans one frame and is not paged.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from ..prompt.validation import check_number
 from .threaded_engine import EngineHandle
 
 BLOCK_POSITIONS = 16
-"""For our kernels and plain torch, which read blocks of any size. The smaller, the more of two prompts is shared and
-the less of a last block lies idle; at 16 a block's keys of one head are 4 KB in a row, enough for one read."""
+"""For our kernels and torch, which read blocks of any size. Smaller blocks share more of two prompts and waste less of
+the last one; at 16 positions the keys of one head are 4 KB in a row, enough for one read."""
 KERNELS = ("auto", "fused", "flash", "plain")
 
 T = TypeVar("T")
@@ -36,11 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagedOptions:
-    """`gpu_memory_utilization`: the share of the GPU's memory that blocks may take; `enforce_eager`: no CUDA graphs.
+    """`gpu_memory_utilization`: the share of the GPU's memory for blocks; `enforce_eager`: without CUDA graphs.
 
-    `kernels`: auto takes our fused ones, flash-attn where those do not run, plain torch where neither does; with
-    `half_codec` the codec is the fused one in float16. On the CPU there are as many blocks as one sequence of full
-    length needs. Raises ValueError.
+    `kernels`: auto prefers our fused ones to flash-attn to torch's. `half_codec`: fused codec kernels in float16. On a
+    CPU there are as many blocks as one sequence of full length needs. Raises ValueError.
     """
 
     gpu_memory_utilization: float = 0.3
@@ -60,41 +58,41 @@ class PagedOptions:
 
 
 class PagedEngine:
-    """A model's paged engine, opened when it is first wanted."""
+    """A model's paged engine, opened at its first use."""
 
     def __init__(self, open_engine: Callable[[PagedOptions], EngineHandle], options: PagedOptions) -> None:
         self._open, self._options = open_engine, options
         self._changing = threading.Lock()
-        self._driven: EngineHandle | None = None
+        self._handle: EngineHandle | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether it speaks to nobody."""
-        return self._driven is None or self._driven.engine.idle
+        """True while no job is open."""
+        return self._handle is None or self._handle.engine.idle
 
     def exclusively(self, call: Callable[[], T]) -> T:
-        """What `call` gives when no step of it runs beside."""
-        driven = self._driven
-        return call() if driven is None else driven.engine.exclusively(call)
+        """Run `call` between two steps and return its result. Raises what it raises."""
+        handle = self._handle
+        return call() if handle is None else handle.engine.exclusively(call)
 
     def opened(self, options: PagedOptions | None = None) -> EngineHandle:
-        """The engine; with other `options` than it has, another one. Raises RuntimeError while that one speaks."""
+        """Return the engine; with other `options` than it has, replace it.
+
+        Raises RuntimeError while a stream of the old one is open, MemoryError.
+        """
         with self._changing:
             if options not in (None, self._options):
                 if not self.idle:
-                    raise RuntimeError("other options exchange the paged engine: close what is being spoken first")
-                self._driven, self._options = None, options  # its memory is free before the new one takes any
-            if self._driven is None:
-                self._driven = self._open(self._options)
-            return self._driven
+                    raise RuntimeError("other options replace the paged engine: close all its streams first")
+                self._handle, self._options = None, options  # frees the old one's memory before the new one allocates
+            if self._handle is None:
+                self._handle = self._open(self._options)
+            return self._handle
 
 
 @torch.inference_mode()
 def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
-    """A runner over blocks, made as fast as its device allows. Nothing else may run on the model meanwhile.
-
-    Raises MemoryError.
-    """
+    """Return an accelerated runner over blocks. Nothing else may run on the model meanwhile. Raises MemoryError."""
     device = model.talker.head.weight.device
     positions = min(options.max_positions, model.config.talker.max_positions)
     size = pool_size(model, options, positions)
@@ -112,7 +110,7 @@ def paged_runner(model: SpeechModel, options: PagedOptions) -> PagedRunner:
 
 
 def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> PoolSize:
-    """As many blocks as the share of the GPU holds, no more than all slots can fill. Raises MemoryError."""
+    """Return as many blocks as fit into the GPU's share, at most what all slots can fill. Raises MemoryError."""
     device, block = model.talker.head.weight.device, block_positions(options.kernels)
     least = -(-positions // block)
     if device.type != "cuda":
@@ -126,14 +124,14 @@ def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> Pool
 
 
 def blocks_within(budget_bytes: int, free_bytes: int, block_bytes: int) -> int:
-    """How many blocks a budget holds. Raises MemoryError if that is none, or more than is free."""
+    """Return how many blocks a budget holds. Raises MemoryError if none fits or the budget exceeds what is free."""
     room_bytes = max(0, free_bytes - RESERVE_BYTES)
     if budget_bytes > room_bytes:
         raise MemoryError(
             f"the paged engine's blocks would take {budget_bytes / 1e9:.1f} GB and {room_bytes / 1e9:.1f} GB are left: "
             "lower paged_gpu_memory_utilization, or close other programs that use the GPU"
         )
-    blocks = budget_bytes // block_bytes - 1  # block 0 is nobody's
+    blocks = budget_bytes // block_bytes - 1  # less the null block
     if blocks < 1:
         raise MemoryError(
             f"{budget_bytes / 1e6:.0f} MB hold no two blocks of {block_bytes / 1e6:.1f} MB: "
@@ -143,7 +141,7 @@ def blocks_within(budget_bytes: int, free_bytes: int, block_bytes: int) -> int:
 
 
 def block_positions(kernels: str) -> int:
-    """Positions of a block: what flash-attn wants where it will be used, and small ones otherwise."""
+    """Return the positions of a block: flash-attn's own size where it is used, small ones otherwise."""
     has_triton, has_flash = (importlib.util.find_spec(name) is not None for name in ("triton", "flash_attn"))
     flash = kernels == "flash" or (kernels == "auto" and has_flash and not has_triton)
     return BLOCK_MULTIPLE if flash else BLOCK_POSITIONS

@@ -1,4 +1,4 @@
-"""The codec by itself: sound to codes and back, under the reference's names."""
+"""The codec alone: audio to codes and back, under the reference's names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class EncodedAudio:
 
 
 class Qwen3TTSTokenizer:
-    """12.5 frames a second, 16 codes each. Source: Qwen3TTSTokenizer of the qwen-tts package, 12 Hz only."""
+    """Encodes to and decodes from 12.5 frames a second of 16 codes each.
+
+    Source: Qwen3TTSTokenizer of the qwen-tts package, 12 Hz only.
+    """
 
     def __init__(self, codec: SpeechCodec, allow_url: bool = False) -> None:
         self._codec, self._allow_url = codec, allow_url
@@ -45,10 +48,10 @@ class Qwen3TTSTokenizer:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Qwen3TTSTokenizer:
-        """The codec of a directory or hub id (Qwen/Qwen3-TTS-Tokenizer-12Hz), or of a model directory.
+        """Load the codec of a directory or hub id (Qwen/Qwen3-TTS-Tokenizer-12Hz), or of a model directory.
 
-        Keywords are those of `Qwen3TTSModel.from_pretrained` but slots, max_positions and codec_device. The weights
-        stay float32 whatever `dtype` says. Raises CheckpointError; TypeError for an unknown keyword, ValueError for a
+        Keywords are those of `Qwen3TTSModel.from_pretrained` except slots, max_positions and codec_device. The weights
+        are float32 for any `dtype`. Raises CheckpointError; TypeError for an unknown keyword, ValueError for a
         bad value.
         """
         wanted = FromPretrained.read(kwargs, without=("slots", "max_positions", "codec_device"))
@@ -63,9 +66,9 @@ class Qwen3TTSTokenizer:
     def encode(
         self, audios: Audio | list[Audio], sr: int | None = None, return_dict: bool = True
     ) -> EncodedAudio | tuple[list[Tensor]]:
-        """Paths, base64 strings, or arrays [samples] at `sr` Hz → int64 [frames, 16] each, on the codec's device.
+        """Encode paths, base64 strings, or arrays [samples] at `sr` Hz → int64 [frames, 16] each, on its device.
 
-        Each recording is encoded by itself; the reference pads them to one batch, which can change the last frame of
+        Each recording is encoded alone; the reference pads them to one batch, which can change the last frame of
         a shorter one. Raises AudioError; ValueError for an array without `sr`.
         """
         waves = [self._wave(audio, sr) for audio in (audios if isinstance(audios, list) else [audios])]
@@ -74,10 +77,10 @@ class Qwen3TTSTokenizer:
 
     @torch.inference_mode()
     def decode(self, encoded: Any) -> tuple[list[Samples], int]:
-        """What `encode` gave, a dict or a list of dicts with `audio_codes` → float32 [1920 · frames] each, and 24000.
+        """Decode the result of `encode`, or dicts with `audio_codes` → float32 [1920 · frames] each, and 24000.
 
         Frames of -1 are padding. As in the reference, more than 300 frames are decoded in chunks of 300 with 25 frames
-        of context, which is close to, but not the same as, what the model's streams make. Raises TypeError.
+        of context, which is close but not equal to the exact decoding of streams. Raises TypeError, ValueError.
         """
         waves = [self._decoded(torch.as_tensor(codes), self._chunked) for codes in _codes_of(encoded)]
         return waves, self.get_output_sample_rate()
@@ -92,8 +95,8 @@ class Qwen3TTSTokenizer:
     ) -> Qwen3TTSTokenizer:
         """Make `decode_streaming` faster for windows of this length, and return this tokenizer.
 
-        use_compile: by torch.compile; use_cuda_graphs: as a graph; each as `Optimizations` says. capture_async_graph:
-        there is one graph, which any thread may use. On a CPU nothing is prepared, which is logged. Raises ValueError.
+        The options are those of `Optimizations`; one graph serves every thread, so capture_async_graph changes nothing.
+        On a CPU nothing is compiled or captured, which is logged. Raises ValueError.
         """
         options = Optimizations(
             decode_window_frames=decode_window_frames,
@@ -112,18 +115,18 @@ class Qwen3TTSTokenizer:
     def decode_streaming(
         self, audio_codes: Any, use_optimized: bool = True, pad_to_size: int | None = None
     ) -> tuple[list[Samples], int]:
-        """One window, decoded by itself and whole: codes [frames, 16] → ([float32 [1920 · frames]], 24000).
+        """Decode one window without a past: codes [frames, 16] → ([float32 [1920 · frames]], 24000).
 
-        For windows of a stream use `Qwen3TTSModel`'s `windowed_decode`, which blends them; this is its decoder alone.
-        use_optimized: with what `enable_streaming_optimizations` has prepared. pad_to_size must be at least the number
-        of frames; nothing is padded, for no code is silent. Frames of -1 are left out.
+        `Qwen3TTSModel`'s `windowed_decode` uses this decoder and cross-fades the windows. use_optimized: use what
+        `enable_streaming_optimizations` has prepared. pad_to_size must be at least the number of frames and has no
+        other effect, because no code is silent. Frames of -1 are skipped. Raises ValueError.
         """
         return self.decode_streaming_batch(torch.as_tensor(audio_codes)[None], use_optimized, pad_to_size)
 
     def decode_streaming_batch(
         self, audio_codes: Any, use_optimized: bool = True, pad_to_size: int | None = None
     ) -> tuple[list[Samples], int]:
-        """The same for several windows: [items, frames, 16], -1 where there is none → float32 of each item's length."""
+        """Decode several windows: [items, frames, 16], padded with -1 → float32 [n] each. Raises ValueError."""
         codes = torch.as_tensor(audio_codes)
         if codes.ndim != 3 or codes.shape[2] != 16:
             raise ValueError(f"codes must be [frames, 16], those of a batch [items, frames, 16], not {[*codes.shape]}")
@@ -136,19 +139,19 @@ class Qwen3TTSTokenizer:
         return MODEL_TYPE
 
     def get_input_sample_rate(self) -> int:
-        """Hz."""
+        """Return the sample rate in Hz."""
         return self._codec.config.sample_rate
 
     def get_output_sample_rate(self) -> int:
-        """Hz."""
+        """Return the sample rate in Hz."""
         return self._codec.config.sample_rate
 
     def get_encode_downsample_rate(self) -> int:
-        """Samples a frame."""
+        """Return the samples of a frame."""
         return self._codec.config.frame_samples
 
     def get_decode_upsample_rate(self) -> int:
-        """Samples a frame."""
+        """Return the samples of a frame."""
         return self._codec.config.frame_samples
 
     def _wave(self, audio: Audio, sr: int | None) -> Samples:
@@ -162,8 +165,9 @@ class Qwen3TTSTokenizer:
         codes = codes[codes[:, 0] >= 0].clamp(min=0).long()  # [frames, 16]
         if not len(codes):
             return np.zeros(0, np.float32)
-        if int(codes.max()) >= (size := self._codec.config.decoder.codebook_size):  # a GPU never recovers
-            raise ValueError(f"codes must lie below {size}, not be {int(codes.max())}")
+        # On a GPU an index out of range makes every later CUDA call of the process fail.
+        if int(codes.max()) >= (size := self._codec.config.decoder.codebook_size):
+            raise ValueError(f"codes must be below {size}, not {int(codes.max())}")
         wave: Samples = decode(codes.T).numpy()
         return wave
 
@@ -172,11 +176,11 @@ class Qwen3TTSTokenizer:
 
 
 def _codes_of(encoded: Any) -> list[Any]:
-    """The codes of each item of anything that `decode` takes."""
+    """Return the codes of each item. Raises TypeError for anything that `decode` does not accept."""
     if isinstance(encoded, list):
         return [each["audio_codes"] for each in encoded]
     if not isinstance(encoded, Mapping) and not hasattr(encoded, "audio_codes"):
-        raise TypeError("decode takes what encode gave, a dict, or a list of dicts")
+        raise TypeError("decode takes the result of encode, a dict, or a list of dicts")
     found = encoded["audio_codes"] if isinstance(encoded, Mapping) else encoded.audio_codes
     if isinstance(found, (Tensor, np.ndarray)):
         return [found] if found.ndim == 2 else list(found)

@@ -1,8 +1,4 @@
-"""The streaming keywords of the seed: names, defaults and meaning. What cannot be is refused with a reason.
-
-Sound is made frame by frame and exactly, in which windows, overlaps and cross-fades have no place. Decoding in windows,
-as the seed does, is there for whoever wants it: `windowed_decode=True`.
-"""
+"""The streaming keywords of the streaming fork: names, defaults and meaning."""
 
 from __future__ import annotations
 
@@ -32,9 +28,9 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """How many frames the window of each chunk has, the chunk's own included, and how far it is blended into the last.
+    """How many frames the window of each chunk has, and how many samples it is cross-faded with the chunk before.
 
-    A window always holds the chunk, and of the chunk before at least the `overlap` samples that both render.
+    A window holds its chunk and at least the `overlap` samples before it.
     """
 
     emission: TwoPhasePlan
@@ -43,7 +39,7 @@ class WindowPlan:
     overlap: int
 
     def frames(self, chunk: int) -> int:
-        """The window's length for chunk number `chunk`, where so many frames are there."""
+        """Return the length of the window of chunk number `chunk`, in frames; fewer exist at the start."""
         return self.first if self.emission.early(chunk) else self.steady
 
     @property
@@ -53,9 +49,25 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
-    """The streaming keywords of the seed at its defaults, and `windowed_decode`, which chooses its way of decoding.
+    """Options of every streaming method, with the streaming fork's defaults. A frame is 80 ms, 1920 samples.
 
-    Raises ValueError for values that cannot be, and for values that contradict each other.
+    emit_every_frames: frames of a chunk; the last one may be shorter. With first_chunk_emit_every > 0, chunks have that
+    many frames until first_chunk_frames are out. max_frames: the longest speech. repetition_penalty counts over the
+    last repetition_penalty_window samples (0: all, at most 512) and is off by default, as in the streaming fork.
+
+    windowed_decode=True decodes as the streaming fork does, slower and less exactly: each chunk anew, in a window of
+    decode_window_frames frames that ends with it (first_chunk_decode_window in the first phase). Its first
+    overlap_samples samples are cross-faded with the window before, which delays the audio by as many; speech fades in
+    and out over as many. use_optimized_decode: use what `enable_streaming_optimizations` has prepared. Without
+    windowed_decode these four have no effect: the incremental decode is exact, without windows and seams.
+
+    async_decode=True decodes in a thread of its own, on `from_pretrained`'s codec_device, and yields each chunk one
+    chunk later. The engine decodes concurrently anyway: this pays off with a second GPU only.
+
+    use_paged_engine=True uses the paged engine, which is opened at its first use: see
+    `Qwen3TTSModel.enable_streaming_optimizations`.
+
+    Raises ValueError for values out of range and for values that contradict each other.
     """
 
     emit_every_frames: int = 8
@@ -87,34 +99,29 @@ class StreamOptions:
 
     @classmethod
     def split(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
-        """Streaming keywords, and the others, which must be sampling parameters."""
+        """Split keywords into stream options and the rest, the sampling keywords. Raises ValueError."""
         names = {field.name for field in fields(cls)}
         ours = {name: value for name, value in keywords.items() if name in names}
         return cls(**ours), {name: value for name, value in keywords.items() if name not in names}
 
     @classmethod
     def split_batch(cls, keywords: Mapping[str, Any]) -> tuple[StreamOptions, dict[str, Any]]:
-        """The same for a batch, where `compact_finished` is known too: it is what the engine does anyway."""
+        """Split the keywords of a batch, where `compact_finished` is accepted without effect. Raises ValueError."""
         return cls.split({name: value for name, value in keywords.items() if name != "compact_finished"})
-
-    @classmethod
-    def pick(cls, given: Mapping[str, Any]) -> StreamOptions:
-        """The streaming keywords among a function's arguments, where all of them are."""
-        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
     @property
     def emission(self) -> TwoPhasePlan:
-        """Small chunks until `first_chunk_frames` frames are out, if that is wanted; then steady ones."""
+        """The chunk sizes of both phases."""
         return TwoPhasePlan(self.first_chunk_emit_every, self.first_chunk_frames, self.emit_every_frames)
 
     @property
-    def sounds_itself(self) -> bool:
-        """Whether sound is made of the codes that the engine gives, and not by the engine."""
+    def decodes_separately(self) -> bool:
+        """True if the engine generates only codes, which are decoded outside of it."""
         return self.windowed_decode or self.async_decode
 
     @property
     def windows(self) -> WindowPlan | None:
-        """How sound is made of windows, where that is wanted."""
+        """The windows of `windowed_decode`; None without it."""
         if not self.windowed_decode:
             return None
         return WindowPlan(
@@ -122,7 +129,7 @@ class StreamOptions:
         )
 
     def sampling(self, explicit: Mapping[str, Any], file: Mapping[str, Any], codec_vocab: int) -> SamplingParams:
-        """`max_frames` frames take one sample more; a smaller `max_new_tokens` counts too. Raises SamplingError."""
+        """Return the sampling parameters; a `max_new_tokens` below `max_frames` + 1 counts. Raises SamplingError."""
         penalty = {
             "repetition_penalty": self.repetition_penalty,
             "repetition_penalty_window": self.repetition_penalty_window,

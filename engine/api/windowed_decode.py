@@ -1,4 +1,4 @@
-"""Audio out of codes for streams that do not take it from the engine: in windows, or beside it on another device."""
+"""Decoding for streams whose audio the engine does not decode: in windows, or in a thread or device of its own."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ from torch import Tensor
 from ..model.codec_decoder import CodecDecoder
 from ..model.streaming import CodecState
 from ..runtime.cuda_graphs import WindowGraphs
-from ..scheduler.edges import faded
+from ..scheduler.edges import faded, half_cosine
 from ..scheduler.job import RUNAWAY, ChunkOutput
 from .optimizations import Optimizations
 from .stream_options import WindowPlan
 
 WindowDecode = Callable[[Tensor], Tensor]
+"""Codes [16, n] on the host → a wave [1920 · n] there, decoded without a past; or the same with a batch axis."""
+BatchOutput = list[ChunkOutput | None]
+"""What one step of the engine has made for each stream of a batch."""
+WaveStream = Generator[list[Tensor], None, None]
+"""For each `BatchOutput` one wave per stream, float32 on the host; empty where there is no output."""
 
 log = logging.getLogger(__name__)
 
 
-Decode = Callable[[Tensor], Tensor]
-"""Codes [16, n] on the host → a wave [1920 · n] there, the first frame being the beginning of everything."""
+class ChunkDecoder(Protocol):
+    """Decodes the chunks of one stream, in order."""
+
+    def decode(self, output: ChunkOutput) -> Tensor:
+        """Return the audio that is ready after this chunk: float32 [n] on the host."""
 
 
-class Sound(Protocol):
-    """What makes one stream's chunks, in order."""
-
-    def take(self, part: ChunkOutput) -> Tensor:
-        """What can be heard now: float32 on the host."""
-
-
-class StepSound:
-    """Frame by frame and exactly, as the engine's own codec does it; `reference` codes [frames, 16] come before."""
+class StreamingChunkDecoder:
+    """Decodes frame by frame and exactly, as the engine's codec does, after a `reference` of codes [frames, 16]."""
 
     def __init__(self, decoder: CodecDecoder, reference: Tensor | None) -> None:
         self._decoder, self._reference = decoder, reference
         self._device = decoder.quantizer.table.device
-        self._state: CodecState | None = None  # allocated by the thread, and on the stream, that decodes
+        self._state: CodecState | None = None  # allocated by the thread, and on the CUDA stream, that decodes
 
     @torch.inference_mode()
-    def take(self, part: ChunkOutput) -> Tensor:
+    def decode(self, output: ChunkOutput) -> Tensor:
         if self._state is None:
             self._state = self._decoder.allocate(1)
             if self._reference is not None:
                 self._step(self._reference.T, self._state)
-        wave = self._step(part.codes, self._state) if part.codes.shape[1] else torch.empty(0)
-        return _ended(wave, part, self._decoder.frame_samples)
+        wave = self._step(output.codes, self._state) if output.codes.shape[1] else torch.empty(0)
+        return _fade_runaway(wave, output, self._decoder.frame_samples)
 
     def _step(self, codes: Tensor, state: CodecState) -> Tensor:
         slot = torch.zeros(1, dtype=torch.int64, device=self._device)
@@ -59,107 +60,99 @@ class StepSound:
         return wave.float().cpu()
 
 
-class WindowSound:
-    """Each chunk decoded anew together with some frames before it, and blended into what its predecessor made of these.
+class WindowedChunkDecoder:
+    """Decodes each chunk anew together with some frames before it, and cross-fades it with the chunk before.
 
-    The last `overlap` samples of a chunk are held back: the next window renders the same samples once more, and one
-    rendering fades into the other there (Hann). So every sample keeps its place, and none is lost or heard twice. The
-    frames before a chunk are real ones, at the beginning those of the `reference` [frames, 16], or there are none.
+    The last `overlap` samples of a chunk are held back: the next window decodes the same samples again, and a Hann
+    ramp fades from one version to the other. Every sample keeps its place in time. The frames before the first chunk
+    are those of the `reference` [frames, 16], if there is one.
     """
 
-    def __init__(self, decode: Decode, plan: WindowPlan, reference: Tensor | None, frame_samples: int) -> None:
+    def __init__(self, decode: WindowDecode, plan: WindowPlan, reference: Tensor | None, frame_samples: int) -> None:
         self._decode, self._plan, self._frame_samples = decode, plan, frame_samples
         self._codes = torch.empty(16, 0, dtype=torch.int64) if reference is None else reference.T
-        self._held = torch.empty(0)
+        self._held_back = torch.empty(0)
         self._chunk = 0
 
     @torch.inference_mode()
-    def take(self, part: ChunkOutput) -> Tensor:
-        wave = self._rendered(part.codes) if part.codes.shape[1] else self._held
+    def decode(self, output: ChunkOutput) -> Tensor:
+        wave = self._decode_window(output.codes) if output.codes.shape[1] else self._held_back
         if self._chunk == 0:
-            wave = risen(wave, self._plan.overlap)
+            wave = fade_in(wave, self._plan.overlap)
         self._chunk += 1
-        if part.ended:
-            self._held = torch.empty(0)
-            return _ended(faded(wave, self._plan.overlap), part, self._frame_samples)
-        kept = len(wave) - self._plan.overlap
-        self._held = wave[kept:]
-        return wave[:kept]
+        if output.ended:
+            self._held_back = torch.empty(0)
+            return _fade_runaway(faded(wave, self._plan.overlap), output, self._frame_samples)
+        ready = len(wave) - self._plan.overlap
+        self._held_back = wave[ready:]
+        return wave[:ready]
 
-    def _rendered(self, codes: Tensor) -> Tensor:
-        """The samples held back, blended, and those of the new frames."""
+    def _decode_window(self, codes: Tensor) -> Tensor:
+        """Return the samples held back, cross-faded, and those of the new frames."""
         self._codes = torch.cat((self._codes, codes), dim=1)[:, -self._plan.longest :]
         wave = self._decode(self._codes[:, -self._plan.frames(self._chunk) :])
-        start = len(wave) - codes.shape[1] * self._frame_samples - len(self._held)
-        assert start >= 0, (codes.shape, wave.shape, self._held.shape)
-        return blended(self._held, wave[start:])
+        start = len(wave) - codes.shape[1] * self._frame_samples - len(self._held_back)
+        assert start >= 0, (codes.shape, wave.shape, self._held_back.shape)
+        return cross_fade(self._held_back, wave[start:])
 
 
-def blended(old: Tensor, new: Tensor) -> Tensor:
-    """`new` [n], whose first samples fade in while `old` [m], another rendering of the same samples, fades out."""
+def cross_fade(old: Tensor, new: Tensor) -> Tensor:
+    """Return `new` [n] with its first m samples fading in while `old` [m], an earlier version of them, fades out."""
     count = len(old)
-    mixed = old * (1 - _rise(count)) + new[:count] * _rise(count)
+    ramp = half_cosine(count, rising=True)
+    mixed = old * (1 - ramp) + new[:count] * ramp
     return torch.cat((mixed, new[count:]))
 
 
-def risen(wave: Tensor, samples: int) -> Tensor:
-    """The wave with its first `samples` samples rising from silence along a half cosine."""
+def fade_in(wave: Tensor, samples: int) -> Tensor:
+    """Return the wave with its first `samples` samples multiplied by a rising half cosine."""
     count = min(samples, len(wave))
-    return torch.cat((wave[:count] * _rise(count), wave[count:]))
+    return torch.cat((wave[:count] * half_cosine(count, rising=True), wave[count:]))
 
 
-def _rise(count: int) -> Tensor:
-    return 0.5 * (1 - torch.cos(torch.linspace(0, torch.pi, count)))
+def _fade_runaway(wave: Tensor, output: ChunkOutput, frame_samples: int) -> Tensor:
+    """Fade the end of speech that was broken off, as the engine does with audio that it decodes itself."""
+    return faded(wave, frame_samples) if output.ended and output.cut in RUNAWAY else wave
 
 
-def _ended(wave: Tensor, part: ChunkOutput, frame_samples: int) -> Tensor:
-    """What the engine does with its own sound: a runaway's end is faded."""
-    return faded(wave, frame_samples) if part.ended and part.cut in RUNAWAY else wave
+def decode_outputs(outputs: Iterator[BatchOutput], decoders: Sequence[ChunkDecoder] | None = None) -> WaveStream:
+    """Yield the waves of each output: the engine's own, or made by one decoder per stream."""
+    return (_decode_output(each, decoders) for each in outputs)
 
 
-Round = list[ChunkOutput | None]
-"""What one moment brings for each stream of a batch."""
+def decode_outputs_in_thread(
+    outputs: Iterator[BatchOutput], decoders: Sequence[ChunkDecoder], initializer: Callable[[], None]
+) -> WaveStream:
+    """Decode in a thread of its own while the engine makes the next frames; each wave is yielded one output later.
 
-
-WaveStream = Generator[list[Tensor], None, None]
-
-
-def sounded(rounds: Iterator[Round], sounds: Sequence[Sound] | None = None) -> WaveStream:
-    """The waves of each round, nothing where there is nothing; by `sounds` where they do not come from the engine."""
-    return (_made(each, sounds) for each in rounds)
-
-
-def sounded_beside(rounds: Iterator[Round], sounds: Sequence[Sound], prepare: Callable[[], None]) -> WaveStream:
-    """The same in a thread of its own, while the next round's frames are made; each round comes one round later.
-
-    `prepare` is called in that thread before anything else. Leaving waits for no sound that is being made.
+    `initializer` runs in that thread first. Closing the generator does not wait for a decode in progress.
     """
-    thread = ThreadPoolExecutor(1, "codec", prepare)
+    thread = ThreadPoolExecutor(1, "codec", initializer)
     try:
-        waiting: Future[list[Tensor]] | None = None
-        for each in rounds:
-            following = thread.submit(_made, each, sounds)
-            if waiting:
-                yield waiting.result()
-            waiting = following
-        if waiting:
-            yield waiting.result()
+        pending: Future[list[Tensor]] | None = None
+        for each in outputs:
+            submitted = thread.submit(_decode_output, each, decoders)
+            if pending:
+                yield pending.result()
+            pending = submitted
+        if pending:
+            yield pending.result()
     finally:
-        # The collector may end this in a thread that holds a lock the sound waits for, or in that thread itself.
+        # The garbage collector may close this in the decoding thread, or in one that holds a lock the decode needs.
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _made(parts: Round, sounds: Sequence[Sound] | None) -> list[Tensor]:
-    if sounds is None:
-        return [torch.empty(0) if part is None else part.wave for part in parts]
-    pairs = zip(parts, sounds, strict=True)
-    return [torch.empty(0) if part is None else sound.take(part) for part, sound in pairs]
+def _decode_output(outputs: BatchOutput, decoders: Sequence[ChunkDecoder] | None) -> list[Tensor]:
+    if decoders is None:
+        return [torch.empty(0) if output is None else output.wave for output in outputs]
+    pairs = zip(outputs, decoders, strict=True)
+    return [torch.empty(0) if output is None else decoder.decode(output) for output, decoder in pairs]
 
 
 class WindowDecoder:
-    """Decodes codes without a past. Any length will do; the prepared one is faster on a GPU.
+    """Decodes windows of codes without a past, of any length; windows of the prepared length are faster on a GPU.
 
-    On a `device` that is not the decoder's it has weights of its own, from its first use on.
+    On a `device` other than the decoder's it copies the weights there at its first use.
     """
 
     def __init__(self, decoder: CodecDecoder, device: torch.device | None = None) -> None:
@@ -181,7 +174,10 @@ class WindowDecoder:
             return self._own
 
     def prepare(self, options: Optimizations) -> None:
-        """Make windows of `decode_window_frames` frames faster, once for the same options; on a GPU only."""
+        """Compile and capture windows of `decode_window_frames` frames, once for the same options; on a GPU only.
+
+        Raises OutOfMemoryError of torch; after any other failure windows are decoded eagerly, which is logged.
+        """
         if self.device.type != "cuda" or options == self._options:
             return
         with self._lock, torch.cuda.device(self.device):
@@ -190,8 +186,8 @@ class WindowDecoder:
                 self._prepare(options)
             except torch.cuda.OutOfMemoryError:
                 raise
-            except Exception as error:  # whatever a compiler we do not control raises: plain torch still decodes
-                log.warning("windows are decoded operation by operation: %s", str(error).strip().splitlines()[0])
+            except Exception as error:  # torch.compile raises many types; eager decoding still works
+                log.warning("windows are decoded eagerly: %s", str(error).strip().splitlines()[0])
 
     @torch.inference_mode()
     def _prepare(self, options: Optimizations) -> None:
@@ -208,19 +204,20 @@ class WindowDecoder:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, prepared: bool = True) -> Tensor:
-        """Codes [B, 16, T] → float32 [B, 1920 · T] on the host; with `prepared` False always operation by operation."""
+        """Decode codes [B, 16, T] → float32 [B, 1920 · T] on the host; eagerly unless `prepared`."""
         with self._lock:
             run = self._run(codes.shape[0], codes.shape[2]) if prepared else self.decoder.decode
             return run(codes.to(self.device)).float().cpu()
 
     def window(self, codes: Tensor, prepared: bool = True) -> Tensor:
-        """One window: codes [16, T] → [1920 · T] on the host."""
+        """Decode one window: codes [16, T] → float32 [1920 · T] on the host."""
         return self.decode(codes[None], prepared)[0]
 
-    def enter(self) -> None:
-        """Let the calling thread decode on a stream of its own, beside what others do on this GPU."""
+    def use_own_stream(self) -> None:
+        """Give the calling thread a CUDA stream of its own, so that its work runs beside other work on this GPU."""
         if self.device.type == "cuda":
-            torch.cuda.set_stream(torch.cuda.Stream(self.device))
+            stream = torch.cuda.Stream(self.device)
+            torch.cuda.set_stream(stream)
 
     def _run(self, rows: int, frames: int) -> WindowDecode:
         if self._graphs and (graph := self._graphs.find(rows, frames)):

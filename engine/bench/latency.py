@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 from .machine import Limits, measure_limits
 from .metrics import Figure, RequestTrace, spread
-from .peers import peer_lines
-from .report import command_line, engine_parser, json_line, text_line
+from .report import command_line, engine_parser, json_line, peer_lines, text_line
 from .roofline import FRAME_S, Load, compute_floor_s, frame_bytes
 from .speech import TEXT, BenchRequest, BenchSpeaker
 

@@ -4,7 +4,7 @@ python -m engine.bench.load DIR [--rates 1 10 20 40] [--seconds 20] [--json]   t
 python -m engine.bench.load --uri tcp://HOST:PORT [--voice NAME] …             a daemon, as its clients hear it
 
 The engine alone gives each text its own number of frames, 12.5 a second at 15 characters a second. Through a daemon
-speech must end by itself: give it a real model, or a random one made with `--eos-gain` (tests.engine.tiny_checkpoint).
+speech must end by itself: give it a real model, or a random one (engine.testing.tiny_checkpoint) with `--eos-gain`.
 An underrun is a chunk that arrives after the audio before it has been played.
 """
 

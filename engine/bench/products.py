@@ -139,7 +139,7 @@ def _replayed_ms(graph: torch.cuda.CUDAGraph) -> float:
     graph.replay()
     ended.record()
     ended.synchronize()
-    return began.elapsed_time(ended)
+    return float(began.elapsed_time(ended))
 
 
 def _random(*shape: int) -> Tensor:

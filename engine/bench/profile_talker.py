@@ -222,7 +222,7 @@ def trace(speaker: BenchSpeaker, file: Path, wanted: int) -> str:
     speaker.engine.cancel(job)
     profiler.export_chrome_trace(str(file))
     order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=order, row_limit=TOP, max_name_column_width=80)
+    return str(profiler.key_averages().table(sort_by=order, row_limit=TOP, max_name_column_width=80))
 
 
 def _options() -> argparse.Namespace:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,3 +62,20 @@ def engine_parser(description: str | None, directory: bool = True) -> argparse.A
     parser.add_argument("--dtype", default="auto", help="bfloat16, float16 or float32")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     return parser
+
+
+def peer_lines(command: str, as_json: bool) -> Iterator[str]:
+    """Run another engine's own benchmark and yield its lines, each with the command before it; its stderr is ours.
+
+    Raises CalledProcessError when it fails.
+    """
+    finished = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True, check=True)
+    for line in filter(None, map(str.strip, finished.stdout.splitlines())):
+        yield json.dumps({"peer": command, "line": _parsed(line)}) if as_json else f"peer {command} | {line}"
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line

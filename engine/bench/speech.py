@@ -102,7 +102,7 @@ def listen(take: RequestTrace, progress: ChunkOutput) -> None:
     if progress.failed or progress.cut not in (None, FinishReason.MAX_NEW_TOKENS):
         log.warning("job %d: %s", progress.job, progress.failed or progress.cut)
     if wave.numel():
-        loud = (wave.abs() > AUDIBLE).nonzero() if take.audible_s is None else ()
+        loud = (wave.abs() > AUDIBLE).nonzero() if take.audible_s is None else wave.new_empty(0)
         take.hear(now_s, wave.numel() / SAMPLE_RATE, loud[0].item() / SAMPLE_RATE if len(loud) else None)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..model.speech_model import SpeechModel
-from ..prompt.planner import PromptError, PromptIds, PromptPlanner
+from ..prompt.languages import PromptError
+from ..prompt.planner import PromptIds, PromptPlanner
 from ..prompt.tokenizer import TextTokenizer, TokenizerError
 from .load import CheckpointError, LoadOptions, load
 

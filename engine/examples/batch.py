@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ..voices.audio import RATE
-from .arguments import example_parser, opened, voice, wishes
+from .arguments import example_parser, load_model, stream_keywords, voice_keywords
 
 TEXTS = ("The first of three.", "This is the second one, and it is longer.", "And a third.")
 
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", nargs="+", default=TEXTS)
     options = parser.parse_args(arguments)
-    model = opened(options)
+    model = load_model(options)
     options.folder.mkdir(parents=True, exist_ok=True)
     waves: list[list[np.ndarray]] = [[] for _ in options.texts]
-    how = wishes(options) | voice(model, options) | {"first_chunk_emit_every": 5}
+    how = stream_keywords(options) | voice_keywords(model, options) | {"first_chunk_emit_every": 5}
     for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **how):
         for item, chunk in enumerate(chunks):
             if chunk.size > 0:  # an item that is between its chunks, or has ended, gives an empty one

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import Qwen3TTSModel
-from .arguments import example_parser, voice, wishes
+from .arguments import example_parser, stream_keywords, voice_keywords
 
 TEXT = "A sentence that is long enough for five chunks of speech, with some words to spare."
-OPERATIONS = {"use_compile": False, "use_cuda_graphs": False, "compile_codebook_predictor": False}
+OPERATIONS: dict[str, Any] = {"use_compile": False, "use_cuda_graphs": False, "compile_codebook_predictor": False}
 GRAPHS = OPERATIONS | {"use_cuda_graphs": True}
-EVERYTHING: Mapping[str, bool] = {}
+EVERYTHING: dict[str, Any] = {}
 TWELVE = {"emit_every_frames": 12}
 
 
@@ -27,8 +27,8 @@ class StreamingOptions:
 
     name: str
     emit: str
-    options: Mapping[str, bool]
-    stream: Mapping[str, int]
+    options: dict[str, Any]
+    stream: dict[str, int]
 
 
 WAYS = (
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---|---|---|---|---|---|")
     baseline: Took | None = None
     for way, model in _models(options.model, options.device):
-        keywords = wishes(options) | voice(model, options) | way.stream
+        keywords = stream_keywords(options) | voice_keywords(model, options) | way.stream
         took = measure(model, keywords, options.rounds)
         baseline = baseline or took
         print(_line(way, took, baseline), flush=True)

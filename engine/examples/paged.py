@@ -17,7 +17,7 @@ import soundfile
 
 from .. import Qwen3TTSModel
 from ..voices.audio import RATE
-from .arguments import example_parser, voice, wishes
+from .arguments import example_parser, stream_keywords, voice_keywords
 
 TEXTS = tuple(f"This is stream number {number}, and all of them speak at once." for number in range(1, 9))
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = Qwen3TTSModel.from_pretrained(options.model, device_map=options.device)
     model.enable_streaming_optimizations(use_paged_engine=True, paged_gpu_memory_utilization=options.share)
     model.warmup_paged_engine()
-    how = wishes(options) | voice(model, options)
+    how = stream_keywords(options) | voice_keywords(model, options)
 
     def speak(text: str) -> np.ndarray:
         chunks = [wave for wave, _ in model.stream_generate_pcm(text, use_paged_engine=True, **how)]

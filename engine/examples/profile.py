@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .. import Qwen3TTSModel
-from .arguments import example_parser, opened, voice, wishes
+from .arguments import example_parser, load_model, stream_keywords, voice_keywords
 
 GROUPS, FRAMES_A_CHUNK, CHUNKS = 15, 12, 5
 TEXT = "A sentence that is long enough for five chunks of speech, with some words to spare."
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--trace", help="a file for chrome://tracing or ui.perfetto.dev")
     options = parser.parse_args(arguments)
-    model = opened(options)
+    model = load_model(options)
     print("| way | ms a frame | ms a step | speed-up | ms in 12 frames |\n|---|---|---|---|---|")
     loop_ms = predictor_ms(model, options.repeats)
     _print("`generate_fast`", loop_ms, loop_ms)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.capture_codebook_cuda_graph()
         _print("`generate_fast`, CUDA graph", predictor_ms(model, options.repeats), loop_ms)
     if options.trace:
-        print(trace(model, wishes(options) | voice(model, options), options.trace))
+        print(trace(model, stream_keywords(options) | voice_keywords(model, options), options.trace))
 
 
 def predictor_ms(model: Qwen3TTSModel, repeats: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import soundfile
 
-from .arguments import example_parser, opened, voice, wishes
+from .arguments import example_parser, load_model, stream_keywords, voice_keywords
 
 TEXT = "Hello! You hear this while the end of the sentence is still being made."
 
@@ -24,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", default=TEXT)
     parser.add_argument("--output", help="a WAV file; without it the speech is played")
     options = parser.parse_args(arguments)
-    model = opened(options)
+    model = load_model(options)
     chunks = model.stream_generate_pcm(
         options.text,
         emit_every_frames=12,  # from the second phase on
         first_chunk_emit_every=1,  # so that the first sound comes early
         first_chunk_frames=6,
-        **wishes(options),
-        **voice(model, options),
+        **stream_keywords(options),
+        **voice_keywords(model, options),
     )
     print(listen(chunks, options.output))
 

@@ -27,6 +27,17 @@ def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.cons
 
 
 @triton.jit
+def _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D: tl.constexpr):
+    """The same for the heads [ROWS, 1] of a group: [ROWS, D]."""
+    v = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
+    turned = tl.load(parts + heads * D + half_turned[None, :]).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(v * v, 1) / D + eps)[:, None]
+    v *= scale * tl.load(gain + heads * D + d[None, :]).to(tl.float32)
+    turned *= scale * tl.load(gain + heads * D + half_turned[None, :]).to(tl.float32)
+    return v * cos[None, :] + turned * sin[None, :]
+
+
+@triton.jit
 def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexpr):
     """Where positions t lie behind a head's beginning: one after another, or PAGE each in the blocks of a table."""
     places = t * D
@@ -49,6 +60,32 @@ def _mixed_in(q, k, v, inside, scale, top, total, mixed):
 
 
 @triton.jit
+def _past_mixed_in(
+    q, keys, values, blocks, position, block_stride, scale, top, total, mixed,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """The same for all positions before `position`, BLOCK_T at a time from the cache."""
+    d = tl.arange(0, D)
+    for start in tl.range(0, position, BLOCK_T):
+        t = start + tl.arange(0, BLOCK_T)
+        inside = (t < position)[:, None]
+        places = _offsets(t, t < position, blocks, block_stride, D, PAGE)
+        k = tl.load(keys + places[:, None] + d[None, :], inside, 0.0)
+        v = tl.load(values + places[:, None] + d[None, :], inside, 0.0)
+        top, total, mixed = _mixed_in(q, k, v, t < position, scale, top, total, mixed)
+    return top, total, mixed
+
+
+@triton.jit
+def _past_ahead(keys, values, base, t, start, D: tl.constexpr):
+    """k and v [T, D] of the positions t before `start`, read past the L1 cache."""
+    places = base + t[:, None] * D + tl.arange(0, D)[None, :]
+    k = tl.load(keys + places, (t < start)[:, None], 0.0, cache_modifier=".cg")
+    v = tl.load(values + places, (t < start)[:, None], 0.0, cache_modifier=".cg")
+    return k, v
+
+
+@triton.jit
 def _attend(
     qkv, gain, cos_table, sin_table, keys, values, slots, positions, table, out, slot_stride, head_stride, table_stride,
     eps, scale, START: tl.constexpr, STEPS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
@@ -57,16 +94,14 @@ def _attend(
     GROUP: tl.constexpr = HEADS // KV_HEADS
     ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores take 16; rows behind the group repeat its last head
     batch, kv_head = tl.program_id(0), tl.program_id(1)
-    d = tl.arange(0, D)
+    d, g = tl.arange(0, D), tl.arange(0, ROWS)
     half_turned = (d + D // 2) % D
-    g = tl.arange(0, ROWS)
     if AHEAD:
         # The same layer wrote them some attentions ago, and of those only the last can still be running: the kernels
         # between two attentions begin when the first has waited for all before it, which is when it lets them.
         past_t = tl.arange(0, BLOCK_T)
-        past_places = batch.to(tl.int64) * slot_stride + kv_head * head_stride + past_t[:, None] * D + d[None, :]
-        past_k = tl.load(keys + past_places, (past_t < START)[:, None], 0.0, cache_modifier=".cg")
-        past_v = tl.load(values + past_places, (past_t < START)[:, None], 0.0, cache_modifier=".cg")
+        past_base = batch.to(tl.int64) * slot_stride + kv_head * head_stride
+        past_k, past_v = _past_ahead(keys, values, past_base, past_t, START, D)
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
@@ -79,20 +114,14 @@ def _attend(
         parts = qkv + (batch * STEPS + step) * (HEADS + 2 * KV_HEADS) * D
         cos = tl.load(cos_table + position * D + d).to(tl.float32)
         sin = tl.load(sin_table + position * D + d).to(tl.float32)
-        key = _normed_rotated(parts, gain, HEADS + kv_head, d, half_turned, cos, sin, eps, D)
-        key = key.to(keys.dtype.element_ty)
+        key = _normed_rotated(parts, gain, HEADS + kv_head, d, half_turned, cos, sin, eps, D).to(keys.dtype.element_ty)
         value = tl.load(parts + (HEADS + KV_HEADS + kv_head) * D + d)
         place = _offsets(position, position >= 0, blocks, slot_stride, D, PAGE)
         tl.store(keys + base + place + d, key)
         tl.store(values + base + place + d, value)
         # All heads of the group side by side: [ROWS, D].
         heads = (kv_head * GROUP + tl.minimum(g, GROUP - 1))[:, None]
-        q = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
-        turned = tl.load(parts + heads * D + half_turned[None, :]).to(tl.float32)
-        norm = tl.rsqrt(tl.sum(q * q, 1) / D + eps)[:, None]
-        q *= norm * tl.load(gain + heads * D + d[None, :]).to(tl.float32)
-        turned *= norm * tl.load(gain + heads * D + half_turned[None, :]).to(tl.float32)
-        q = (q * cos[None, :] + turned * sin[None, :]).to(keys.dtype.element_ty)
+        q = _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D).to(keys.dtype.element_ty)
         # The new position comes from registers, the past from the cache.
         top = tl.sum(q.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale  # [ROWS]
         total = tl.full((ROWS,), 1.0, tl.float32)
@@ -101,15 +130,10 @@ def _attend(
             top, total, mixed = _mixed_in(q, past_k, past_v, past_t < START, scale, top, total, mixed)
         else:
             tl.debug_barrier()  # an earlier step of this program wrote a column that is read here
-            for start in tl.range(0, position, BLOCK_T):
-                t = start + tl.arange(0, BLOCK_T)
-                inside = (t < position)[:, None]
-                places = _offsets(t, t < position, blocks, slot_stride, D, PAGE)
-                k = tl.load(keys + base + places[:, None] + d[None, :], inside, 0.0)
-                v = tl.load(values + base + places[:, None] + d[None, :], inside, 0.0)
-                top, total, mixed = _mixed_in(q, k, v, t < position, scale, top, total, mixed)
-        row = batch * STEPS + step
-        target = out + row * HEADS * D + heads * D + d[None, :]
+            top, total, mixed = _past_mixed_in(
+                q, keys + base, values + base, blocks, position, slot_stride, scale, top, total, mixed, D, PAGE, BLOCK_T
+            )
+        target = out + (batch * STEPS + step) * HEADS * D + heads * D + d[None, :]
         tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty), (g < GROUP)[:, None])
 
 

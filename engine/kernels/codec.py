@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model.attention import rotary_frequencies
 from ..model.codec_decoder import CodecDecoder
-from ..runtime.codec_step import in_steps
+from ..model.streaming import CodecSnapshot, in_steps
 from .codec_conv import KEPT, Conv, ConvRows, convolve
 from .codec_frames import attend_ring, begin_step, mix_depthwise
 from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pack
@@ -22,7 +22,7 @@ SIZES = (8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class FusedSnapshot:
+class FusedSnapshot(CodecSnapshot):
     """A stream's state copied out; its layout is the kernels' own."""
 
     history: Tensor  # [floats]
@@ -112,7 +112,7 @@ class FusedCodec:
         )
 
     @torch.no_grad()
-    def restore(self, slot: int, snapshot: object) -> None:
+    def restore(self, slot: int, snapshot: FusedSnapshot) -> None:
         """Make one slot continue where the snapshot was taken, of this codec or of one like it."""
         assert isinstance(snapshot, FusedSnapshot), type(snapshot)
         self.history[slot] = snapshot.history

@@ -65,6 +65,26 @@ def _rotated(low, high, place, inside, cos, sin):
     return low * cos - high * sin, high * cos + low * sin
 
 
+@triton.jit
+def _scores(q1, q2, k1, k2, seen, scale):
+    """Scaled products of queries and keys, given as halves; minus infinity where a key is not seen."""
+    score = tl.dot(q1, tl.trans(k1), input_precision="tf32") + tl.dot(q2, tl.trans(k2), input_precision="tf32")
+    return tl.where(seen, score * scale, float("-inf"))
+
+
+@triton.jit
+def _loaded_rotated(qkv, cos, sin, line, pair, head, mask, HEADS: tl.constexpr, SIZE: tl.constexpr):
+    """The halves of the new frames' queries and keys of one head, rotated."""
+    table = line[:, None] * (SIZE // 2) + pair[None, :]
+    c = tl.load(cos + table, mask=mask, other=0.0)
+    s = tl.load(sin + table, mask=mask, other=0.0)
+    start = qkv + line[:, None] * (3 * HEADS * SIZE) + head * SIZE
+    q1, q2 = _rotated(start, start + SIZE // 2, pair[None, :], mask, c, s)
+    start += HEADS * SIZE
+    k1, k2 = _rotated(start, start + SIZE // 2, pair[None, :], mask, c, s)
+    return q1, q2, k1, k2
+
+
 @triton.jit(do_not_specialize=["steps"])
 def attend_ring(
     qkv, keys, values, slots, positions, cos, sin, out, slot_stride, scale, steps,
@@ -84,20 +104,14 @@ def attend_ring(
     real = (step < steps)[:, None]
     paired, laned = (pair < SIZE // 2)[None, :], (lane < SIZE)[None, :]
 
-    table = line[:, None] * (SIZE // 2) + pair[None, :]
-    c = tl.load(cos + table, mask=real & paired, other=0.0)
-    s = tl.load(sin + table, mask=real & paired, other=0.0)
-    start = qkv + line[:, None] * (3 * HEADS * SIZE) + head * SIZE
-    q1, q2 = _rotated(start, start + SIZE // 2, pair[None, :], real & paired, c, s)
-    start += HEADS * SIZE
-    k1, k2 = _rotated(start, start + SIZE // 2, pair[None, :], real & paired, c, s)
+    q1, q2, k1, k2 = _loaded_rotated(qkv, cos, sin, line, pair, head, real & paired, HEADS, SIZE)
     q1, q2, k1, k2 = q1.to(dtype), q2.to(dtype), k1.to(dtype), k2.to(dtype)
-    v = tl.load(start + HEADS * SIZE + lane[None, :], mask=real & laned, other=0.0)
+    v_start = qkv + line[:, None] * (3 * HEADS * SIZE) + (2 * HEADS + head) * SIZE
+    v = tl.load(v_start + lane[None, :], mask=real & laned, other=0.0)
 
     keys += slot * slot_stride + head * (RING * SIZE)
     values += slot * slot_stride + head * (RING * SIZE)
-    old = place_in_ring[:, None] * SIZE
-    known = (place_in_ring < RING)[:, None]
+    old, known = place_in_ring[:, None] * SIZE, (place_in_ring < RING)[:, None]
     o1 = tl.load(keys + old + pair[None, :], mask=known & paired, other=0.0)
     o2 = tl.load(keys + old + SIZE // 2 + pair[None, :], mask=known & paired, other=0.0)
     ov = tl.load(values + old + lane[None, :], mask=known & laned, other=0.0)
@@ -107,11 +121,9 @@ def attend_ring(
     seen = (
         (held >= 0)[None, :] & (held[None, :] > (position + step)[:, None] - WINDOW) & (place_in_ring < RING)[None, :]
     )
-    before = tl.dot(q1, tl.trans(o1), input_precision="tf32") + tl.dot(q2, tl.trans(o2), input_precision="tf32")
-    before = tl.where(seen, before * scale, float("-inf"))
-    now = tl.dot(q1, tl.trans(k1), input_precision="tf32") + tl.dot(q2, tl.trans(k2), input_precision="tf32")
     ago = step[:, None] - step[None, :]
-    now = tl.where((ago >= 0) & (ago < WINDOW), now * scale, float("-inf"))
+    before = _scores(q1, q2, o1, o2, seen, scale)
+    now = _scores(q1, q2, k1, k2, (ago >= 0) & (ago < WINDOW), scale)
     top = tl.maximum(tl.max(before, 1), tl.max(now, 1))[:, None]
     before, now = tl.exp(before - top), tl.exp(now - top)
     mixed = tl.dot(before.to(dtype), ov, input_precision="tf32")

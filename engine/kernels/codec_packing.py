@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from ..model.codec_decoder import CodecDecoder, ConvNeXt, FrameTransformer
+from ..model.codec_decoder import CodecDecoder, ConvNeXt, DecoderBlock, FrameTransformer
 from ..model.layers import DecoderLayer, Snake
 from ..model.streaming import CausalConv, CausalUpsample
 from .codec_conv import Conv
@@ -78,6 +79,13 @@ def pack(decoder: CodecDecoder, dtype: torch.dtype, device: torch.device | str) 
     return _Packer(dtype, device).codec(decoder)
 
 
+class _SnakeVectors(TypedDict, total=False):
+    """Arguments of `Conv` for a Snake behind it; none where there is none."""
+
+    frequency: Tensor
+    gain: Tensor
+
+
 class _Packer:
     """Lays the matrices out and gives every memory its place."""
 
@@ -128,7 +136,7 @@ class _Packer:
             down=self._linear(mix.down),
         )
 
-    def _block(self, block: nn.Module, following: Snake) -> PackedBlock:
+    def _block(self, block: DecoderBlock, following: Snake) -> PackedBlock:
         """`following` is the Snake that reads the block's output."""
         nexts: Sequence[Snake] = [*(unit.snake1 for unit in block.units), following]
         return PackedBlock(
@@ -170,11 +178,11 @@ class _Packer:
         matrix = self._matrix((weight * norm.weight).unsqueeze(1))
         return Conv(matrix, bias, activation=activation, norm_eps=norm.eps)
 
-    def _snake(self, snake: Snake | None, repeats: int = 1) -> dict[str, Tensor]:
+    def _snake(self, snake: Snake | None, repeats: int = 1) -> _SnakeVectors:
         if snake is None:
             return {}
-        names = ("frequency", "gain")
-        return {name: self._vector(getattr(snake, name).flatten().repeat(repeats)) for name in names}
+        frequency, gain = (self._vector(values.flatten().repeat(repeats)) for values in (snake.frequency, snake.gain))
+        return {"frequency": frequency, "gain": gain}
 
     def _remember(self, floats: int) -> int:
         start = self.floats

@@ -62,7 +62,7 @@ class Launch:
         """The fastest way that this device knows."""
         if device.type != "cuda":
             return cls(early=False)
-        properties = torch.cuda.get_device_properties(device)
+        properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks the last of its fields
         return cls((properties.major, properties.minor) >= (9, 0), properties.shared_memory_per_block_optin)
 
     @property

@@ -88,16 +88,20 @@ class Attention(nn.Module):
         return mixed.reshape(batch, steps, self.heads * self.head_dim)
 
 
-class SlotCache(nn.Module):
-    """Keys and values of one layer, a row of columns per slot; a column is a position or a place in a ring."""
+class LayerCache(nn.Module):
+    """Keys and values of one layer, in buffers that do not move; each subclass says how they are laid out."""
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.register_buffer("keys", keys, persistent=False)  # [slots, kv_heads, columns, head_dim]
+        self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("values", values, persistent=False)
+
+
+class SlotCache(LayerCache):
+    """[slots, kv_heads, columns, head_dim]: a column is a position or a place in a ring."""
 
     def update(self, key: Tensor, value: Tensor, slots: Tensor, columns: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Write key and value [B, T, kv_heads, d] at (slots [B], columns [B, T]); give the first `length` columns."""
@@ -107,16 +111,8 @@ class SlotCache(nn.Module):
         return self.keys[:, :, :length].index_select(0, slots), self.values[:, :, :length].index_select(0, slots)
 
 
-class FrameCache(nn.Module):
-    """Keys and values of one layer within one frame: rows of the batch, positions known when the graph is built."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("keys", keys, persistent=False)  # [rows, kv_heads, 16, head_dim]
-        self.register_buffer("values", values, persistent=False)
+class FrameCache(LayerCache):
+    """[rows, kv_heads, 16, head_dim] of one frame: rows of the batch, positions known when the graph is built."""
 
     def update(self, key: Tensor, value: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Write key and value [B, T, kv_heads, d] from `start` on; give everything up to there."""

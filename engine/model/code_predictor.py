@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .attention import FrameCache, rotary_table, visible_bias
 from .config import CodePredictorConfig
-from .layers import DecoderLayer, FrameEmbedding
+from .layers import DecoderLayer, FrameEmbedding, module_list
 
 Choose = Callable[[Tensor, int], Tensor]
 """A sampler between passes: (logits [B, 2048], group 1…15) → codes [B]."""
@@ -28,7 +28,7 @@ class CodePredictorCache(nn.Module):
         super().__init__()
         t = config.transformer
         shape = (rows, t.kv_heads, config.code_groups, t.head_dim)
-        self.layers = nn.ModuleList(FrameCache(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(t.layers))
+        self.layers = module_list(FrameCache(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(t.layers))
         cos, sin = rotary_table(t.head_dim, t.rope_theta, config.code_groups, like.device, like.dtype)
         self.register_buffer("cos", cos, persistent=False)  # [16, head_dim]
         self.register_buffer("sin", sin, persistent=False)
@@ -46,7 +46,7 @@ class CodePredictor(nn.Module):
         self.config, self.codes = config, codes
         t, width = config.transformer, codes.weight.shape[1]
         self.project = nn.Linear(width, t.hidden_size) if width != t.hidden_size else nn.Identity()
-        self.layers = nn.ModuleList(DecoderLayer(t, True) for _ in range(t.layers))
+        self.layers = module_list(DecoderLayer(t, True) for _ in range(t.layers))
         self.norm = nn.RMSNorm(t.hidden_size, eps=t.norm_eps)
         self.heads = nn.Parameter(torch.empty(config.code_groups - 1, config.vocab_size, t.hidden_size))
         self.register_buffer("projected", None, persistent=False)

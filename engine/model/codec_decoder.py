@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .attention import Rotary, Store, rotary, rotary_frequencies, visible_bias
 from .config import CodecDecoderConfig
-from .layers import DecoderLayer, Snake
+from .layers import DecoderLayer, Snake, module_list
 from .quantizer import ResidualVQDecoder
 from .streaming import CausalConv, CausalUpsample, CodecState, ConvState, RollingState, ZeroState
 
@@ -24,7 +24,7 @@ class FrameTransformer(nn.Module):
         super().__init__()
         t = config.transformer
         self.enter = nn.Linear(config.latent_size, t.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(t, qk_norm=False) for _ in range(t.layers))
+        self.layers = module_list(DecoderLayer(t, qk_norm=False) for _ in range(t.layers))
         self.norm = nn.RMSNorm(t.hidden_size, eps=t.norm_eps)
         self.leave = nn.Linear(t.hidden_size, config.latent_size)
 
@@ -83,7 +83,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.snake = Snake(inputs)
         self.upsample = CausalUpsample(inputs, outputs, kernel=2 * rate, rate=rate)
-        self.units = nn.ModuleList(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9))
+        self.units = module_list(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9))
 
     def forward(self, x: Tensor, carry: ConvState) -> Tensor:
         x = self.upsample(self.snake(x), carry)
@@ -103,9 +103,9 @@ class CodecDecoder(nn.Module):
         self.quantizer = ResidualVQDecoder(config.quantizers, config.codebook_size, config.codebook_dim)
         self.pre_conv = CausalConv(config.codebook_dim, config.latent_size, kernel=3)
         self.transformer = FrameTransformer(config)
-        self.stages = nn.ModuleList(UpsampleStage(config.latent_size, rate) for rate in config.upsampling_ratios)
+        self.stages = module_list(UpsampleStage(config.latent_size, rate) for rate in config.upsampling_ratios)
         self.enter = CausalConv(config.latent_size, config.channels, kernel=7)
-        self.blocks = nn.ModuleList(
+        self.blocks = module_list(
             DecoderBlock(inputs, outputs, rate)
             for inputs, outputs, rate in zip(widths, widths[1:], config.upsample_rates, strict=False)
         )

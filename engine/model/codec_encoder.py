@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .attention import Attention, Rotary, rotary_table, visible_bias
 from .config import CodecEncoderConfig, TransformerConfig
+from .layers import module_list
 from .quantizer import ResidualVQEncoder
 from .streaming import ConvState, RollingState
 
@@ -86,11 +87,11 @@ class CodecEncoder(nn.Module):
         self.config = config
         t, channels = config.transformer, config.filters
         self.enter = StridedConv(1, channels, config.kernel_size)
-        self.blocks = nn.ModuleList(
+        self.blocks = module_list(
             EncoderBlock(channels * 2**stage, ratio, config) for stage, ratio in enumerate(config.ratios)
         )
         self.leave = StridedConv(channels * 2 ** len(config.ratios), t.hidden_size, config.last_kernel_size)
-        self.layers = nn.ModuleList(EncoderLayer(t) for _ in range(t.layers))
+        self.layers = module_list(EncoderLayer(t) for _ in range(t.layers))
         self.downsample = DownsampleConv(t.hidden_size)
         acoustic = config.kept_quantizers - config.semantic_quantizers
         shape = (config.codebook_size, config.codebook_dim, t.hidden_size)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TypeVar, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Attention, Rotary, Store
 from .config import TransformerConfig
+
+SubModule = TypeVar("SubModule", bound=nn.Module)
+
+
+def module_list(modules: Iterable[SubModule]) -> Sequence[SubModule]:
+    """Return an nn.ModuleList whose elements keep their type; torch declares them as nn.Module."""
+    return cast(Sequence[SubModule], nn.ModuleList(modules))
 
 
 class GatedMLP(nn.Module):

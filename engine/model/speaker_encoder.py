@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import SpeakerEncoderConfig
+from .layers import module_list
 
 
 class PaddedConv(nn.Module):
@@ -32,7 +33,7 @@ class Res2Net(nn.Module):
         super().__init__()
         width = channels // scale
         self.scale = scale
-        self.convs = nn.ModuleList(PaddedConv(width, width, kernel, dilation) for _ in range(scale - 1))
+        self.convs = module_list(PaddedConv(width, width, kernel, dilation) for _ in range(scale - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         first, *groups = x.chunk(self.scale, dim=1)
@@ -87,7 +88,7 @@ class SpeakerEncoder(nn.Module):
         super().__init__()
         width, total = config.channels[0], config.channels[-1]
         self.enter = PaddedConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
-        self.blocks = nn.ModuleList(
+        self.blocks = module_list(
             SpeakerBlock(width, kernel, dilation, config)
             for kernel, dilation in zip(config.kernel_sizes[1:-1], config.dilations[1:-1], strict=True)
         )

@@ -7,6 +7,7 @@ one flat row, so that a step gathers and scatters them once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from .attention import Rotary, SlotCache, rotary, rotary_frequencies
 from .config import TransformerConfig
+from .layers import module_list
 
 
 class ConvState(Protocol):
@@ -61,6 +63,16 @@ class RollingState:
         return self.rows[:, start : self.offset].view(-1, channels, width)
 
 
+def in_steps(frames: int, sizes: Sequence[int]) -> list[int]:
+    """Return `frames` as a sum of the given step sizes (descending, the last is 1), the longest first."""
+    steps = []
+    for size in sizes:
+        while frames >= size:
+            steps.append(size)
+            frames -= size
+    return steps
+
+
 class CausalConv(nn.Module):
     """A convolution that looks back only."""
 
@@ -95,9 +107,18 @@ class CausalUpsample(nn.Module):
         return carry.fold(y, self.width) + self.bias.unsqueeze(-1)
 
 
-@dataclass(frozen=True, slots=True)
 class CodecSnapshot:
-    """A stream's state copied out, so that a voice's reference codes are decoded once and not per sentence."""
+    """A stream's state copied out, so that a voice's reference codes are decoded once and not per sentence.
+
+    Each kind of codec has a subclass of its own and restores only that.
+    """
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EagerSnapshot(CodecSnapshot):
+    """Of a `CodecState`."""
 
     conv: Tensor  # [floats]
     keys: Tensor  # [layers, heads, ring, head_dim]
@@ -129,9 +150,7 @@ class CodecState(nn.Module):
         ring = (window - 1 + max_step_frames + 7) // 8 * 8
         self.window, self.ring, self.max_step_frames = window, ring, ring - window + 1
         shape = (slots, config.kv_heads, ring, config.head_dim)
-        self.layers = nn.ModuleList(
-            SlotCache(conv.new_zeros(shape), conv.new_zeros(shape)) for _ in range(config.layers)
-        )
+        self.layers = module_list(SlotCache(conv.new_zeros(shape), conv.new_zeros(shape)) for _ in range(config.layers))
         self.register_buffer("conv", conv, persistent=False)  # [slots, floats]
         self.register_buffer("frames", torch.zeros(slots, dtype=torch.int64, device=device), persistent=False)
         self.register_buffer("columns", torch.arange(ring, device=device), persistent=False)
@@ -159,9 +178,9 @@ class CodecState(nn.Module):
         self.frames.index_fill_(0, slots, 0)
 
     @torch.no_grad()
-    def snapshot(self, slot: int) -> CodecSnapshot:
+    def snapshot(self, slot: int) -> EagerSnapshot:
         """A copy of one slot's state."""
-        return CodecSnapshot(
+        return EagerSnapshot(
             conv=self.conv[slot].clone(),
             keys=torch.stack([layer.keys[slot] for layer in self.layers]),
             values=torch.stack([layer.values[slot] for layer in self.layers]),
@@ -169,7 +188,7 @@ class CodecState(nn.Module):
         )
 
     @torch.no_grad()
-    def restore(self, slot: int, snapshot: CodecSnapshot) -> None:
+    def restore(self, slot: int, snapshot: EagerSnapshot) -> None:
         """Make one slot continue where the snapshot was taken."""
         self.conv[slot] = snapshot.conv
         self.frames[slot] = snapshot.frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import SlotCache, Store, rotary_table, visible_bias
+from .attention import LayerCache, SlotCache, Store, rotary_table, visible_bias
 from .config import TalkerConfig
-from .layers import DecoderLayer, FrameEmbedding
+from .layers import DecoderLayer, FrameEmbedding, module_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,13 @@ class Cache(nn.Module, ABC):
     cos: Tensor
     sin: Tensor
     columns: Tensor
-    layers: nn.ModuleList
+    layers: Sequence[LayerCache]
     table: Tensor | None
 
     def __init__(self, config: TalkerConfig, max_positions: int, like: Tensor) -> None:
         super().__init__()
         t = config.transformer
-        self.max_positions = max_positions
+        self.config, self.max_positions = config, max_positions
         cos, sin = rotary_table(t.head_dim, t.rope_theta, max_positions, like.device, like.dtype)
         self.register_buffer("cos", cos, persistent=False)  # [max_positions, head_dim]
         self.register_buffer("sin", sin, persistent=False)
@@ -91,22 +92,34 @@ class Cache(nn.Module, ABC):
     def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
         """What keeps keys and values of a batch, layer by layer: row b's at positions [B, T] of slot rows.slots[b]."""
 
+    @abstractmethod
+    def grown(self, max_positions: int) -> Cache:
+        """Return a cache of at least `max_positions` positions with the same contents: this one if it has as many."""
+
 
 class TalkerCache(Cache):
     """What the talker remembers of every slot: keys and values of all layers in one tensor, a row for each slot."""
 
     kv: Tensor
+    layers: Sequence[SlotCache]
 
     def __init__(self, config: TalkerConfig, slots: int, max_positions: int, like: Tensor) -> None:
         super().__init__(config, max_positions, like)
         t = config.transformer
         kv = like.new_zeros(t.layers, 2, slots, t.kv_heads, max_positions, t.head_dim)
         self.register_buffer("kv", kv, persistent=False)
-        self.layers = nn.ModuleList(SlotCache(keys, values) for keys, values in kv)  # views
+        self.layers = module_list(SlotCache(keys, values) for keys, values in kv)  # views
 
     def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
-        where = {"slots": rows.slots, "columns": positions, "length": rows.length}
-        return [partial(kept.update, **where) for kept in self.layers]
+        return [partial(kept.update, slots=rows.slots, columns=positions, length=rows.length) for kept in self.layers]
+
+    @torch.no_grad()
+    def grown(self, max_positions: int) -> TalkerCache:
+        if max_positions <= self.max_positions:
+            return self
+        longer = TalkerCache(self.config, self.kv.shape[2], max_positions, self.kv)
+        longer.kv[:, :, :, :, : self.max_positions] = self.kv
+        return longer
 
     @torch.no_grad()
     def prefix(self, slot: int, positions: int) -> Tensor:
@@ -128,7 +141,7 @@ class Talker(nn.Module):
         hidden = config.transformer.hidden_size
         self.text = TextEmbedding(config)
         self.codes = FrameEmbedding(config.vocab_size, predictor_vocab_size, config.code_groups, hidden)
-        self.layers = nn.ModuleList(DecoderLayer(config.transformer, True) for _ in range(config.transformer.layers))
+        self.layers = module_list(DecoderLayer(config.transformer, True) for _ in range(config.transformer.layers))
         self.norm = nn.RMSNorm(hidden, eps=config.transformer.norm_eps)
         self.head = nn.Linear(hidden, config.vocab_size, bias=False)
 
@@ -136,13 +149,6 @@ class Talker(nn.Module):
         """Static buffers for `slots` sequences of at most `max_positions` positions, on this model's device."""
         assert max_positions <= self.config.max_positions, max_positions
         return TalkerCache(self.config, slots, max_positions, self.head.weight)
-
-    @torch.no_grad()
-    def enlarged(self, cache: TalkerCache, max_positions: int) -> TalkerCache:
-        """A longer cache with the same contents; the old one is free afterwards."""
-        longer = self.allocate(cache.kv.shape[2], max_positions)
-        longer.kv[:, :, :, :, : cache.max_positions] = cache.kv
-        return longer
 
     def forward(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> Tensor:
         """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..model.attention import Store
+from ..model.attention import LayerCache, Store
 from ..model.config import TalkerConfig
+from ..model.layers import module_list
 from ..model.talker import BatchRows, Cache
 from ..runtime.transfer import send, upload
 
@@ -27,16 +28,8 @@ class PoolSize:
         return self.blocks * self.block_positions
 
 
-class BlockLayer(nn.Module):
-    """Keys and values of one layer."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("keys", keys, persistent=False)  # [blocks, kv_heads, block positions, head_dim]
-        self.register_buffer("values", values, persistent=False)
+class BlockLayer(LayerCache):
+    """[blocks, kv_heads, block positions, head_dim]."""
 
     def update(
         self, key: Tensor, value: Tensor, places: tuple[Tensor, Tensor], seen: Tensor, length: int
@@ -61,6 +54,7 @@ class PagedCache(Cache):
 
     pool: Tensor
     table: Tensor
+    layers: Sequence[BlockLayer]
 
     def __init__(self, config: TalkerConfig, slots: int, max_positions: int, size: PoolSize, like: Tensor) -> None:
         super().__init__(config, max_positions, like)
@@ -68,7 +62,7 @@ class PagedCache(Cache):
         t, self.block_positions = config.transformer, size.block_positions
         pool = like.new_zeros(t.layers, 2, size.blocks + 1, t.kv_heads, size.block_positions, t.head_dim)
         self.register_buffer("pool", pool, persistent=False)
-        self.layers = nn.ModuleList(BlockLayer(keys, values) for keys, values in pool)  # views
+        self.layers = module_list(BlockLayer(keys, values) for keys, values in pool)  # views
         columns = -(-max_positions // size.block_positions)
         self._rows = torch.zeros(slots, columns, dtype=torch.int32)
         self.table = self._rows.to(like.device, copy=True)
@@ -92,12 +86,12 @@ class PagedCache(Cache):
 
     def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
         columns = -(-rows.length // self.block_positions)
-        where = {
-            "places": self.places(rows.slots, positions),
-            "seen": self.table[rows.slots, :columns].long(),
-            "length": rows.length,
-        }
-        return [partial(kept.update, **where) for kept in self.layers]
+        places, seen = self.places(rows.slots, positions), self.table[rows.slots, :columns].long()
+        return [partial(kept.update, places=places, seen=seen, length=rows.length) for kept in self.layers]
+
+    def grown(self, max_positions: int) -> PagedCache:
+        assert max_positions <= self.max_positions, (max_positions, self.max_positions)  # built for the longest slot
+        return self
 
     # --- contents -----------------------------------------------------------------------------------------------
 

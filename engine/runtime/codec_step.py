@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..model.codec_decoder import CodecDecoder
-from ..model.streaming import CodecSnapshot
+from ..model.streaming import CodecSnapshot, EagerSnapshot
 
-Snapshot = CodecSnapshot | object
-"""A stream's state; only the kind of codec that made it can read it."""
+Snapshot = TypeVar("Snapshot", bound=CodecSnapshot)
 
 
-class StreamingCodec(Protocol):
+class StreamingCodec(Protocol[Snapshot]):
     """Streams of slots, the last of which is spare."""
 
-    sizes: tuple[int, ...]
-    """Frames of one step, falling to 1; other numbers are made of these."""
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Frames of one step, descending to 1; other numbers are sums of these."""
 
     def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
         """The next frames of slots [B], from starts [B] on in the ring codes [slots, R, 16]: float32 [B, 1920 · T]."""
@@ -50,22 +50,12 @@ class EagerCodec:
     def reset(self, slot: int) -> None:
         self._state.reset(torch.full((1,), slot, device=self._state.frames.device))
 
-    def prime(self, codes: Tensor) -> CodecSnapshot:
+    def prime(self, codes: Tensor) -> EagerSnapshot:
         spare = torch.full((1,), self._spare, device=codes.device)
         self._state.reset(spare)
         self._decoder.step(codes.T[None], spare, self._state)
         return self._state.snapshot(self._spare)
 
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        assert isinstance(snapshot, CodecSnapshot), type(snapshot)
+    def restore(self, slot: int, snapshot: EagerSnapshot) -> None:
+        assert isinstance(snapshot, EagerSnapshot), type(snapshot)
         self._state.restore(slot, snapshot)
-
-
-def in_steps(frames: int, sizes: tuple[int, ...]) -> list[int]:
-    """A number of frames as steps of the given sizes, the longest first."""
-    steps = []
-    for size in sizes:
-        while frames >= size:
-            steps.append(size)
-            frames -= size
-    return steps

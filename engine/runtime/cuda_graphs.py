@@ -30,7 +30,7 @@ class Graph:
 
 
 class _Captures:
-    """Graphs by their size, of a batch or a piece, and one more number.
+    """Graphs by two numbers: the size of a batch or a piece, and its length or frames.
 
     Each kind is captured on a stream of its own, for libraries keep a workspace for each stream, and two kinds run at
     the same time. What other threads ask of the GPU meanwhile, such as sound decoded beside, spoils no capture.
@@ -53,12 +53,14 @@ class _Captures:
             output = run(*inputs)
         self._graphs[key] = Graph(inputs, output, graph.replay)
 
-    def find(self, size: int, more: int) -> Graph | None:
-        """The graph captured under just these two numbers."""
-        return self._graphs.get((size, more))
-
     def __len__(self) -> int:
         return len(self._graphs)
+
+
+class _ExactCaptures(_Captures):
+    def find(self, size: int, more: int) -> Graph | None:
+        """Return the graph captured under exactly these two numbers."""
+        return self._graphs.get((size, more))
 
 
 class FrameGraphs(_Captures):
@@ -74,15 +76,15 @@ class FrameGraphs(_Captures):
         return next(fitting, None)
 
 
-class CodecGraphs(_Captures):
+class CodecGraphs(_ExactCaptures):
     """Codec steps by batch size and frames."""
 
 
-class PromptGraphs(_Captures):
+class PromptGraphs(_ExactCaptures):
     """Pieces of a prompt by the positions that they are padded to and those that attention reads."""
 
 
-class WindowGraphs(_Captures):
+class WindowGraphs(_ExactCaptures):
     """Windows that are decoded without a past, by batch size and frames."""
 
 

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.speech_model import SpeechModel
-from ..model.talker import BatchRows
+from ..model.streaming import CodecSnapshot, in_steps
+from ..model.talker import BatchRows, TalkerCache
 from ..prompt.planner import Position, Prompt, ReferenceFrame, SpeakerVector
 from ..prompt.sampling_params import SamplingParams
-from .codec_step import EagerCodec, Snapshot, StreamingCodec, in_steps
+from .codec_step import EagerCodec, StreamingCodec
 from .cuda_graphs import CodecGraphs, FrameGraphs, PromptGraphs
 from .decode_step import DecodeStep, EagerDecodeStep
 from .prefix_cache import PrefixCache
@@ -52,7 +54,7 @@ class PrefillRequest:
     voice: VoiceVectors
     sampling: SamplingParams
     seed: int
-    primed: Snapshot | None = None
+    primed: CodecSnapshot | None = None
 
     @property
     def first_text(self) -> int:
@@ -121,7 +123,7 @@ class Runner:
         self.prefixes: PrefixCache[Tensor] = PrefixCache()
         self.state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
         self.frame: DecodeStep = EagerDecodeStep(model, self.state)
-        self.codec: StreamingCodec = EagerCodec(model.decoder, slots + 1)
+        self.codec: StreamingCodec[Any] = EagerCodec(model.decoder, slots + 1)
         self.frame_graphs: FrameGraphs | None = None
         self.codec_graphs: CodecGraphs | None = None
         self.prompt_graphs: PromptGraphs | None = None
@@ -181,11 +183,12 @@ class Runner:
         count = len(prompt.prefix)
         if not count:
             return
+        assert isinstance(cache, TalkerCache), type(cache)
         if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
             cache.put_prefix(entry.slot, kept)
             return
         self.read_pieces([PrefillChunk(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
-        kept = self.state.cache.prefix(entry.slot, count)
+        kept = cache.prefix(entry.slot, count)
         self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
 
     def read_pieces(self, pieces: Sequence[PrefillChunk]) -> None:
@@ -313,7 +316,7 @@ class Runner:
             self._reads.append((self._launches, read))
 
     @torch.inference_mode()
-    def prime(self, codes: Tensor) -> Snapshot:
+    def prime(self, codes: Tensor) -> CodecSnapshot:
         """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
         if self._side is not None:  # the codes may just have been made on a GPU
             self._side.wait_stream(torch.cuda.current_stream(self.device))
@@ -369,8 +372,7 @@ class Runner:
         size = self.state.cache.max_positions
         while size < positions:
             size = min(2 * size, self.max_positions)
-        if size > self.state.cache.max_positions:
-            self.state.cache = self.model.talker.enlarged(self.state.cache, size)
+        self.state.cache = self.state.cache.grown(size)
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return upload(numbers, self.device)

@@ -1,10 +1,11 @@
-"""What prompts have in common, kept by content: the least recently used makes room for the new."""
+"""Keys and values of prompt beginnings, cached by content and evicted least recently used first."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 Kept = TypeVar("Kept")
 
@@ -18,31 +19,30 @@ class _CachedPrefix(Generic[Kept]):
 
 
 class PrefixCache(Generic[Kept]):
-    """Values by content key, at most `max_bytes` together. What a value is and where it lies is its owner's affair."""
+    """Values by content key, at most `max_bytes` together."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self._entries: OrderedDict[str, _CachedPrefix[Kept]] = OrderedDict()
+        self._entries: LRUCache[str, _CachedPrefix[Kept]] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self._entries.maxsize)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all values together."""
+        return int(self._entries.currsize)
 
     def get(self, key: str) -> Kept | None:
-        """The value of `key`, which counts as a use."""
+        """Return the value of `key`, now the most recently used one, or None."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry.value
+        return entry.value if entry else None
 
     def put(self, key: str, value: Kept, size: int) -> None:
-        """Keep `size` bytes under `key`; what is larger than the whole store is not kept."""
-        if old := self._entries.pop(key, None):
-            self.bytes -= old.size
-        if size > self.max_bytes:
-            return
-        while self.bytes + size > self.max_bytes:
-            self.bytes -= self._entries.popitem(last=False)[1].size
-        self._entries[key] = _CachedPrefix(value, size)
-        self.bytes += size
+        """Cache `value` of `size` bytes, evicting others for it; a value larger than the cache is not cached."""
+        self._entries.pop(key, None)
+        if size <= self.max_bytes:
+            self._entries[key] = _CachedPrefix(value, size)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -22,7 +22,13 @@ def without_silence(wave: Tensor, most: int) -> Tensor:
 
 
 def faded(wave: Tensor, samples: int) -> Tensor:
-    """The wave with its last `samples` samples falling to silence along a half cosine."""
+    """Return the wave with its last `samples` samples multiplied by a falling half cosine."""
     tail = min(samples, wave.shape[-1])
-    ramp = 0.5 * (1 + torch.cos(torch.linspace(0, math.pi, tail)))
+    ramp = half_cosine(tail, rising=False)
     return torch.cat((wave[..., : wave.shape[-1] - tail], wave[..., wave.shape[-1] - tail :] * ramp), dim=-1)
+
+
+def half_cosine(samples: int, *, rising: bool) -> Tensor:
+    """Return a raised-cosine ramp [samples] from 0 to 1, or from 1 to 0."""
+    cosine = torch.cos(torch.linspace(0, math.pi, samples))
+    return 0.5 * (1 - cosine if rising else 1 + cosine)

@@ -1,1 +1,1 @@
-"""Voices in a folder, and what a recording says about a speaker."""
+"""Voices of the voices folder: their files, their recordings and the prompts computed from these."""

@@ -1,16 +1,13 @@
-"""Recordings in, PCM out: what people hand over as a voice, as 24 kHz mono float32, within bounds."""
+"""Reading of reference recordings, within bounds, as float32 mono at 24 kHz; and conversion to PCM."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import http.client
 import io
 import math
 import re
 import time
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,18 +21,19 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 AudioSource: TypeAlias = str | Path | tuple[npt.NDArray[Any], int]
 
 _MAX_CHANNELS = 8
+_MAX_REDIRECTS = 5
 _RATES = range(1_000, 384_001)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
-_LONGEST_NAME = 256  # a longer string of base64 characters only is taken for base64; a file's name would have a dot
+_LONGEST_NAME = 256  # a longer string of base64 characters is taken for base64; a file's name would have a dot
 
 
 class AudioError(ValueError):
-    """A recording that cannot be used; the message says why in the words of whoever gave it."""
+    """A recording cannot be used; the message is meant for the person who provided it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """Bounds on what is read before any of it is trusted."""
+    """Bounds on untrusted recordings."""
 
     max_bytes: int = 64 * 1024 * 1024
     max_duration_s: float = 120.0
@@ -43,9 +41,9 @@ class AudioLimits:
 
 
 def load_audio(source: AudioSource, *, allow_url: bool = False, limits: AudioLimits | None = None) -> Samples:
-    """A path, (samples, rate), base64 (a data URI or a long string) or, only if allowed, an http(s) URL.
+    """Read a path, (samples, rate), base64 (a data URI or a long string) or, only if allowed, an http(s) URL.
 
-    Returns float32 [samples] at 24 kHz, stereo averaged. Raises AudioError.
+    Return float32 [samples] at 24 kHz, channels averaged. Raises AudioError.
     """
     limits = limits or AudioLimits()
     samples, rate = read_audio(source, allow_url=allow_url, limits=limits)
@@ -55,7 +53,7 @@ def load_audio(source: AudioSource, *, allow_url: bool = False, limits: AudioLim
 def read_audio(
     source: AudioSource, *, allow_url: bool = False, limits: AudioLimits | None = None
 ) -> tuple[Samples, int]:
-    """The recording at its own rate: float32 [samples] or [samples, channels], and the rate. Raises AudioError."""
+    """Return float32 [samples] or [samples, channels] and the recording's own rate in Hz. Raises AudioError."""
     limits = limits or AudioLimits()
     if isinstance(source, tuple):
         return _from_array(*source, limits)
@@ -72,18 +70,18 @@ def read_audio(
 
 
 def to_mono(samples: Samples) -> Samples:
-    """[samples] or [samples, channels] → [samples]."""
+    """Average channels: [samples] or [samples, channels] → [samples]."""
     return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def resample(samples: Samples, rate: int, wanted: int = RATE) -> Samples:
-    """Mono samples at another rate, sample for sample what librosa's default (soxr, high quality) gives.
+    """Resample mono samples, equal to librosa's default (soxr HQ) in every sample.
 
-    The length is its float expression too: at 44.1 kHz a whole second becomes 24001 samples, the last one 0.
+    The length follows librosa's float expression too: one second at 44.1 kHz becomes 24001 samples, the last one 0.
     """
     if rate == wanted:
         return samples
-    import soxr  # type: ignore[import-untyped]
+    import soxr
 
     length = math.ceil(len(samples) * (wanted / rate))
     made = soxr.resample(samples, rate, wanted, quality="HQ")[:length]
@@ -91,21 +89,21 @@ def resample(samples: Samples, rate: int, wanted: int = RATE) -> Samples:
 
 
 def write_wave(path: Path, samples: Samples, rate: int) -> None:
-    """Write float32 [samples] or [samples, channels] as they are. Raises OSError."""
-    import soundfile  # type: ignore[import-untyped]
+    """Write float32 [samples] or [samples, channels] as a WAV file of floats. Raises OSError."""
+    import soundfile
 
     with path.open("wb") as file:
         soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
 
 
 def float_to_pcm16(samples: npt.NDArray[np.floating[Any]]) -> bytes:
-    """Samples in −1…1 as little-endian signed 16-bit, clipped and rounded; not a number becomes silence."""
+    """Convert samples in −1…1 to little-endian signed 16-bit, clipped and rounded; NaN becomes 0."""
     bounded = np.nan_to_num(np.clip(samples, -1.0, 1.0), nan=0.0)
     return bytes(np.rint(bounded * 32767.0).astype("<i2").tobytes())
 
 
 def _from_array(samples: npt.NDArray[Any], rate: int, limits: AudioLimits) -> tuple[Samples, int]:
-    """Whole numbers are scaled by their type's range; a channel axis may stand first or last."""
+    """Scale integers by their type's range; the channel axis may be first or last."""
     array = np.asarray(samples)
     if array.dtype.kind == "u":
         raise AudioError(f"samples of type {array.dtype} are not supported: use float32 or int16")
@@ -135,7 +133,7 @@ def _from_path(path: Path, limits: AudioLimits) -> tuple[Samples, int]:
 
 
 def _base64_part(source: str) -> str | None:
-    """The encoded part of a data URI or of a long bare string; None for anything else."""
+    """Return the encoded part of a data URI or of a long bare string; None for anything else."""
     if source.startswith("data:"):
         head, comma, encoded = source.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -154,37 +152,41 @@ def _from_base64(encoded: str, limits: AudioLimits) -> bytes:
         raise AudioError(f"the audio is not valid base64: {error}") from error
 
 
-class _OnlyHttp(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, but never to another kind of address."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _require_http(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _require_http(url: str) -> None:
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise AudioError(f"only http and https addresses are read, not {url}")
-
-
 def _fetch(url: str, limits: AudioLimits) -> bytes:
-    _require_http(url)
-    deadline, data = time.monotonic() + limits.timeout_s, bytearray()
+    """Download a recording. httpx follows redirects to http and https only. Raises AudioError."""
+    import httpx
+
+    deadline_s, data = time.monotonic() + limits.timeout_s, bytearray()
+
+    def check_deadline(_request: httpx.Request | None = None) -> None:
+        if time.monotonic() > deadline_s:
+            raise AudioError(f"{url} took longer than {limits.timeout_s:g} s")
+
     try:
-        with urllib.request.build_opener(_OnlyHttp).open(url, timeout=limits.timeout_s) as answer:
-            while part := answer.read1(1 << 16):
+        with (
+            httpx.Client(
+                headers={"Accept-Encoding": "identity"},  # the size limit is on what is sent
+                timeout=limits.timeout_s,
+                follow_redirects=True,
+                max_redirects=_MAX_REDIRECTS,
+                event_hooks={"request": [check_deadline]},  # called for each redirect too
+            ) as client,
+            client.stream("GET", url) as response,
+        ):
+            if not response.is_success:
+                raise AudioError(f"cannot read {url}: HTTP status {response.status_code} {response.reason_phrase}")
+            for part in response.iter_raw():
                 data += part
                 if len(data) > limits.max_bytes:
                     raise AudioError(f"{url} is larger than the limit of {limits.max_bytes} bytes")
-                if time.monotonic() > deadline:
-                    raise AudioError(f"{url} took longer than {limits.timeout_s:g} s")
-    except (OSError, http.client.HTTPException) as error:
+                check_deadline()
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # ImportError: a SOCKS proxy without socksio
         raise AudioError(f"cannot read {url}: {error}") from error
     return bytes(data)
 
 
 def _decode(data: bytes, limits: AudioLimits) -> tuple[Samples, int]:
-    """Decode a file's bytes; no more samples are read than the limit allows."""
+    """Decode a file's bytes, at most as many samples as the limit allows. Raises AudioError."""
     import soundfile
 
     try:
@@ -214,5 +216,5 @@ def _checked(samples: Samples, rate: int, limits: AudioLimits) -> tuple[Samples,
     if not np.isfinite(samples).all():
         raise AudioError("the recording contains samples that are not numbers")
     if np.abs(samples).max() > 4:
-        raise AudioError("the samples must lie between -1 and 1: divide them by their full scale")
+        raise AudioError("the samples must be between -1 and 1: divide them by their full scale")
     return samples, int(rate)

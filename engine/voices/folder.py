@@ -1,8 +1,8 @@
-"""Voices that people put into a folder: a recording to clone, or a voice described in words.
+"""The voices folder: recordings to clone, and voices described in words.
 
-NAME/voice.yaml            kind: clone or design, and what else `Sheet` says
-NAME/reference.wav|flac    a cloned voice's recording
-NAME/transcript.txt        its words; with them the clone is closer
+NAME/voice.yaml            kind: clone or design; the other keys are those of `FolderVoice`
+NAME/reference.wav|flac    the recording of a cloned voice
+NAME/transcript.txt        its transcript, which makes the clone closer
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ TRANSCRIPT_FILE = "transcript.txt"
 REFERENCE_FILES = ("reference.wav", "reference.flac")
 VOICE_FILES = (SHEET_FILE, TRANSCRIPT_FILE, *REFERENCE_FILES)
 MODEL_KINDS = {"clone": "base", "design": "voice_design"}
-"""Which kind of checkpoint speaks each kind of voice."""
+"""The kind of checkpoint that each kind of voice needs."""
 MAX_FILE_BYTES = 64 * 1024
 
 Signature = tuple[tuple[str, str, int, int, int], ...]
 
 
 class VoiceFolderError(Exception):
-    """A voice of the folder cannot be used; the message names its file and the reason."""
+    """A voice of the folder cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderVoice:
-    """One voice as its files describe it. `languages` are BCP-47 tags, the voice's own; empty: not said.
+    """One voice as its files describe it. `languages`: BCP-47 tags, its own first; empty if the files name none.
 
-    `instruct` describes a designed voice, `styles` what to add to it for each of its styles.
+    `instruct` describes a designed voice; `styles` maps the name of a style to the words to add to `instruct`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class FolderVoice:
 
 
 def signature(folder: Path) -> Signature:
-    """Something that changes whenever a file of a voice does; a few microseconds for each."""
+    """Return a value that changes whenever a file of a voice changes. Costs one `stat` per file."""
     found = []
     for directory in _directories(folder):
         for name in VOICE_FILES:
@@ -63,20 +63,20 @@ def signature(folder: Path) -> Signature:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, FolderVoice], dict[str, str]]:
-    """Every voice of the folder by its name, and what is wrong with the others. A missing folder is empty."""
+    """Return the voices of the folder by name, and the faults of unusable ones by name. A missing folder is empty."""
     voices, problems = {}, {}
     for directory in _directories(folder):
         try:
             voices[directory.name] = read_voice(directory)
         except VoiceFolderError as error:
             problems[directory.name] = str(error)
-        except OSError as error:  # a link into a place that may not be entered
+        except OSError as error:  # such as a link into a directory without access
             problems[directory.name] = f"{error.filename or directory}: {error.strerror or error}"
     return voices, problems
 
 
 def read_voice(directory: Path) -> FolderVoice:
-    """The voice in one directory. Raises VoiceFolderError."""
+    """Read the voice in one directory. Raises VoiceFolderError, OSError."""
     check_name(directory.name)
     sheet = _Sheet(directory / SHEET_FILE)
     kind = sheet.choice("kind", tuple(MODEL_KINDS))
@@ -97,9 +97,9 @@ def read_voice(directory: Path) -> FolderVoice:
 
 
 def write_clone(folder: Path, voice: FolderVoice) -> Path:
-    """Make a cloned voice's directory, whole or not at all; its recording is copied. Raises OSError.
+    """Create or replace a cloned voice's directory atomically, with a copy of its recording. Raises OSError.
 
-    Nobody but the folder's owner may read it: what it holds is somebody's voice.
+    Only the owner of the folder can read it, because a voice is personal data.
     """
     assert voice.recording is not None, voice.name
     directory, partial = folder / voice.name, folder / f".{voice.name}.partial"
@@ -115,7 +115,7 @@ def write_clone(folder: Path, voice: FolderVoice) -> Path:
     shutil.copyfile(voice.recording, partial / f"reference{voice.recording.suffix.lower()}")
     for path in (*([folder] if is_new else []), partial, *partial.iterdir()):
         path.chmod(0o700 if path.is_dir() else 0o600)
-        if os.geteuid() == 0:  # an administrator makes it for a daemon that is none
+        if os.geteuid() == 0:  # root creates it for a daemon that runs as another user
             os.chown(path, owner.st_uid, owner.st_gid)
     if directory.exists():
         shutil.rmtree(directory)
@@ -124,13 +124,13 @@ def write_clone(folder: Path, voice: FolderVoice) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises VoiceFolderError for a name that clients could not say."""
+    """Raises VoiceFolderError for a name that Wyoming or MQTT clients could not send."""
     if not name or name.startswith(".") or set(name) & set("@+/ \t\n") or _is_broken(name):
         raise VoiceFolderError(f"{name!r}: a voice's name has no blank, no '/', '@' or '+', and no dot at its start")
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest directory above it that exists."""
+    """Return the path, or the nearest directory above it that exists."""
     return path if path.exists() else _nearest(path.absolute().parent)
 
 
@@ -144,12 +144,12 @@ def _directories(folder: Path) -> list[Path]:
 def _is_directory(entry: Path) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to where we may not look hides no other voice
+    except OSError:  # such as a link into a directory without access
         return False
 
 
 def _is_broken(words: str) -> bool:
-    """Whether these characters cannot be sent to a client: halves of a pair, as of a file name that is not UTF-8."""
+    """True for text with surrogates, as in a file name that is not UTF-8: it cannot be sent to a client."""
     return any("\ud800" <= character <= "\udfff" for character in words)
 
 
@@ -172,7 +172,7 @@ def _transcript(directory: Path) -> str | None:
 
 
 def _read(file: Path) -> str:
-    if file.exists() and not file.is_file():  # a named pipe would be waited for, for ever
+    if file.exists() and not file.is_file():  # reading a named pipe could block forever
         raise VoiceFolderError(f"{file}: is no file")
     try:
         with file.open("rb") as stream:
@@ -187,20 +187,20 @@ def _read(file: Path) -> str:
 
 
 class _Sheet:
-    """The mapping in a voice.yaml, which complains with its path and the key."""
+    """The mapping in a voice.yaml. Methods raise VoiceFolderError with path and key."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         try:
             values = yaml.safe_load(_read(file))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date that does not exist
             raise VoiceFolderError(f"{file}: no valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise VoiceFolderError(f"{file}: expected keys such as `kind: clone`")
         self._values = values
 
     def allow(self, known: Sequence[str]) -> None:
-        """Refuse every other key."""
+        """Reject every other key."""
         for key in self._values:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
@@ -222,7 +222,7 @@ class _Sheet:
         return " ".join(value.split())
 
     def words(self, key: str) -> tuple[str, ...]:
-        """One word or a list of them."""
+        """Return one word or a list of them as a tuple."""
         value = self._values.get(key)
         words = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(word, str) and word for word in words):

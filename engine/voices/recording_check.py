@@ -1,4 +1,4 @@
-"""Whether a recording will make a good voice, said before anyone waits for a bad one."""
+"""Checks whether a recording is good enough to clone, before it is encoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FRAME_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class RecordingFinding:
-    """One observation. An `error` makes the recording unusable, a `warning` worse than it could be."""
+    """One finding. With an `error` the recording is unusable, with a `warning` the clone is worse."""
 
     level: Literal["error", "warning"]
     code: str
@@ -25,7 +25,7 @@ class RecordingFinding:
 
 
 def check_recording(samples: Samples, rate: int) -> list[RecordingFinding]:
-    """Look at a recording at its own rate, float32 [samples] or [samples, channels]; an empty list is praise."""
+    """Check float32 [samples] or [samples, channels] at `rate` Hz; an empty list means no findings."""
     mono = to_mono(samples)
     loudest = float(np.abs(mono).max(initial=0.0))
     if loudest < 1e-4:
@@ -51,7 +51,7 @@ def _rate(rate: int) -> Iterator[RecordingFinding]:
 
 
 def _level(samples: Samples, loudest: float) -> Iterator[RecordingFinding]:
-    """Clipping shows as neighbours at the same extreme; a lone peak at full scale is harmless."""
+    """Clipping shows as consecutive samples at full scale; a single one is harmless."""
     if loudest < 0.05:
         yield RecordingFinding(
             "warning", "quiet", f"the loudest sample is only {20 * np.log10(loudest):.0f} dB: record louder"
@@ -64,7 +64,7 @@ def _level(samples: Samples, loudest: float) -> Iterator[RecordingFinding]:
 
 
 def _pauses(mono: Samples, rate: int) -> Iterator[RecordingFinding]:
-    """Silence is 20 ms frames 40 dB below the loudest one."""
+    """Count 20 ms frames 40 dB below the loudest one as silence."""
     size = max(1, int(_FRAME_S * rate))
     count = len(mono) // size
     if not count:

@@ -264,6 +264,7 @@ def _try_out(request: client.ClientOptions, name: str, language: str | None, dir
     if directory is None:
         out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
         return
+    out.print(f"waiting until the running daemon lists {name} (it may have to load its model) ...", soft_wrap=True)
     try:
         listed = asyncio.run(try_voice.appears(request, name))
     except StartError as error:

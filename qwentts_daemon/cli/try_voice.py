@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..wyoming import client
 
-FOUND_WITHIN_S = 45.0
-"""A daemon looks at its folder every second, and tries a model that had no voice at most every 30 s."""
+FOUND_WITHIN_S = 300.0
+"""A daemon reads its folder every second, but first loads a model that had no voice: minutes on a slow disk."""
 RETRY_S = 0.5
 SENTENCES = {
     "en": "Good evening. This is my new voice, and I hope that you like it.",

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from qwentts_daemon.wyoming.pace import SlowClientGuard
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
@@ -21,11 +20,12 @@ from engine.voices.folder import read_folder
 from engine.voices.prompt import VoicePrompt
 from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.queue import Priority
-from tests.engine.qwen3 import put_voice
-from tests.engine.tiny_models import tiny_directory
-from tests.fakes import RATE
-from tests.faults import suffer
-from tests.harness import ROOT, connected, daemon, hear, running_pool, speak
+from qwentts_daemon.wyoming.server import SlowClientGuard
+from tests.engine.support.qwen3 import put_voice
+from tests.engine.support.tiny_models import tiny_directory
+from tests.support.fakes import RATE
+from tests.support.faults import suffer
+from tests.support.harness import ROOT, connected, daemon, hear, running_pool, speak
 
 GROWTH_MB = 16
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -202,7 +202,8 @@ def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_a_user_without_a_home_is_told_what_to_set():
     code = (
-        "import os; from qwentts_daemon.config.loader import *; from qwentts_daemon.errors import ConfigError\n"
+        "import os; from qwentts_daemon.config.loader import load; from qwentts_daemon.errors import ConfigError\n"
+        "from qwentts_daemon.config.paths import default_path, voices_dir\n"
         "os.setuid(54321)\n"
         "try: voices_dir(load(default_path({}), {}), {})\n"
         "except ConfigError as error: print(error)"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "soundfile", "triton", "flash_attn"}
 LATE = {"numpy", "soxr", "aiohttp"}  # loaded when a target needs them

@@ -13,8 +13,8 @@ import pytest
 from wyoming.client import AsyncUnixClient
 from wyoming.tts import Synthesize
 
-from tests.fakes import RATE
-from tests.harness import PATIENCE_S, ROOT, connected, daemon, hear, outliving, speak, started
+from tests.support.fakes import RATE
+from tests.support.harness import PATIENCE_S, ROOT, connected, daemon, hear, outliving, speak, started
 
 
 def run(*arguments, **options):
@@ -199,7 +199,7 @@ def test_importing_the_daemon_never_imports_torch():
         "        assert name.partition('.')[0] not in ('torch', 'transformers', 'numpy'), name\n"
         "sys.meta_path.insert(0, NoTorch())\n"
         "for module in pkgutil.walk_packages(qwentts_daemon.__path__, 'qwentts_daemon.'):\n"
-        "    if module.name.rpartition('.')[2] in ('__main__', 'resampler', 'snapcast'): continue\n"
+        "    if module.name.endswith(('.__main__', '.resampler', '.snapcast')): continue\n"
         "    importlib.import_module(module.name)\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from qwentts_daemon.logs import JournalFormatter, JsonFormatter
-from tests.harness import PATIENCE_S, ROOT, speak, started
+from tests.support.harness import PATIENCE_S, ROOT, speak, started
 
 LOG_TO_PIPE = """
 import os, sys

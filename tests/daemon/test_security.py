@@ -9,8 +9,8 @@ import pytest
 from wyoming.event import Event
 
 from engine.voices.folder import FolderVoice, write_clone
-from tests.fakes import RATE
-from tests.harness import connected, daemon, hear, speak
+from tests.support.fakes import RATE
+from tests.support.harness import connected, daemon, hear, speak
 
 HOOK = """
 import os, sys

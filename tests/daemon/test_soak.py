@@ -1,9 +1,9 @@
-"""A quarter of a day of `tests.soak`, whose command goes on for as long as one likes."""
+"""A quarter of a day of `tests.benchmarks.soak`."""
 
 import random
 
-from tests.harness import daemon
-from tests.soak import BLOCKS, day
+from tests.benchmarks.soak import BLOCKS, day
+from tests.support.harness import daemon
 
 GROWTH_MB = 5
 

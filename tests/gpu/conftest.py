@@ -9,7 +9,7 @@ import torch
 
 from engine.checkpoint.load import LoadOptions
 from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
-from tests.engine.tiny_checkpoint import build_full
+from engine.testing.tiny_checkpoint import build_full
 
 
 @pytest.fixture(scope="session")

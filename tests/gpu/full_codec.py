@@ -14,8 +14,8 @@ from engine.checkpoint.hub import CODEC_WEIGHTS_FILE
 from engine.checkpoint.load import LoadOptions, load_codec
 from engine.model.codec_decoder import CodecDecoder
 from engine.model.config import CODEC_FILE
-from tests.engine.signals import codes as random_codes
-from tests.engine.tiny_checkpoint import codec_tensors, full_config
+from engine.testing.tiny_checkpoint import codec_tensors, full_config
+from tests.engine.support.random_inputs import codes as random_codes
 
 
 @cache

@@ -15,7 +15,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from engine.kernels.codec import FusedCodec
-from tests.engine.codec_fused import advance, empty_ring, new_stream, run_interleaved
+from tests.engine.kernels.codec_fused import advance, empty_ring, new_stream, run_interleaved
 from tests.gpu.full_codec import full_decoder, snr
 
 pytestmark = [

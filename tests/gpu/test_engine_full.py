@@ -19,7 +19,7 @@ from engine.prompt.sampling_params import resolve_sampling
 from engine.runtime.model_runner import Runner, VoiceVectors
 from engine.scheduler.chunking import EmissionPlan
 from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
-from tests.engine.tiny_checkpoint import build_full
+from engine.testing.tiny_checkpoint import build_full
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""The seed's ways on a GPU with full-size random weights: each equals the plain one, for every option.
+"""The streaming fork's ways on a GPU with full-size random weights: each equals the plain one, for every option.
 
 python -m pytest tests/gpu/test_fork_gpu.py -m gpu -s -n 0
 """

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from engine.checkpoint.load import LoadOptions, load
 from engine.model.speech_model import SpeechModel
 from engine.model.talker import BatchRows
-from tests.engine.signals import codes as random_codes
-from tests.engine.tiny_checkpoint import build_full
+from engine.testing.tiny_checkpoint import build_full
+from tests.engine.support.random_inputs import codes as random_codes
 from tests.parity.reference import import_reference, load_reference
 
 pytestmark = [

@@ -83,7 +83,7 @@ def main() -> None:
     if options.checkpoint:
         print(json.dumps(start(options.checkpoint, options.slots)))
         return
-    from tests.engine.tiny_checkpoint import build_full
+    from engine.testing.tiny_checkpoint import build_full
 
     with tempfile.TemporaryDirectory() as name:
         directory = build_full(Path(name), options.size, "custom_voice")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.engine.goldens_format import (
+from engine.testing.tiny_checkpoint import build
+from tests.engine.support.goldens_format import (
     API_CASES,
     API_EOS_GAIN,
     API_SAMPLES,
@@ -26,8 +27,7 @@ from tests.engine.goldens_format import (
     WAVE_STRIDE,
     weights_hash,
 )
-from tests.engine.signals import codes, sound
-from tests.engine.tiny_checkpoint import build
+from tests.engine.support.random_inputs import codes, sound
 from tests.parity.reference import GREEDY, Trace, load_reference, traced
 
 SAMPLES = 12

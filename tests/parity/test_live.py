@@ -18,10 +18,10 @@ from engine.checkpoint.load import load
 from engine.checkpoint.weight_map import codec_weights, model_weights
 from engine.model.mel import log_mel
 from engine.model.speech_model import SpeechModel
-from tests.engine.greedy import speak
-from tests.engine.signals import codes, sound
-from tests.engine.tiny_checkpoint import build
-from tests.engine.tiny_models import FLOAT32
+from engine.testing.tiny_checkpoint import build
+from tests.engine.support.greedy_decoding import speak
+from tests.engine.support.random_inputs import codes, sound
+from tests.engine.support.tiny_models import FLOAT32
 from tests.parity.reference import GREEDY, Trace, import_reference, load_reference, traced
 
 try:

@@ -17,9 +17,9 @@ import soundfile
 import torch
 
 import engine
-from tests.engine.api_trace import codes_of
-from tests.engine.signals import codes, sound
-from tests.engine.tiny_checkpoint import build
+from engine.testing.tiny_checkpoint import build
+from tests.engine.support.api_trace import codes_of
+from tests.engine.support.random_inputs import codes, sound
 from tests.parity.reference import GREEDY, import_reference, load_reference, traced
 
 try:

@@ -1,0 +1,1 @@
+"""Random checkpoints of the real architecture, for tests and benchmarks."""

@@ -1,0 +1,1 @@
+"""Benchmarks, a soak run and the table of faults; each is a command."""

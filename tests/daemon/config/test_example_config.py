@@ -1,0 +1,47 @@
+"""The example configuration is complete and tells the truth."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.config.schema import Config
+
+README = Path(__file__).parents[3] / "README.md"
+EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
+
+
+def test_example_holds_every_key_at_its_default():
+    assert yaml.safe_load(EXAMPLE.read_text()) == Config().model_dump(mode="json")
+
+
+def test_example_loads():
+    assert load(EXAMPLE, {}) == Config()
+
+
+def test_the_targets_in_its_comments_are_right(tmp_path):
+    lines = re.findall(r"^  #  ( \w+: \{type: .*)", EXAMPLE.read_text(), re.M)
+    path = tmp_path / "targets.yaml"
+    path.write_text("announce:\n targets:\n" + "".join(f" {line}\n" for line in lines))
+    targets = load(path, {}).announce.targets
+    assert {target.type for target in targets.values()} == {"command", "wyoming", "snapcast", "url", "mqtt", "wav"}
+    given = {key for target in targets.values() for key in target.model_fields_set}
+    assert {"timeout", "fifo", "uri", "directory", "name", "command"} <= given
+    for target in targets.values():
+        needed = {
+            name: getattr(target, name) for name, field in type(target).model_fields.items() if field.is_required()
+        }
+        assert target == type(target)(**needed), "shown at its defaults"
+
+
+def test_the_targets_in_the_readme_are_right(tmp_path):
+    (block,) = re.findall(r"^```yaml\n(announce:.*?)^```", README.read_text(), re.M | re.S)
+    path = tmp_path / "targets.yaml"
+    path.write_text(block)
+    assert len(load(path, {}).announce.targets) == 6
+
+
+def test_every_key_of_the_example_has_a_comment():
+    keys = [line for line in EXAMPLE.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert [line for line in keys if " # " not in line] == []

@@ -1,0 +1,407 @@
+"""Announcements at an address: a real server, real listeners, and the sink that fills its shelf."""
+
+import asyncio
+import contextlib
+import io
+import re
+import stat
+import struct
+import time
+import wave
+
+import aiohttp
+import pytest
+
+from qwentts_daemon.audio.pcm import Pcm
+from qwentts_daemon.audio.wav import HEADER_BYTES, UNKNOWN, header
+from qwentts_daemon.config.loader import load
+from qwentts_daemon.config.paths import cache_dir
+from qwentts_daemon.config.schema import Http
+from qwentts_daemon.config.target_schema import UrlTarget
+from qwentts_daemon.errors import SinkError, StartError
+from qwentts_daemon.http.server import MAX_CONNECTIONS, base_url, serving
+from qwentts_daemon.sinks import Services, make_sink
+from tests.support.sinks import RATE, Facts, Tap, cut, file_size_limit, pcm, tone
+
+
+class House:
+    """A server, a client, and targets of type url."""
+
+    def __init__(self, shelf, client):
+        self.shelf, self.client = shelf, client
+        self.ready = False
+
+    def sink(self, timeout=5.0):
+        return make_sink("media", UrlTarget(type="url", timeout=timeout), Services(http=self.shelf))
+
+    async def get(self, url, method="GET", **headers):
+        async with self.client.request(method, url, headers=headers) as response:
+            return response, await response.read()
+
+
+@contextlib.asynccontextmanager
+async def house(tmp_path, **settings):
+    http = Http(host="127.0.0.1", port=0, **settings)
+    async with serving(http, tmp_path / "cache", lambda: made.ready) as shelf, aiohttp.ClientSession() as client:
+        made = House(shelf, client)
+        yield made
+
+
+class Playing:
+    """An announcement that the test makes piece by piece."""
+
+    def __init__(self, house, **options):
+        self.tap, self.reported, self.facts = Tap(), asyncio.Event(), Facts()
+        self.task = asyncio.create_task(house.sink(**options).play("a1", self.tap.pcm(), self._report))
+
+    def _report(self, facts):
+        self.facts(facts)
+        self.reported.set()
+
+    async def url(self):
+        await self.reported.wait()
+        return self.facts["url"]
+
+
+def complete(house, speech=b""):
+    """A recording that is complete, without a sink."""
+    recording = house.shelf.begin()
+    recording.append(Pcm(RATE, speech or tone(1_000)))
+    recording.complete()
+    return recording
+
+
+def sizes(data):
+    return struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 40)[0]
+
+
+async def test_it_is_heard_while_it_is_made_by_all_who_come(tmp_path):
+    pieces = cut(tone(6_000), 2_000)
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(pieces[0])
+        url = await playing.url()
+        async with home.client.get(url) as early:
+            assert (early.status, early.content_type) == (200, "audio/wav")
+            assert "Content-Length" not in early.headers
+            assert await early.content.readexactly(HEADER_BYTES) == header(RATE, None)
+            assert await early.content.readexactly(len(pieces[0])) == pieces[0]
+            playing.tap.pour(pieces[1])
+            assert await early.content.readexactly(len(pieces[1])) == pieces[1]
+            async with home.client.get(url) as late:
+                got = await late.content.readexactly(HEADER_BYTES + 2 * len(pieces[0]))
+                assert got == header(RATE, None) + pieces[0] + pieces[1]
+                playing.tap.pour(pieces[2])
+                playing.tap.end()
+                assert await early.read() == await late.read() == pieces[2]
+        await playing.task
+        _, data = await home.get(url)
+    assert data == header(RATE, 12_000) + b"".join(pieces)
+    with wave.open(io.BytesIO(data)) as wav:
+        assert wav.getparams()[:4] == (1, 2, RATE, 6_000)
+
+
+async def test_the_address_is_known_before_the_first_sound_and_whoever_comes_waits_for_it(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        async with home.client.get(await playing.url()) as response:
+            playing.tap.pour(tone(100))
+            playing.tap.end()
+            assert (await response.read())[HEADER_BYTES:] == tone(100)
+        await playing.task
+
+
+async def test_when_nothing_is_spoken_there_is_nothing_to_fetch(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        async with home.client.get(await playing.url()) as response:
+            playing.tap.end()
+            await playing.task
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert (await home.get(playing.facts["url"]))[0].status == 404
+
+
+def test_a_header_of_unknown_length_can_be_read_to_the_end():
+    stream = io.BytesIO(header(22_050, None) + tone(50))
+    assert sizes(stream.getvalue()) == (UNKNOWN, UNKNOWN)
+    with wave.open(stream) as wav:
+        assert wav.getframerate() == 22_050
+        assert wav.readframes(1_000) == tone(50)
+
+
+async def test_addresses_cannot_be_guessed_and_others_lead_nowhere(tmp_path):
+    async with house(tmp_path) as home:
+        urls = {home.shelf.begin().url for _ in range(20)}
+        assert len(urls) == 20
+        assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/audio/[A-Za-z0-9_-]{22}\.wav", url) for url in urls)
+        base = min(urls).rpartition("/")[0]
+        for path in (f"{base}/x.wav", f"{base}/", f"{base}/../cache/x.wav", f"{base}/%2e%2e%2fcache.wav", base):
+            response, _ = await home.get(path)
+            assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "part"),
+    [
+        ("bytes=0-", 206, slice(0, None)),
+        ("bytes=0-99", 206, slice(0, 100)),
+        ("bytes=100-199", 206, slice(100, 200)),
+        ("bytes=2000-99999999999", 206, slice(2000, None)),
+        ("bytes=-10", 206, slice(-10, None)),
+        ("bytes=-999999", 206, slice(0, None)),
+        ("bytes=5-4", 200, slice(None)),
+        ("bytes=0-1,4-5", 200, slice(None)),
+        ("bytes=x-y", 200, slice(None)),
+        ("bytes=-", 200, slice(None)),
+        ("lines=1-2", 200, slice(None)),
+        ("bytes=999999-", 416, None),
+    ],
+)
+async def test_parts_of_what_is_complete(tmp_path, asked, status, part):
+    whole = header(RATE, 2_000) + tone(1_000)
+    async with house(tmp_path) as home:
+        response, data = await home.get(complete(home).url, Range=asked)
+    assert response.status == status
+    if part is None:
+        assert response.headers["Content-Range"] == f"bytes */{len(whole)}"
+        return
+    assert data == whole[part]
+    assert int(response.headers["Content-Length"]) == len(data)
+    assert response.headers["Accept-Ranges"] == "bytes"
+    if status == 206:
+        sent = range(len(whole))[part]
+        assert response.headers["Content-Range"] == f"bytes {sent[0]}-{sent[-1]}/{len(whole)}"
+
+
+async def test_a_part_of_another_recording_is_not_mixed_in(tmp_path):
+    async with house(tmp_path) as home:
+        url = complete(home).url
+        etag = (await home.get(url))[0].headers["ETag"]
+        kept, _ = await home.get(url, **{"Range": "bytes=0-9", "If-Range": etag})
+        other, _ = await home.get(url, **{"Range": "bytes=0-9", "If-Range": '"other"'})
+    assert (kept.status, other.status) == (206, 200)
+
+
+async def test_a_part_of_what_grows_is_the_whole(tmp_path):
+    async with house(tmp_path) as home:
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(100)))
+        async with home.client.get(recording.url, headers={"Range": "bytes=10-"}) as response:
+            assert (response.status, response.headers["Accept-Ranges"]) == (200, "none")
+            recording.complete()
+            assert len(await response.read()) == HEADER_BYTES + 200
+
+
+async def test_head_tells_what_is_known_and_is_no_listener(tmp_path):
+    async with house(tmp_path) as home:
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(10)))
+        growing, _ = await home.get(recording.url, "HEAD")
+        recording.complete()
+        done, data = await home.get(recording.url, "HEAD", Range="bytes=0-3")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(recording.first_fetched(), 0)
+    assert (growing.status, growing.content_type, growing.content_length) == (200, "audio/wav", None)
+    assert (done.status, done.content_length, data) == (200, HEADER_BYTES + 20, b"")
+
+
+async def test_http_1_0_ends_with_the_connection(tmp_path):
+    async with house(tmp_path) as home:
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(100)))
+        port = int(recording.url.split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /audio/{recording.identity}.wav HTTP/1.0\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(HEADER_BYTES + 200) == header(RATE, None) + tone(100)
+        recording.complete()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_cancelled_nobody_hears_more_and_the_address_is_gone(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(100))
+        url = await playing.url()
+        async with home.client.get(url) as response:
+            await response.content.readexactly(HEADER_BYTES + 200)
+            playing.task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await playing.task
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert (await home.get(url))[0].status == 404
+        assert (home.shelf.used_bytes, home.shelf.listeners) == (0, 0)
+
+
+async def test_cancelled_while_it_is_played_it_is_gone_too(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(10 * RATE))
+        playing.tap.end()
+        url = await playing.url()
+        assert len((await home.get(url))[1]) == HEADER_BYTES + 20 * RATE
+        playing.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await playing.task
+        assert (await home.get(url))[0].status == 404
+
+
+async def test_speech_that_fails_is_not_taken_for_complete(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(100))
+        async with home.client.get(await playing.url()) as response:
+            await response.content.readexactly(HEADER_BYTES + 200)
+            playing.tap.end(RuntimeError("no more"))
+            with pytest.raises(RuntimeError, match="no more"):
+                await playing.task
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+
+
+async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home, timeout=0.1)
+        playing.tap.pour(tone(100))
+        playing.tap.end()
+        with pytest.raises(SinkError, match=r"nobody has fetched http://.*\.wav within 0\.1 s of the last word"):
+            await playing.task
+        assert (await home.get(playing.facts["url"]))[0].status == 200
+
+
+async def test_it_is_over_when_a_player_has_had_the_time_to_play_it(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(RATE // 4))
+        playing.tap.end()
+        began_s = time.monotonic()
+        await home.get(await playing.url())
+        await playing.task
+        assert time.monotonic() - began_s >= 0.25
+
+
+async def test_the_end_of_the_server_ends_what_is_being_heard(tmp_path):
+    async with aiohttp.ClientSession() as client:
+        async with house(tmp_path) as home:
+            recording = home.shelf.begin()
+            recording.append(Pcm(RATE, tone(100)))
+            response = await client.get(recording.url)
+            await response.content.readexactly(HEADER_BYTES + 200)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+
+
+async def test_a_listener_who_leaves_harms_nobody(tmp_path):
+    async with house(tmp_path) as home:
+        playing = Playing(home)
+        playing.tap.pour(tone(100))
+        url = await playing.url()
+        async with home.client.get(url) as stays:
+            leaves = await home.client.get(url)
+            await leaves.content.readexactly(HEADER_BYTES)
+            leaves.close()
+            playing.tap.pour(tone(100))
+            playing.tap.end()
+            assert await stays.read() == header(RATE, None) + tone(100) * 2
+        await playing.task
+        assert home.shelf.listeners == 0
+
+
+async def test_too_many_listeners_are_refused(tmp_path):
+    async with house(tmp_path, max_listeners=1) as home:
+        recording = home.shelf.begin()
+        recording.append(Pcm(RATE, tone(10)))
+        async with home.client.get(recording.url) as first:
+            await first.content.readexactly(HEADER_BYTES)
+            refused, _ = await home.get(recording.url)
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+            recording.complete()
+            await first.read()
+        assert (await home.get(recording.url))[0].status == 200
+
+
+async def test_connections_that_ask_for_nothing_are_bounded(tmp_path):
+    async with house(tmp_path) as home, contextlib.AsyncExitStack() as stack:
+        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
+        for _ in range(MAX_CONNECTIONS):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        assert await reader.read() == b""
+
+
+async def test_what_does_not_fit_fails_and_leaves_room_for_others(tmp_path):
+    async with house(tmp_path, cache_megabytes=1) as home:
+        with pytest.raises(
+            SinkError, match=r"the space for announcements is used up \(1000000 bytes\); see http\.cache"
+        ):
+            await home.sink().play("a1", pcm(*[bytes(300_000)] * 5), Facts())
+        assert home.shelf.used_bytes == 0
+
+
+async def test_a_full_disk_is_named(tmp_path):
+    async with house(tmp_path) as home:
+        with file_size_limit(1_000), pytest.raises(SinkError, match=r"cache: File too large \(http\.cache_dir\)"):
+            await home.sink().play("a1", pcm(tone(400), tone(400)), Facts())
+        assert home.shelf.used_bytes == 0
+
+
+async def test_nothing_of_it_can_be_seen_by_others_or_is_left(tmp_path):
+    async with house(tmp_path) as home:
+        complete(home)
+        assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+async def test_health(tmp_path):
+    async with house(tmp_path) as home:
+        base = home.shelf.begin().url.partition("/audio/")[0]
+        assert (await home.get(f"{base}/healthz"))[1] == b"ok\n"
+        loading, _ = await home.get(f"{base}/readyz")
+        home.ready = True
+        ready, _ = await home.get(f"{base}/readyz")
+    assert (loading.status, ready.status) == (503, 200)
+
+
+@pytest.mark.parametrize(
+    ("http", "url"),
+    [
+        (Http(host="127.0.0.1"), "http://127.0.0.1:10280"),
+        (Http(host="192.168.1.5"), "http://192.168.1.5:10280"),
+        (Http(host="::1"), "http://[::1]:10280"),
+        (Http(public_url="https://speech.example.org/tts"), "https://speech.example.org/tts"),
+    ],
+)
+def test_addresses_begin_with_what_others_can_reach(http, url):
+    assert base_url(http, 10_280) == url
+
+
+def test_an_address_of_all_interfaces_is_one_that_others_can_reach():
+    assert "0.0.0.0" not in base_url(Http(), 10_280)
+
+
+async def test_what_stops_the_start_is_named(tmp_path):
+    async with house(tmp_path) as home:
+        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
+        with pytest.raises(StartError, match=r"in use already; choose another port \(http\.port\)"):
+            async with serving(Http(host="127.0.0.1", port=port), tmp_path / "cache", bool):
+                pass
+    with pytest.raises(StartError, match=r"\(http\.host\)"):
+        async with serving(Http(host="no.such.host.invalid", port=0), tmp_path / "cache", bool):
+            pass
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match=r"file/cache: Not a directory \(http\.cache_dir\)"):
+        async with serving(Http(host="127.0.0.1", port=0), tmp_path / "file" / "cache", bool):
+            pass
+
+
+def test_where_recordings_lie():
+    config, own = load(None, {}), load(None, {}, ["http.cache_dir=/var/tmp/q"])
+    assert str(cache_dir(own, {"CACHE_DIRECTORY": "/var/cache/qwentts"})) == "/var/tmp/q"
+    assert str(cache_dir(config, {"CACHE_DIRECTORY": "/var/cache/qwentts:/x"})) == "/var/cache/qwentts/audio"
+    assert str(cache_dir(config, {"XDG_CACHE_HOME": "/c"})) == "/c/qwentts/audio"
+    assert str(cache_dir(config, {})).endswith("/.cache/qwentts/audio")

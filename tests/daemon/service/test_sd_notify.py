@@ -1,0 +1,259 @@
+"""The daemon as a service: what systemd hears, what it hands down, and when it is told nothing."""
+
+import contextlib
+import math
+import os
+import shutil
+import socket
+import sys
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wyoming.client import AsyncUnixClient
+from wyoming.tts import Synthesize
+
+from qwentts_daemon.service.sd_notify import take_notifier, take_sockets, take_watchdog_s
+from qwentts_daemon.service.watchdog import IN_TROUBLE_LOOK_EVERY_S, silence_allowed_s
+from qwentts_daemon.workers.process import STOP_TIMEOUT_S
+from tests.support.fakes import RATE
+from tests.support.harness import Systemd, connected, daemon, hear, speak, started
+
+VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+
+
+@pytest.fixture(params=["path", "abstract"])
+def anywhere(request, tmp_path):
+    systemd = Systemd(str(tmp_path / "notify") if request.param == "path" else f"@qwentts-test-{os.getpid()}")
+    with systemd.socket:
+        yield systemd
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    systemd = Systemd(str(tmp_path / "notify"))
+    with systemd.socket:
+        yield systemd
+
+
+# --- what systemd is told -------------------------------------------------------------------------------------
+
+
+async def test_the_life_of_a_service(anywhere, tmp_path):
+    gate = tmp_path / "gate"
+    with started("engine.fallback=false", fake="SlowLoading", TEST_GATE=str(gate), **anywhere.environment) as process:
+        assert "STATUS=loading qwentts-qwen3" in anywhere.until("READY=1")
+        gate.touch()
+        anywhere.until("STATUS=idle")
+        assert (await speak(process, "Good evening.")).rate == RATE
+        anywhere.until("STATUS=speaking 1")
+        anywhere.until("STATUS=idle")
+        assert process.stop() == 0
+        assert anywhere.until("STOPPING=1")[-1].splitlines()[1] == "EXTEND_TIMEOUT_USEC=20000000"
+        anywhere.until("STATUS=stopping")
+
+
+async def test_it_is_ready_when_describe_is_answered(systemd, tmp_path):
+    with started(fake="SlowLoading", TEST_GATE=str(tmp_path / "gate"), **systemd.environment) as process:
+        systemd.until("READY=1")
+        async with connected(process) as client:
+            await client.write_event(Synthesize("Is anybody there?").event())
+            assert (await hear(client, "audio-stop")).rate
+
+
+async def test_how_many_speak_and_wait(systemd):
+    with daemon("engine.fallback=false", fake="EndlessSingle", **systemd.environment) as process:
+        async with connected(process) as first, connected(process) as second:
+            await first.write_event(Synthesize("On and on.").event())
+            systemd.until("STATUS=speaking 1")
+            await second.write_event(Synthesize("Me too.").event())
+            systemd.until("STATUS=speaking 1, 1 waiting")
+
+
+def test_the_embedded_voice_alone_is_told_with_its_reason(systemd):
+    with daemon(fake="Unloadable", ready="qwentts-espeak", **systemd.environment):
+        systemd.until("STATUS=qwentts-qwen3 cannot be loaded: no such model")
+
+
+def test_workers_inherit_nothing_that_is_for_the_daemon(systemd):
+    with daemon(fake="ToneBackend", WATCHDOG_USEC="60000000", **systemd.environment) as process:
+        for worker in process.workers():
+            assert not VARIABLES & psutil.Process(worker.pid).environ().keys()
+
+
+def test_a_dead_notify_socket_is_a_warning(tmp_path):
+    with daemon(fake="ToneBackend", NOTIFY_SOCKET=str(tmp_path / "nobody")) as process:
+        process.wait_for(r"systemd was not told READY: .*No such file")
+
+
+# --- the watchdog ---------------------------------------------------------------------------------------------
+
+
+def test_the_watchdog_is_fed(systemd):
+    with daemon(fake="ToneBackend", WATCHDOG_USEC="200000", **systemd.environment):
+        for _ in range(5):
+            systemd.until("WATCHDOG=1")
+
+
+def test_it_is_not_fed_without_an_interval_nor_with_another_process_s(systemd):
+    with daemon(fake="ToneBackend", WATCHDOG_USEC="1000", WATCHDOG_PID="1", **systemd.environment) as process:
+        assert process.stop() == 0
+        assert "WATCHDOG=1" not in systemd.until("STOPPING=1")
+
+
+def test_it_is_not_fed_while_a_silent_worker_is_there_and_fed_again_after_its_replacement(systemd):
+    settings = ("engine.fallback=false", "engine.heartbeat_timeout=3")
+    with daemon(*settings, fake="ToneBackend", WATCHDOG_USEC="500000", **systemd.environment) as process:
+        systemd.until("STATUS=idle")
+        systemd.until("WATCHDOG=1")
+        process.workers()[0].suspend()
+        systemd.until("STATUS=qwentts-qwen3 is silent")
+        assert "WATCHDOG=1" not in systemd.until("STATUS=")
+        systemd.until("WATCHDOG=1")
+        process.wait_for("is ready", 2)
+
+
+async def test_a_worker_that_makes_nothing_until_a_deadline_is_replaced_before_systemd_restarts_all(systemd):
+    settings = ("engine.fallback=false", "engine.job_timeout=0.5")
+    with daemon(*settings, fake="Mute", WATCHDOG_USEC="60000000", **systemd.environment) as process:
+        (worker,) = process.workers()
+        assert (await speak(process, "Say something.")).code == "deadline-exceeded"
+        process.wait_for("it hangs")
+        process.wait_for("is ready", 2)
+        assert process.workers()[0].pid != worker.pid
+
+
+async def test_one_late_job_does_not_cost_a_worker_that_speaks_with_others():
+    settings = ("engine.fallback=false", "engine.job_timeout=0.5")
+    with daemon(*settings, fake="MuteOnDemand") as process:
+        async with connected(process) as client:
+            await client.write_event(Synthesize("Words without end. " * 200).event())
+            await hear(client, "audio-chunk")
+            assert (await speak(process, "[mute]")).code == "deadline-exceeded"
+        assert (await speak(process, "And I?")).rate == RATE
+        assert not [line for line in process.lines if "hangs" in line]
+
+
+@given(st.floats(3, 3600), st.floats(15, 3600))
+def test_a_worker_that_can_be_replaced_never_costs_the_service(heartbeat_timeout_s, watchdog_s):
+    silence_s = silence_allowed_s(heartbeat_timeout_s, watchdog_s)
+    assert heartbeat_timeout_s / 2 <= silence_s < heartbeat_timeout_s
+    unfed_s = watchdog_s / 2 + heartbeat_timeout_s - silence_s + STOP_TIMEOUT_S + IN_TROUBLE_LOOK_EVERY_S
+    assert unfed_s < watchdog_s
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, math.inf),
+        ({"WATCHDOG_USEC": "60000000"}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, math.inf),
+        ({"WATCHDOG_USEC": "0"}, math.inf),
+        ({"WATCHDOG_USEC": "soon"}, math.inf),
+    ],
+)
+def test_the_interval_of_the_watchdog(environment, seconds):
+    assert take_watchdog_s(environment) == seconds
+    assert environment == {}
+
+
+def test_without_a_notify_socket_nothing_is_sent():
+    environment = {}
+    take_notifier(environment).ready()
+    assert environment == {}
+
+
+# --- socket activation ----------------------------------------------------------------------------------------
+
+
+HAND_DOWN = """
+import os, sys
+count = int(os.environ["LISTEN_FDS"])
+moved = [os.dup2(int(number), 100 + n) for n, number in enumerate(sys.argv[1 : 1 + count])]
+for n, number in enumerate(moved):
+    os.dup2(number, 3 + n)
+    os.close(number)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[1 + count], sys.argv[1 + count :])
+"""
+
+
+def handed_down(*sockets, names="wyoming"):
+    """How to start a daemon with these sockets as systemd does: from descriptor 3 on, for this process alone."""
+    descriptors = [each.fileno() for each in sockets]
+    return {
+        "through": [sys.executable, "-c", HAND_DOWN, *map(str, descriptors)],
+        "descriptors": descriptors,
+        "LISTEN_FDS": str(len(sockets)),
+        **({"LISTEN_FDNAMES": names} if names else {}),
+    }
+
+
+@pytest.mark.parametrize("names", ["wyoming", ""], ids=["by name", "the only one"])
+async def test_a_socket_from_systemd_is_used_instead_of_our_own(names):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with daemon(fake="ToneBackend", **handed_down(listener, names=names)) as process:
+            assert process.port == port
+            assert process.wait_for("listening on .*, opened by systemd")
+            assert (await speak(process, "Good evening.")).rate == RATE
+            for worker in process.workers():
+                assert not [each for each in worker.net_connections() if each.laddr.port == port]
+
+
+async def test_who_connects_before_the_start_is_served(tmp_path):
+    path = tmp_path / "wyoming.socket"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        listener.bind(str(path))
+        listener.listen()
+        client = AsyncUnixClient(str(path))
+        await client.connect()
+        await client.write_event(Synthesize("I was early.").event())
+        with daemon("engine.fallback=false", fake="ToneBackend", **handed_down(listener)):
+            assert (await hear(client, "audio-stop")).rate == RATE
+            await client.disconnect()
+        assert path.exists()  # it is systemd's
+
+
+async def test_several_sockets_serve_and_strangers_are_named(tmp_path):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        with daemon(fake="ToneBackend", **handed_down(*sockets, names="wyoming:tea:wyoming")) as process:
+            process.wait_for("a socket from systemd is named 'tea', which is nobody's name")
+            ports = {int(process.wait_for(r"listening on .*:(\d+), opened", count)[1]) for count in (1, 2)}
+            assert ports == {each.getsockname()[1] for each in (sockets[0], sockets[2])}
+            assert (await speak(process, "Good evening.")).rate == RATE
+
+
+def test_sockets_of_another_process_are_left_alone():
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "wyoming", "HOME": "/"}
+    assert take_sockets(environment) == {}
+    assert environment == {"HOME": "/"}
+
+
+def test_a_descriptor_that_does_not_listen_is_one_clear_line():
+    with socket.socket() as idle, started(fake="ToneBackend", **handed_down(idle)) as process:
+        assert process.wait() == os.EX_UNAVAILABLE
+        assert "the descriptor 'wyoming' from systemd is no listening socket" in process.lines[-2]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd is not installed")
+async def test_systemd_s_own_tool_starts_it_for_the_first_client(tmp_path):
+    path = tmp_path / "wyoming.socket"
+    command = ["systemd-socket-activate", "-l", str(path), "--fdname=wyoming"]
+    with started("engine.fallback=false", fake="ToneBackend", through=[*command, *environment_words()]) as process:
+        process.wait_for("Listening on")
+        client = AsyncUnixClient(str(path))
+        await client.connect()
+        await client.write_event(Synthesize("Wake up.").event())
+        assert (await hear(client, "audio-stop")).rate == RATE
+        await client.disconnect()
+        assert process.stop() == 0
+
+
+def environment_words():
+    """The tool starts its child with a clean environment but for these."""
+    return [word for name, value in os.environ.items() for word in ("-E", f"{name}={value}")]

@@ -1,0 +1,148 @@
+"""Who may connect, and how much one address may ask for."""
+
+import contextlib
+import ipaddress
+
+import pytest
+from wyoming.client import AsyncTcpClient
+from wyoming.info import Describe
+from wyoming.tts import Synthesize
+
+from qwentts_daemon.config.live import LiveConfig
+from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
+from qwentts_daemon.errors import Code, SpeechError
+from qwentts_daemon.network import interface_addresses
+from qwentts_daemon.wyoming.rate_limit import REMEMBERED, ClientLimiter, is_allowed
+from tests.support.harness import daemon, hear, started
+
+HOME = "192.168.1.7"
+OWN = next((ip for ip in interface_addresses() if "." in ip and not ipaddress.ip_address(ip).is_loopback), None)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("127.0.0.1", True), ("::1", True), ("10.1.2.3", True), ("172.31.0.1", True), ("192.168.1.7", True),
+        ("169.254.3.4", True), ("100.100.1.1", True), ("fe80::1%eth0", True), ("fd12::1", True),
+        ("::ffff:192.168.1.7", True), ("::ffff:8.8.8.8", False), ("8.8.8.8", False), ("172.32.0.1", False),
+        ("192.169.0.1", False), ("100.128.0.1", False), ("2001:4860::1", False), ("64:ff9b::c0a8:101", False),
+    ],
+)  # fmt: skip
+def test_by_default_private_addresses_may_connect_however_they_are_written(address, allowed):
+    assert is_allowed(address, PRIVATE_NETWORKS) is allowed
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def rules(**keys):
+    clock = Clock()
+    return ClientLimiter(LiveConfig(lambda: Config(wyoming=Wyoming(**keys))), clock), clock
+
+
+def code(call, *arguments):
+    try:
+        call(*arguments)
+    except SpeechError as error:
+        return error.code
+    return None
+
+
+def test_an_address_has_so_many_connections_and_gets_them_back():
+    addresses, _ = rules(max_connections_per_address=2)
+    addresses.enter(HOME)
+    addresses.enter(f"::ffff:{HOME}")
+    assert code(addresses.enter, HOME) == Code.TOO_MANY_CONNECTIONS
+    assert code(addresses.enter, "192.168.1.8") is None
+    addresses.leave(HOME)
+    assert code(addresses.enter, HOME) is None
+
+
+def test_an_address_has_so_many_requests_a_minute():
+    addresses, clock = rules(max_requests_per_minute=60)
+    for _ in range(60):
+        addresses.ask(HOME)
+    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+    clock.now_s += 1
+    assert code(addresses.ask, HOME) is None
+    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+    clock.now_s += 3600
+    for _ in range(60):
+        addresses.ask(HOME)
+    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+
+
+def test_home_assistant_s_polls_never_run_out():
+    addresses, clock = rules(max_requests_per_minute=4)
+    for _ in range(2880):
+        addresses.enter(HOME)
+        addresses.ask(HOME)
+        addresses.leave(HOME)
+        clock.now_s += 30
+
+
+def test_one_machine_cannot_pose_as_many_by_its_ipv6_addresses():
+    addresses, _ = rules(max_connections_per_address=2)
+    addresses.enter("fd00::1")
+    addresses.enter("fd00::2")
+    assert code(addresses.enter, "fd00::3") == Code.TOO_MANY_CONNECTIONS
+    assert code(addresses.enter, "fd00:0:0:1::1") is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", None])
+def test_this_machine_has_no_limits(address):
+    addresses, _ = rules(max_connections_per_address=1, max_requests_per_minute=1)
+    for _ in range(10):
+        addresses.enter(address)
+        addresses.ask(address)
+
+
+def test_what_is_remembered_is_bounded_and_never_forgets_who_is_there():
+    addresses, _ = rules(max_connections_per_address=1)
+    addresses.enter(HOME)
+    for number in range(3 * REMEMBERED):
+        addresses.enter(guest := str(ipaddress.ip_address("10.0.0.0") + number))
+        addresses.leave(guest)
+    assert len(addresses._guests) == REMEMBERED
+    assert code(addresses.enter, HOME) == Code.TOO_MANY_CONNECTIONS
+
+
+@contextlib.asynccontextmanager
+async def calling(process, host):
+    client = AsyncTcpClient(host, int(process.wait_for(r"listening on tcp://.*:(\d+)")[1]))
+    await client.connect()
+    try:
+        yield client
+    finally:
+        await client.disconnect()
+
+
+async def test_an_address_that_is_not_allowed_is_told_so_and_the_log_says_which_key():
+    with started("wyoming.allow_networks=[10.0.0.0/8]", fake="ToneBackend") as process:
+        for _ in range(3):
+            async with calling(process, "127.0.0.1") as client:
+                assert (await hear(client, "never")).code == "address-not-allowed"
+        line = "WARNING .* refused: 127.0.0.1 is in none of wyoming.allow_networks"
+        process.wait_for(line)
+        process.wait_for("DEBUG .* refused: ", 2)
+        assert len([each for each in process.lines if " refused: " in each and "WARNING" in each]) == 1
+        assert process.stop() == 0
+
+
+@pytest.mark.skipif(OWN is None, reason="this machine has the loopback interface only")
+async def test_another_address_has_its_limits():
+    limits = ("wyoming.max_connections_per_address=1", "wyoming.max_requests_per_minute=5")
+    settings = (f"wyoming.allow_networks=[{OWN}/32]", "wyoming.zeroconf=false", *limits)
+    with daemon(*settings, uri=f"tcp://{OWN}:0", fake="ToneBackend") as process:
+        async with calling(process, OWN) as client:
+            await client.write_event(Synthesize("I am here.").event())
+            assert (await hear(client, "audio-stop")).seconds
+            async with calling(process, OWN) as other:
+                assert (await hear(other, "never")).code == "too-many-connections"
+            for _ in range(4):
+                await client.write_event(Describe().event())
+            assert (await hear(client, "never")).code == "too-many-requests"

@@ -1,0 +1,32 @@
+"""The compiled frame can be traced as a whole, and says what the plain one says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from engine.acceleration.compiled import CompiledDecodeStep
+from tests.engine.support.engine_harness import TEXTS, Speaker, same
+
+
+def traced(function: Callable[..., Any], fullgraph: bool, dynamic: bool, mode: str) -> Callable[..., Any]:
+    """torch.compile without the minutes that Inductor takes."""
+    return real_compile(function, fullgraph=fullgraph, dynamic=dynamic, backend="eager")
+
+
+real_compile = torch.compile
+
+
+def test_both_halves_are_traced_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", traced)
+    plain, compiled = Speaker(), Speaker()
+    compiled.runner.frame = CompiledDecodeStep(compiled.runner.model, compiled.runner.state)
+    for speaker in (plain, compiled):
+        for job, text in enumerate(TEXTS[:2]):
+            speaker.start(job, text, seed=job, max_new_tokens=6 + 2 * job)
+    expected = plain.finish()
+    for job, spoken in compiled.finish().items():
+        same(spoken, expected[job])

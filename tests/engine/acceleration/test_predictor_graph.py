@@ -1,0 +1,32 @@
+"""Frames that are not captured as a whole, whose code predictor is: the same codes, and only for captured batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.acceleration.predictor_graph import DrawGraphs
+from engine.runtime.decode_step import EagerDecodeStep
+from tests.engine.support.engine_harness import TEXTS, Speaker, Spoken, same
+from tests.engine.support.recorded_calls import RecordedPredictor
+
+
+def spoken(speaker: Speaker) -> dict[int, Spoken]:
+    for job, text in enumerate(TEXTS):
+        speaker.start(job, text, seed=job, max_new_tokens=6 + 3 * job)
+    return speaker.finish()
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3), (3,)])
+@torch.inference_mode()
+def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
+    plain, graphed, graphs = Speaker(), Speaker(), RecordedPredictor()
+    frame = graphed.runner.frame
+    assert isinstance(frame, EagerDecodeStep)
+    draws = DrawGraphs(frame, graphs)  # type: ignore[arg-type]
+    draws.capture(sizes, graphed.runner.model, graphed.runner.state)
+    frame.draw = draws  # type: ignore[method-assign, assignment]
+    expected = spoken(plain)
+    for job, made in spoken(graphed).items():
+        same(made, expected[job])
+    assert {rows for rows, _ in graphs.replays} == set(sizes)  # batches become smaller as jobs end

@@ -1,0 +1,66 @@
+"""Rules of engine/model that keep it fast and portable: what it imports, and that no step reads the device back."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine.model
+from engine.model.speech_model import SpeechModel
+from engine.model.talker import BatchRows
+from tests.engine.support.tiny_models import tiny_model
+
+FOLDER = Path(engine.model.__file__).parent
+FILES = sorted(FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_imports_only_torch_and_itself(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            own = node.level == 1
+            roots = [] if own else [(node.module or "").split(".")[0]]
+            assert node.level <= 1, f"line {node.lineno} leaves engine/model"
+        else:
+            roots = [name.name.split(".")[0] for name in node.names] if isinstance(node, ast.Import) else []
+        assert all(root == "torch" or root in sys.stdlib_module_names for root in roots), roots
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_stays_within_the_house_limits(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, node.name
+
+
+@torch.inference_mode()
+def test_a_step_never_looks_at_a_value() -> None:
+    """On the meta device there are no values: whatever would read one back, or branch on it, raises here."""
+    config = tiny_model().config
+    with torch.device("meta"):
+        model = SpeechModel(config).eval().to("meta")
+        slots, code = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+        cache, frame_cache, state = (
+            model.talker.allocate(4, 32),
+            model.code_predictor.allocate(4),
+            model.decoder.allocate(4),
+        )
+        hidden, _ = model.talker.step(torch.zeros(3, 64), cache, BatchRows(slots, slots, 32))
+        codes = model.code_predictor.frame(hidden, code, frame_cache, lambda logits, _: logits.argmax(-1))
+        model.talker.step(model.talker.codes(codes), cache, BatchRows(slots, slots, 32))
+        for frames in (1, 2, 4, 8):
+            wave = model.decoder.step(codes.unsqueeze(-1).expand(-1, -1, frames), slots, state)
+            assert wave.shape == (3, 1920 * frames)
+        state.reset(slots)
+
+
+def test_reading_configs_and_finding_files_needs_no_torch() -> None:
+    code = "import sys, engine.checkpoint.hub, engine.model.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parents[1], check=False).returncode == 0

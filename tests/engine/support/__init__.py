@@ -1,0 +1,1 @@
+"""Models, inputs and reference runs for the tests of the engine."""

@@ -1,0 +1,37 @@
+"""Voice prompts on disk and the shortest recording that makes one."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine.voices.prompt import VoicePrompt, VoicePromptError, make_voice_prompt
+from tests.engine.support.random_inputs import sound
+from tests.engine.support.tiny_models import tiny_model
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    made = make_voice_prompt(tiny_model(), sound(1.0, 1), "the door is open")
+    made.save(tmp_path / "prompt.npz")
+    loaded = VoicePrompt.load(tmp_path / "prompt.npz")
+    assert loaded.clone == made.clone
+    assert torch.equal(loaded.codes, made.codes)
+    assert list(tmp_path.iterdir()) == [tmp_path / "prompt.npz"]
+
+
+@pytest.mark.parametrize("length", [0, 10, 200, -30])
+def test_half_a_file_is_a_clear_error(tmp_path, length):
+    path = tmp_path / "prompt.npz"
+    make_voice_prompt(tiny_model(), sound(1.0, 1), "hello").save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(VoicePromptError, match="not a voice prompt"):
+        VoicePrompt.load(path)
+
+
+def test_a_moment_is_too_short_to_hear():
+    with pytest.raises(VoicePromptError, match="too short"):
+        make_voice_prompt(tiny_model(), np.zeros(100, np.float32), None)
+
+
+def test_only_a_base_model_hears():
+    with pytest.raises(VoicePromptError, match="Base model"):
+        make_voice_prompt(tiny_model("custom_voice"), sound(1.0, 1), None)

@@ -1,0 +1,1 @@
+"""Daemons, brokers, fakes and faults for the tests."""
