@@ -65,7 +65,7 @@ def engine_parser(description: str | None, directory: bool = True) -> argparse.A
 
 
 def peer_lines(command: str, as_json: bool) -> Iterator[str]:
-    """Run a peer to its end and give its lines, each with the command before it; its errors go where ours go.
+    """Run another engine's own benchmark and yield its lines, each with the command before it; its stderr is ours.
 
     Raises CalledProcessError when it fails.
     """

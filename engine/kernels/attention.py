@@ -94,9 +94,8 @@ def _attend(
     GROUP: tl.constexpr = HEADS // KV_HEADS
     ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores take 16; rows behind the group repeat its last head
     batch, kv_head = tl.program_id(0), tl.program_id(1)
-    d = tl.arange(0, D)
+    d, g = tl.arange(0, D), tl.arange(0, ROWS)
     half_turned = (d + D // 2) % D
-    g = tl.arange(0, ROWS)
     if AHEAD:
         # The same layer wrote them some attentions ago, and of those only the last can still be running: the kernels
         # between two attentions begin when the first has waited for all before it, which is when it lets them.

@@ -111,8 +111,7 @@ def attend_ring(
 
     keys += slot * slot_stride + head * (RING * SIZE)
     values += slot * slot_stride + head * (RING * SIZE)
-    old = place_in_ring[:, None] * SIZE
-    known = (place_in_ring < RING)[:, None]
+    old, known = place_in_ring[:, None] * SIZE, (place_in_ring < RING)[:, None]
     o1 = tl.load(keys + old + pair[None, :], mask=known & paired, other=0.0)
     o2 = tl.load(keys + old + SIZE // 2 + pair[None, :], mask=known & paired, other=0.0)
     ov = tl.load(values + old + lane[None, :], mask=known & laned, other=0.0)

@@ -22,7 +22,7 @@ def test_a_daemon_that_needs_addresses_serves_them(tmp_path, wish):
         assert get(f"{base}/healthz") == (200, b"ok\n")
         assert get(f"{base}/readyz") == (200, b"ready\n")
         assert get(f"{base}/audio/x.wav")[0] == 404
-        warned = [line for line in process.lines if "without a broker (mqtt.host) nobody can announce" in line]
+        warned = [line for line in process.lines if "announcements need a broker; set mqtt.host" in line]
         assert len(warned) == ("targets" in wish)
 
 
