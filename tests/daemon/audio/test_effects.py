@@ -28,21 +28,21 @@ async def heard(pieces, preparation, rate=RATE):
 
 
 @given(samples, st.integers(0, FULL_SCALE))
-def test_volume_scales_each_sample_to_the_nearest(values, factor):
+def test_volume_scales_and_rounds_samples(values, factor):
     made = array("h", scaled(values.tobytes(), factor / FULL_SCALE))
     assert all(abs(new - old * factor / FULL_SCALE) <= 0.5 for new, old in zip(made, values, strict=True))
     assert all(abs(new) <= abs(old) for new, old in zip(made, values, strict=True))
 
 
 @given(samples)
-def test_full_volume_changes_nothing_and_none_is_silence(values):
+def test_volume_one_is_identity_and_zero_is_silence(values):
     assert scaled(values.tobytes(), 1.0) == values.tobytes()
     assert not any(scaled(values.tobytes(), 0.0))
 
 
 @given(lengths, st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.booleans(), rates)
 @settings(max_examples=30, deadline=None)
-def test_however_speech_is_cut_it_sounds_the_same(lengths, volume, lead_s, tail_s, rings, rate):
+def test_effects_are_independent_of_chunking(lengths, volume, lead_s, tail_s, rings, rate):
     speech = tone(9000, rate)
     preparation = Effects(volume, CHIME if rings else None, lead_s, tail_s)
     made, longest = asyncio.run(heard(cut(speech, *lengths), preparation, rate))
@@ -52,11 +52,11 @@ def test_however_speech_is_cut_it_sounds_the_same(lengths, volume, lead_s, tail_
     assert longest <= PIECE_SAMPLES
 
 
-async def test_nothing_is_heard_when_nothing_is_spoken():
+async def test_effects_of_empty_speech_are_empty():
     assert await heard([], Effects(chime=CHIME, lead_s=1, tail_s=1)) == (b"", 0)
 
 
-async def test_no_chime_before_there_is_speech():
+async def test_chime_waits_for_first_audio():
     tap = Tap()
     sound = prepared(tap.pcm(), Effects(chime=CHIME))
     first = asyncio.create_task(anext(sound))
@@ -67,7 +67,7 @@ async def test_no_chime_before_there_is_speech():
     await sound.aclose()
 
 
-async def test_closing_it_closes_the_speech():
+async def test_closing_effects_closes_speech():
     tap = Tap()
     tap.pour(tone(100))
     async with aclosing(prepared(tap.pcm(), Effects())) as sound:
@@ -76,7 +76,7 @@ async def test_closing_it_closes_the_speech():
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 48_000])
-def test_the_chime_has_soft_edges_and_no_jumps(rate):
+def test_chime_has_soft_edges(rate):
     values = array("h", two_tones(rate))
     assert values[0] == values[-1] == 0
     assert 9_000 < max(map(abs, values)) <= 10_000
@@ -93,12 +93,12 @@ def wav(path, values, rate=RATE, channels=1, width=2):
     return path
 
 
-def test_a_chime_of_the_user_is_played_as_it_is(tmp_path):
+def test_chime_file_is_played_unchanged(tmp_path):
     own = tone(2400)
     assert Chime(wav(tmp_path / "a.wav", own)).at(RATE) == own
 
 
-def test_a_chime_of_the_user_is_mixed_and_resampled(tmp_path):
+def test_chime_file_is_mixed_down_and_resampled(tmp_path):
     stereo = array("h", [value for left in array("h", tone(4800, 48_000)) for value in (left, 0)])
     chime = Chime(wav(tmp_path / "a.wav", stereo.tobytes(), 48_000, channels=2))
     assert len(chime.at(RATE)) == 4800  # bytes: a tenth of a second
@@ -117,7 +117,7 @@ def test_a_chime_of_the_user_is_mixed_and_resampled(tmp_path):
         (lambda path: path.mkdir(), "Is a directory"),
     ],
 )
-def test_a_chime_that_cannot_be_used_is_named(tmp_path, content, message):
+def test_unusable_chime_file_is_named(tmp_path, content, message):
     path = tmp_path / "chime.wav"
     content(path)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -127,7 +127,7 @@ def test_a_chime_that_cannot_be_used_is_named(tmp_path, content, message):
 
 @given(lengths, rates)
 @settings(max_examples=30, deadline=None)
-def test_resampling_does_not_depend_on_how_it_is_cut(lengths, rate):
+def test_resampler_is_independent_of_chunking(lengths, rate):
     speech = tone(4_000, rate)
     resampler = Resampler(rate, 48_000)
     made = b"".join(map(resampler.feed, cut(speech, *lengths))) + resampler.end()
@@ -137,6 +137,6 @@ def test_resampling_does_not_depend_on_how_it_is_cut(lengths, rate):
 
 
 @pytest.mark.parametrize("rate", [22_050, 24_000])
-def test_a_resampled_tone_is_that_tone(rate):
+def test_resampled_tone_keeps_its_frequency(rate):
     made, wanted = array("h", resampled(tone(rate, rate), rate, 48_000)), array("h", tone(48_000, 48_000))
     assert max(abs(one - other) for one, other in zip(made[500:-500], wanted[500:-500], strict=True)) < 20

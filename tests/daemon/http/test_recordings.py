@@ -27,7 +27,7 @@ def complete(shelf, size):
     return recording
 
 
-async def test_a_complete_one_goes_after_its_time(tmp_path):
+async def test_complete_recording_expires(tmp_path):
     one = shelf(tmp_path, keep_s=0.05)
     recording = complete(one, 2_000)
     with recording.listening():
@@ -37,7 +37,7 @@ async def test_a_complete_one_goes_after_its_time(tmp_path):
     assert one.used_bytes == 0
 
 
-async def test_the_oldest_that_nobody_hears_makes_room(tmp_path):
+async def test_oldest_unread_recording_is_evicted(tmp_path):
     one = shelf(tmp_path)
     heard, oldest, newer = (complete(one, 240_000) for _ in range(3))
     with heard.listening():
@@ -55,7 +55,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
-async def test_on_a_disk_that_is_smaller_than_its_space_the_oldest_makes_room_too(small_disk):
+async def test_full_disk_evicts_oldest_recording(small_disk):
     one = shelf(small_disk)
     oldest, newer, newest = (complete(one, 200_000) for _ in range(3))
     assert [one.find(each.identity) for each in (oldest, newer, newest)] == [None, newer, newest]
@@ -66,14 +66,14 @@ async def test_on_a_disk_that_is_smaller_than_its_space_the_oldest_makes_room_to
     one.close()
 
 
-async def test_what_is_being_made_or_heard_never_makes_room(tmp_path):
+async def test_recordings_in_use_are_not_evicted(tmp_path):
     one = shelf(tmp_path)
     one.begin().append(Pcm(RATE, bytes(500_000)))
     with complete(one, 400_000).listening(), pytest.raises(RecordingError, match=r"used up.*http\.cache_megabytes"):
         one.begin().append(Pcm(RATE, bytes(200_000)))
 
 
-async def test_there_are_so_many_places_and_no_more(tmp_path):
+async def test_recordings_are_limited_in_number(tmp_path):
     one = shelf(tmp_path)
     first = complete(one, 10)
     for _ in range(MAX_RECORDINGS):
@@ -84,7 +84,7 @@ async def test_there_are_so_many_places_and_no_more(tmp_path):
     one.close()
 
 
-async def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+async def test_unwritable_directory_is_named(tmp_path):
     with pytest.raises(RecordingError, match=r"none: No such file or directory \(http\.cache_dir\)"):
         shelf(tmp_path / "none").begin()
 
@@ -94,7 +94,7 @@ STEPS = ["begin", "append", "complete", "withdraw", "hear", "leave"]
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9)), max_size=60))
 @settings(max_examples=100, deadline=None)
-def test_the_books_are_right_whatever_happens(tmp_path_factory, steps):
+def test_store_accounting_holds_for_any_history(tmp_path_factory, steps):
     asyncio.run(whatever_happens(shelf(tmp_path_factory.mktemp("shelf"), 2_000), steps))
 
 

@@ -48,20 +48,20 @@ def both_ready(*settings, **options):
         yield process
 
 
-async def test_each_worker_takes_as_many_as_it_can_and_then_the_line_is_full():
+async def test_workers_fill_to_capacity_then_queue_is_full():
     with both_ready(ALONE, "queue.max_size=1", "queue.max_wait=60", fake="EndlessSingle") as process:
         async with speaking(process, 2), asking(process):
             assert (await speak(process, "No room.")).code == "queue-full"
 
 
-async def test_who_waits_gets_the_first_worker_that_is_free():
+async def test_waiting_request_gets_first_free_worker():
     with both_ready(ALONE, fake="EndlessSingle") as process:
         async with speaking(process, 2) as (_, second), asking(process) as waiting:
             await second.disconnect()
             assert (await hear(waiting, "audio-chunk")).types == ["audio-start", "audio-chunk"]
 
 
-async def test_a_worker_that_dies_is_replaced_alone_while_the_other_goes_on():
+async def test_dead_worker_is_replaced_while_other_continues():
     with both_ready(ALONE, fake="EndlessSingle") as process:
         async with speaking(process, 2) as clients, asking(process) as waiting:
             worker(process, 1).kill()
@@ -73,7 +73,7 @@ async def test_a_worker_that_dies_is_replaced_alone_while_the_other_goes_on():
         assert len([line for line in process.lines if "qwentts-qwen3-0 is ready" in line]) == 1
 
 
-async def test_when_all_have_died_the_embedded_voice_covers():
+async def test_fallback_speaks_when_all_workers_died():
     with both_ready(fake="EndlessSingle") as process:
         process.wait_for("qwentts-espeak is ready")
         async with speaking(process, 2), asking(process) as waiting:
@@ -85,7 +85,7 @@ async def test_when_all_have_died_the_embedded_voice_covers():
             assert (await hear(waiting, "audio-stop")).rate == ESPEAK_RATE
 
 
-async def test_one_that_can_never_be_loaded_leaves_the_work_to_the_other():
+async def test_worker_that_cannot_load_leaves_jobs_to_the_other():
     with started(TWO, ALONE, fake="LoadsOnFirst") as process:
         process.wait_for("qwentts-qwen3-1 cannot be loaded: no such device")
         assert (await speak(process, "It works.")).rate == RATE
@@ -107,18 +107,18 @@ def settings_of(*words, **environment):
         ("all", [("qwentts-qwen3-0", "cuda:0"), ("qwentts-qwen3-1", "cuda:1")]),
     ],
 )
-def test_there_is_a_worker_for_each_device_and_one_that_covers(devices, workers):
+def test_one_worker_per_device_and_one_fallback(devices, workers):
     found = settings_of(f"engine.devices={devices}", CUDA_VISIBLE_DEVICES="4,5")
     assert found == [workers, [("qwentts-espeak", None)]]
 
 
-def test_all_where_gpus_cannot_be_counted_is_the_one_that_torch_finds():
+def test_devices_all_without_gpu_count_means_auto():
     assert settings_of("engine.devices=all", "engine.fallback=false", CUDA_VISIBLE_DEVICES="") == [
         [("qwentts-qwen3", "auto")]
     ]
 
 
-def test_a_worker_is_told_how_to_run_the_model():
+def test_worker_settings_carry_model_options():
     config = load(None, {}, ["engine.backend=qwen3", "engine.kernels=plain", "engine.cuda_graphs=false",
                              "engine.codec_dtype=float16", "audio.trim_silence=true"])  # fmt: skip
     (worker_settings,) = choose_engines(config, {})[0]

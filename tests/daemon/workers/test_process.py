@@ -21,7 +21,7 @@ async def describe_lists_voices(process):
         return bool((await hear(client, "info")).events[-1].data["tts"][0]["voices"])
 
 
-async def test_the_embedded_voice_covers_for_a_model_that_loads(tmp_path):
+async def test_fallback_speaks_while_model_loads(tmp_path):
     gate = tmp_path / "gate"
     with daemon(fake="SlowLoading", ready="qwentts-espeak", TEST_GATE=str(gate)) as process:
         assert await describe_lists_voices(process)
@@ -31,12 +31,12 @@ async def test_the_embedded_voice_covers_for_a_model_that_loads(tmp_path):
         assert (await speak(process, "Now it is me.")).rate == RATE
 
 
-async def test_a_request_before_any_voice_is_ready_is_spoken_by_the_first_that_is(tmp_path):
+async def test_request_before_any_engine_is_ready_goes_to_first_ready(tmp_path):
     with started(fake="SlowLoading", TEST_GATE=str(tmp_path / "gate")) as process:
         assert (await speak(process, "Is anybody there?")).rate == ESPEAK_RATE
 
 
-async def test_requests_that_wait_for_a_worker_that_dies_go_to_the_embedded_voice():
+async def test_waiting_requests_go_to_fallback_when_worker_dies():
     with daemon(fake="Endless") as process:
         process.wait_for("qwentts-espeak is ready")
         async with contextlib.AsyncExitStack() as stack:
@@ -52,7 +52,7 @@ async def test_requests_that_wait_for_a_worker_that_dies_go_to_the_embedded_voic
             assert (await hear(waiting, "audio-stop")).rate == ESPEAK_RATE
 
 
-async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path):
+async def test_request_waits_for_model_without_fallback(tmp_path):
     gate = tmp_path / "gate"
     with started("engine.fallback=false", fake="SlowLoading", TEST_GATE=str(gate)) as process:
         async with connected(process) as client:
@@ -62,13 +62,13 @@ async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path
             assert (await hear(client, "audio-stop")).rate == RATE
 
 
-async def test_the_embedded_voice_covers_for_a_model_that_cannot_be_loaded():
+async def test_fallback_speaks_when_model_cannot_be_loaded():
     with daemon(fake="Unloadable", ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: no such model")
         assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
 
 
-async def test_the_embedded_voice_covers_for_a_model_that_this_machine_cannot_run():
+async def test_fallback_speaks_when_machine_cannot_run_model():
     settings = [
         "engine.backend=auto",
         "engine.model=/nowhere",
@@ -82,14 +82,14 @@ async def test_the_embedded_voice_covers_for_a_model_that_this_machine_cannot_ru
         process.wait_for(r"done: .*voice espeak-de\b")
 
 
-async def test_without_the_embedded_voice_names_that_this_machine_cannot_speak_stop_the_start():
+async def test_unusable_backend_without_fallback_stops_start():
     with started(
         "engine.backend=auto", "engine.fallback=false", "engine.model=/nowhere", "voices.default=ryan"
     ) as process:
         assert process.wait() == os.EX_CONFIG
 
 
-async def test_a_fault_while_loading_is_told_and_covered_for():
+async def test_load_error_is_logged_and_fallback_speaks():
     with started(fake="Faulty") as process:
         process.wait_for("qwentts-espeak is ready")
         process.wait_for("qwentts-qwen3 cannot be loaded: KeyError: 'weights'")
@@ -97,14 +97,14 @@ async def test_a_fault_while_loading_is_told_and_covered_for():
         assert process.stop() == 0
 
 
-async def test_a_daemon_without_any_voice_says_so_and_ends():
+async def test_daemon_without_any_voice_exits_with_reason():
     with started("engine.fallback=false", fake="Unloadable") as process:
         assert process.wait() == os.EX_UNAVAILABLE
         assert "no voice can be loaded: no such model" in "\n".join(process.lines)
         assert "Traceback" not in "\n".join(process.lines)
 
 
-async def test_a_killed_worker_is_an_error_for_its_client_and_replaced():
+async def test_killed_worker_fails_its_client_and_is_replaced():
     with daemon("engine.fallback=false", fake="Endless") as process:
         (worker,) = process.workers()
         async with connected(process) as client:
@@ -120,13 +120,13 @@ async def test_a_killed_worker_is_an_error_for_its_client_and_replaced():
             assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
 
 
-async def test_a_worker_that_dies_of_one_text_lives_for_the_next():
+async def test_worker_is_replaced_after_dying_of_a_text():
     with daemon("engine.fallback=false", fake="Suicidal") as process:
         assert (await speak(process, "Please [die] now.")).code == "engine-unavailable"
         assert (await speak(process, "And again.")).rate == RATE
 
 
-async def test_a_silent_worker_is_replaced():
+async def test_silent_worker_is_replaced():
     with daemon("engine.fallback=false", "engine.heartbeat_timeout=3", fake="Endless") as process:
         (worker,) = process.workers()
         async with connected(process) as client:
@@ -138,7 +138,7 @@ async def test_a_silent_worker_is_replaced():
         process.wait_for("is ready", 2)
 
 
-def test_the_daemon_can_be_stopped_while_a_silent_worker_is_being_replaced():
+def test_daemon_stops_while_silent_worker_is_being_replaced():
     with started("engine.fallback=false", "engine.heartbeat_timeout=3", fake="ToneBackend") as process:
         process.wait_for("is ready")
         process.workers()[0].suspend()
@@ -146,7 +146,7 @@ def test_the_daemon_can_be_stopped_while_a_silent_worker_is_being_replaced():
         assert process.stop() == 0
 
 
-def test_a_worker_that_is_silent_while_it_loads_is_replaced_too(tmp_path):
+def test_worker_silent_while_loading_is_replaced(tmp_path):
     gate = tmp_path / "gate"
     settings = ("engine.fallback=false", "engine.heartbeat_timeout=3")
     with started(*settings, fake="SlowLoading", TEST_GATE=str(gate)) as process:
@@ -160,7 +160,7 @@ def test_a_worker_that_is_silent_while_it_loads_is_replaced_too(tmp_path):
         assert process.stop() == 0
 
 
-async def test_the_worker_ignores_signals_meant_for_the_daemon():
+async def test_worker_ignores_signals_for_the_daemon():
     with daemon(fake="ToneBackend") as process:
         for worker in process.workers():
             worker.send_signal(signal.SIGINT)
@@ -169,7 +169,7 @@ async def test_the_worker_ignores_signals_meant_for_the_daemon():
         assert len([line for line in process.lines if "is ready" in line]) <= 2
 
 
-def test_no_worker_outlives_a_killed_daemon():
+def test_worker_exits_when_daemon_is_killed():
     with daemon_killed() as workers:
         assert len(workers) == 2
         assert not outliving(workers)
@@ -191,7 +191,7 @@ class daemon_killed:
 
 
 @pytest.mark.parametrize("backend", ["auto", "espeak"])
-async def test_the_choice_of_the_backend_is_one_line_with_its_reason(backend):
+async def test_backend_choice_is_logged_with_reason(backend):
     with daemon(f"engine.backend={backend}") as process:
         assert len([line for line in process.lines if f"engine.backend {backend}: espeak, because" in line]) == 1
         heard = await asyncio.wait_for(speak(process, "Good evening."), PATIENCE_S)

@@ -28,7 +28,7 @@ OWN = next((ip for ip in interface_addresses() if "." in ip and not ipaddress.ip
         ("192.169.0.1", False), ("100.128.0.1", False), ("2001:4860::1", False), ("64:ff9b::c0a8:101", False),
     ],
 )  # fmt: skip
-def test_by_default_private_addresses_may_connect_however_they_are_written(address, allowed):
+def test_private_addresses_are_allowed_in_any_notation(address, allowed):
     assert is_allowed(address, PRIVATE_NETWORKS) is allowed
 
 
@@ -52,7 +52,7 @@ def code(call, *arguments):
     return None
 
 
-def test_an_address_has_so_many_connections_and_gets_them_back():
+def test_connections_per_address_are_limited_and_released():
     addresses, _ = rules(max_connections_per_address=2)
     addresses.enter(HOME)
     addresses.enter(f"::ffff:{HOME}")
@@ -62,7 +62,7 @@ def test_an_address_has_so_many_connections_and_gets_them_back():
     assert code(addresses.enter, HOME) is None
 
 
-def test_an_address_has_so_many_requests_a_minute():
+def test_requests_per_minute_are_limited():
     addresses, clock = rules(max_requests_per_minute=60)
     for _ in range(60):
         addresses.ask(HOME)
@@ -76,7 +76,7 @@ def test_an_address_has_so_many_requests_a_minute():
     assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
 
 
-def test_home_assistant_s_polls_never_run_out():
+def test_home_assistant_polls_stay_within_limits():
     addresses, clock = rules(max_requests_per_minute=4)
     for _ in range(2880):
         addresses.enter(HOME)
@@ -85,7 +85,7 @@ def test_home_assistant_s_polls_never_run_out():
         clock.now_s += 30
 
 
-def test_one_machine_cannot_pose_as_many_by_its_ipv6_addresses():
+def test_ipv6_addresses_of_one_prefix_share_limits():
     addresses, _ = rules(max_connections_per_address=2)
     addresses.enter("fd00::1")
     addresses.enter("fd00::2")
@@ -94,14 +94,14 @@ def test_one_machine_cannot_pose_as_many_by_its_ipv6_addresses():
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", None])
-def test_this_machine_has_no_limits(address):
+def test_loopback_is_unlimited(address):
     addresses, _ = rules(max_connections_per_address=1, max_requests_per_minute=1)
     for _ in range(10):
         addresses.enter(address)
         addresses.ask(address)
 
 
-def test_what_is_remembered_is_bounded_and_never_forgets_who_is_there():
+def test_client_table_is_bounded_and_keeps_connected_clients():
     addresses, _ = rules(max_connections_per_address=1)
     addresses.enter(HOME)
     for number in range(3 * REMEMBERED):
@@ -121,7 +121,7 @@ async def calling(process, host):
         await client.disconnect()
 
 
-async def test_an_address_that_is_not_allowed_is_told_so_and_the_log_says_which_key():
+async def test_disallowed_address_gets_error_and_log_names_key():
     with started("wyoming.allow_networks=[10.0.0.0/8]", fake="ToneBackend") as process:
         for _ in range(3):
             async with calling(process, "127.0.0.1") as client:
@@ -134,7 +134,7 @@ async def test_an_address_that_is_not_allowed_is_told_so_and_the_log_says_which_
 
 
 @pytest.mark.skipif(OWN is None, reason="this machine has the loopback interface only")
-async def test_another_address_has_its_limits():
+async def test_limits_apply_to_non_loopback_addresses():
     limits = ("wyoming.max_connections_per_address=1", "wyoming.max_requests_per_minute=5")
     settings = (f"wyoming.allow_networks=[{OWN}/32]", "wyoming.zeroconf=false", *limits)
     with daemon(*settings, uri=f"tcp://{OWN}:0", fake="ToneBackend") as process:

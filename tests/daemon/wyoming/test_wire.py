@@ -36,12 +36,12 @@ def read_all(data: bytes) -> list[Event]:
 
 
 @given(st.lists(events, max_size=3))
-def test_events_survive_the_wire(sent):
+def test_events_round_trip(sent):
     assert read_all(b"".join(map(encode_event, sent))) == sent
 
 
 @given(events)
-def test_the_wyoming_package_reads_what_we_write(event):
+def test_wyoming_package_reads_our_events(event):
     async def read() -> Event | None:
         reader = asyncio.StreamReader()
         reader.feed_data(encode_event(event))
@@ -56,23 +56,23 @@ def test_the_wyoming_package_reads_what_we_write(event):
     | st.builds(lambda head, tail: json.dumps(head).encode() + b"\n" + tail, json_values, st.binary(max_size=50))
 )
 @example(b'{"type": "x", "payload_length": 1' + b"0" * 5000 + b"}\n")
-def test_any_bytes_are_events_or_a_wire_error(data):
+def test_any_bytes_parse_or_raise_wire_error(data):
     try:
         read_all(data)
     except WireError as error:
         assert str(error)
 
 
-def test_data_of_header_and_body_are_merged():
+def test_header_and_body_data_are_merged():
     (event,) = read_all(b'{"type": "a", "data": {"x": 1, "y": 1}, "data_length": 8}\n{"y": 2}')
     assert event == Event("a", {"x": 1, "y": 2})
 
 
-def test_null_data_is_no_data():
+def test_null_data_means_empty_data():
     assert read_all(b'{"type": "a", "data": null}\n') == [Event("a", {})]
 
 
-def test_carriage_returns_are_blanks():
+def test_carriage_returns_are_ignored():
     assert read_all(b'{"type": "a"}\r\n') == [Event("a", {})]
 
 
@@ -98,6 +98,6 @@ def test_carriage_returns_are_blanks():
         (b'{"type": "a"', "ended inside a header"),
     ],
 )  # fmt: skip
-def test_what_is_no_event_is_refused_with_its_reason(data, message):
+def test_invalid_events_raise_with_reason(data, message):
     with pytest.raises(WireError, match=message):
         read_all(data)

@@ -56,7 +56,7 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("lag", "pool"), [(0, ROOMY), (1, ROOMY), (1, PoolSize(1, 256)), (0, PoolSize(200, 3))], ids=str
 )
-def test_blocks_give_the_codes_of_rows_alone_and_in_company(lag: int, pool: PoolSize) -> None:
+def test_paged_cache_gives_same_codes_as_slots(lag: int, pool: PoolSize) -> None:
     speaker = Speaker(lag=lag, pool=pool)
     for job, (text, options) in enumerate(JOBS):
         speaker.start(job, text, **options)
@@ -77,7 +77,7 @@ def displaced_in(speaker: Speaker) -> tuple[dict[int, Spoken], set[int]]:
 
 
 @LAGS
-def test_when_blocks_run_out_speech_waits_in_host_memory_and_goes_on_unchanged(lag: int) -> None:
+def test_preempted_sequence_resumes_unchanged_from_host_memory(lag: int) -> None:
     pool = PoolSize(10, 4)
     speaker = Speaker(slots=3, max_positions=40, lag=lag, pool=pool)
     for job in range(3):
@@ -89,7 +89,7 @@ def test_when_blocks_run_out_speech_waits_in_host_memory_and_goes_on_unchanged(l
     assert books(speaker.runner) == (10, 0, 0)
 
 
-def test_a_held_job_gives_way_to_others_and_goes_on_when_it_is_let_go() -> None:
+def test_paused_job_is_preempted_and_resumes() -> None:
     speaker = Speaker(slots=2, max_positions=64, pool=PoolSize(16, 4))
     speaker.start(0, TEXTS[0], max_new_tokens=40)
     first = [progress for _ in range(30) for progress in speaker.engine.step()]
@@ -103,7 +103,7 @@ def test_a_held_job_gives_way_to_others_and_goes_on_when_it_is_let_go() -> None:
     assert books(speaker.runner) == (16, 0, 0)
 
 
-def test_a_job_waits_for_blocks_and_begins_when_there_are_some() -> None:
+def test_job_waits_for_free_blocks() -> None:
     speaker = Speaker(slots=3, max_positions=64, pool=PoolSize(16, 4))
     for job in range(2):
         speaker.start(job, MIDDLE, flowing=False, max_new_tokens=8, seed=job)
@@ -114,7 +114,7 @@ def test_a_job_waits_for_blocks_and_begins_when_there_are_some() -> None:
     same(said[1], alone(MIDDLE, 0, flowing=False, max_new_tokens=8, seed=1))
 
 
-def test_a_cancelled_job_in_host_memory_is_forgotten() -> None:
+def test_cancel_frees_host_memory() -> None:
     speaker = Speaker(slots=2, max_positions=64, pool=PoolSize(16, 4))
     for job in range(2):
         speaker.start(job, TEXTS[job], max_new_tokens=50)
@@ -148,7 +148,7 @@ def contents(runner: PagedRunner, slot: int, positions: int) -> torch.Tensor:
 
 @POOLS
 @torch.inference_mode()
-def test_a_warm_prefix_is_the_same_bits_as_a_cold_one(pool: PoolSize) -> None:
+def test_warm_prefix_is_bitwise_equal_to_cold(pool: PoolSize) -> None:
     speaker, rows = Speaker(), Runner(tiny_model("custom_voice"), 1, 256)
     size = PoolSize(3 * 256 // pool.block_positions, pool.block_positions)
     runner = PagedRunner(tiny_model("custom_voice"), 3, 256, size)
@@ -163,7 +163,7 @@ def test_a_warm_prefix_is_the_same_bits_as_a_cold_one(pool: PoolSize) -> None:
 
 @pytest.mark.parametrize("forgotten", [1, 2, 64])
 @torch.inference_mode()
-def test_a_prefix_whose_blocks_were_forgotten_is_read_again_where_they_lack(forgotten: int) -> None:
+def test_evicted_prefix_blocks_are_prefilled_again(forgotten: int) -> None:
     """Its last position, which fills no block, is kept apart and may outlive them."""
     speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 2, 256, PoolSize(64, 4))
     read = enter(runner, speaker, 0, text=(5,))
@@ -177,7 +177,7 @@ def test_a_prefix_whose_blocks_were_forgotten_is_read_again_where_they_lack(forg
 
 
 @torch.inference_mode()
-def test_prompts_hold_their_full_blocks_together_and_only_where_they_are_equal() -> None:
+def test_prompts_share_equal_full_blocks_only() -> None:
     speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 4, 256, ROOMY)
     read = enter(runner, speaker, 0)
     reads: list[int] = []
@@ -221,7 +221,7 @@ def speak(engine: Engine, jobs: list[tuple[GenerationRequest, str]]) -> dict[int
 
 
 @LAGS
-def test_cloned_voices_share_their_reference_and_speak_as_over_rows(lag: int) -> None:
+def test_cloned_voices_share_reference_blocks(lag: int) -> None:
     loaded = load_checkpoint(tiny_directory("base"), FLOAT32)
     jobs = [(clone_utterance(loaded, seed), text) for seed in (1, 2) for text in (TEXTS[1], TEXTS[0], TEXTS[1])]
     runner = PagedRunner(loaded.model, 6, 256, ROOMY, lag)
@@ -257,7 +257,7 @@ def fails_once(real: Callable[..., Any], after: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_join_that_ran_out_of_memory_begins_again_and_leaves_nothing_behind(after: int) -> None:
+def test_prefill_out_of_memory_is_retried_without_leaks(after: int) -> None:
     speaker = Speaker(pool=ROOMY)
     speaker.runner.read_pieces = fails_once(speaker.runner.read_pieces, after)
     for job in range(3):
@@ -267,7 +267,7 @@ def test_a_join_that_ran_out_of_memory_begins_again_and_leaves_nothing_behind(af
     assert books(speaker.runner) == (ROOMY.blocks, 0, 0)
 
 
-def test_a_prompt_that_never_fits_into_memory_fails_alone() -> None:
+def test_prompt_larger_than_memory_fails_alone() -> None:
     speaker = Speaker(pool=ROOMY)
     real = speaker.runner.read_pieces
 

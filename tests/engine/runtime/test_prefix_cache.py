@@ -19,7 +19,7 @@ from tests.engine.support.recorded_calls import Recorded
 from tests.engine.support.tiny_models import tiny_model
 
 
-def test_it_is_bounded_and_forgets_the_least_recently_used() -> None:
+def test_prefix_cache_is_bounded_and_evicts_lru() -> None:
     store: PrefixCache[str] = PrefixCache(max_bytes=10)
     store.put("a", "A", 4)
     store.put("b", "B", 4)
@@ -30,14 +30,14 @@ def test_it_is_bounded_and_forgets_the_least_recently_used() -> None:
     assert (store.get("a"), store.get("c"), store.bytes) == ("A2", None, 10)
 
 
-def test_what_is_larger_than_the_store_is_not_kept_and_displaces_nothing() -> None:
+def test_prefix_larger_than_cache_is_not_stored_and_evicts_nothing() -> None:
     store: PrefixCache[int] = PrefixCache(max_bytes=10)
     store.put("a", 1, 6)
     store.put("b", 2, 11)
     assert ("a" in store, "b" in store, len(store), store.bytes) == (True, False, 1, 6)
 
 
-def test_any_use_keeps_the_books() -> None:
+def test_prefix_cache_accounting_holds_for_any_use() -> None:
     chance, store, model = random.Random(1), PrefixCache[int](max_bytes=50), OrderedDict[str, int]()
     for _ in range(2000):
         key, size = chance.choice("abcdefgh"), chance.randint(1, 60)
@@ -56,7 +56,7 @@ def test_any_use_keeps_the_books() -> None:
         assert len(store) == len(model)
 
 
-def test_no_torch_needed() -> None:
+def test_prefix_cache_does_not_import_torch() -> None:
     code = "import sys, engine.runtime.prefix_cache, engine.scheduler.chunking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -69,7 +69,7 @@ def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text:
 
 
 @torch.inference_mode()
-def test_a_warm_prefix_is_the_same_bits_as_a_cold_one() -> None:
+def test_warm_prefix_is_bitwise_equal_to_cold() -> None:
     speaker, runner = Speaker(), Runner(tiny_model("custom_voice"), 3, 256)
     read = enter(runner, speaker, 0)
     enter(runner, speaker, 1, "vivian")
@@ -82,7 +82,7 @@ def test_a_warm_prefix_is_the_same_bits_as_a_cold_one() -> None:
 
 
 @torch.inference_mode()
-def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
+def test_uncached_prefix_is_prefilled_each_time() -> None:
     speaker, runner = Speaker(), Runner(tiny_model("custom_voice"), 3, 256)
     runner.prefixes = PrefixCache(max_bytes=0)
     read = enter(runner, speaker, 0)
@@ -94,7 +94,7 @@ def test_a_prefix_that_is_not_kept_is_read_each_time() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("words", "sizes"), [(2, [32, 32]), (50, [32, 64]), (300, [32])])
-def test_pieces_of_a_prompt_are_padded_and_replayed_where_that_fits(words: int, sizes: list[int]) -> None:
+def test_prefill_chunks_are_padded_and_replayed_as_graphs(words: int, sizes: list[int]) -> None:
     speaker, plain = Speaker(), Runner(tiny_model("custom_voice"), 2, 512)
     runner = Runner(tiny_model("custom_voice"), 2, 512, lag=1)
     runner.prompt_graphs = graphs = Recorded()

@@ -31,7 +31,7 @@ def chunks(step_s: float, codec_s: float) -> tuple[list[int], float]:
 
 
 @given(st.floats(0.001, 0.07), st.floats(0.0, 0.01))
-def test_faster_than_speech_it_never_pauses_and_chunks_grow(step_s: float, codec_s: float) -> None:
+def test_buffered_plan_faster_than_real_time_has_no_gaps_and_growing_chunks(step_s: float, codec_s: float) -> None:
     sizes, pauses_s = chunks(step_s, codec_s)
     assert sizes[0] == 1
     assert pauses_s == pytest.approx(0.0, abs=1e-9)
@@ -40,19 +40,19 @@ def test_faster_than_speech_it_never_pauses_and_chunks_grow(step_s: float, codec
 
 
 @given(st.floats(0.08, 5.0), st.floats(0.0, 5.0))
-def test_slower_than_speech_it_sends_all_it_has(step_s: float, codec_s: float) -> None:
+def test_buffered_plan_slower_than_real_time_sends_everything(step_s: float, codec_s: float) -> None:
     sizes, _ = chunks(step_s, codec_s)
     assert sizes[0] == 1
     assert max(sizes) <= 2
     assert sum(sizes) >= FRAMES - 8
 
 
-def test_on_a_fast_gpu_the_second_chunk_can_be_large() -> None:
+def test_buffered_plan_second_chunk_is_large_on_fast_gpu() -> None:
     assert chunks(0.004, 0.006)[0][:3] == [1, 8, 8]
     assert chunks(0.04, 0.01)[0][:8] == [1, 1, 1, 2, 2, 4, 4, 8]
 
 
-def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
+def test_buffered_plan_sends_everything_when_blocked_on_text() -> None:
     patient = replace(NOW, waiting=3, in_hand_s=9.0)
     assert BufferedPlan().due(patient) == 0
     assert BufferedPlan().due(replace(patient, starved=True)) == 3
@@ -60,11 +60,11 @@ def test_a_job_that_must_wait_for_text_sends_what_it_has() -> None:
     assert BufferedPlan().due(replace(patient, in_hand_s=0.0)) == 2
 
 
-def test_before_anything_is_known_the_first_frame_goes_out_at_once() -> None:
+def test_buffered_plan_sends_first_frame_without_estimates() -> None:
     assert BufferedPlan().due(replace(NOW, step_s=0.0, delivery_s=0.0)) == 1
 
 
-def test_fixed_sizes_are_kept() -> None:
+def test_emission_plan_keeps_fixed_sizes() -> None:
     plan = EmissionPlan((1, 2, 4))
     assert [plan.frames(chunk) for chunk in range(5)] == [1, 2, 4, 4, 4]
     assert [plan.due(replace(NOW, chunk=1, waiting=waiting)) for waiting in (1, 2, 3)] == [0, 2, 2]
@@ -72,12 +72,12 @@ def test_fixed_sizes_are_kept() -> None:
 
 @pytest.mark.parametrize("plan", [EmissionPlan, BufferedPlan])
 @pytest.mark.parametrize("sizes", [(), (0,), (1, -1)])
-def test_a_chunk_has_a_frame(plan: type[EmissionPlan], sizes: tuple[int, ...]) -> None:
+def test_plan_rejects_chunks_without_frames(plan: type[EmissionPlan], sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         plan(sizes)
 
 
-def test_after_an_underrun_audio_is_played_at_once() -> None:
+def test_playback_restarts_after_underrun() -> None:
     playback = Playback()
     assert playback.in_hand_s(5.0, 1.0) == 0.0
     playback.receive(10.0, 1.0)
@@ -86,7 +86,7 @@ def test_after_an_underrun_audio_is_played_at_once() -> None:
     assert playback.in_hand_s(20.25, 0.0) == pytest.approx(0.75)
 
 
-def test_the_newest_of_many_durations_counts_for_a_fifth() -> None:
+def test_moving_average_weighs_newest_one_fifth() -> None:
     mean = MovingAverage()
     mean.add(1.0)
     assert mean.value_s == 1.0

@@ -34,14 +34,14 @@ def begun(ids: list[int], **options: object) -> Sequence:
     return sequence
 
 
-def test_text_then_its_end_then_padding() -> None:
+def test_next_text_yields_text_end_padding() -> None:
     sequence = begun([10, 11, 12])
     assert [sequence.next_text() for _ in range(5)] == [11, 12, EOS, PAD, PAD]
     assert not sequence.starved
     assert sequence.text_ids == 3
 
 
-def test_a_late_text_starves_the_job_and_is_never_padded() -> None:
+def test_late_text_blocks_sequence_without_padding() -> None:
     sequence = make()
     assert not sequence.can_begin
     sequence.append([10])
@@ -59,7 +59,7 @@ def test_a_late_text_starves_the_job_and_is_never_padded() -> None:
         sequence.append([12])
 
 
-def test_an_empty_text_is_an_error_when_it_ends() -> None:
+def test_empty_text_raises_at_its_end() -> None:
     sequence = make()
     sequence.end_text()
     assert sequence.can_begin
@@ -74,7 +74,7 @@ def test_an_empty_text_is_an_error_when_it_ends() -> None:
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_any_timing_reads_the_same_text(
+def test_next_text_is_independent_of_timing(
     parts: list[list[int]], words: int, frames: int, flowing: bool, rng: random.Random
 ) -> None:
     """However text and steps interleave, the prompt and the ids of all steps are those of the whole text."""
@@ -110,7 +110,7 @@ def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
         sequence.accept(5)
 
 
-def test_the_models_end_makes_no_frame_and_is_no_cut() -> None:
+def test_eos_gives_no_frame_and_is_not_a_cut() -> None:
     sequence = begun([10, 11], max_new_tokens=3)
     assert [sequence.accept(code) for code in (5, 6, CODEC_EOS)] == [
         SampleOutcome.FRAME,
@@ -121,14 +121,14 @@ def test_the_models_end_makes_no_frame_and_is_no_cut() -> None:
 
 
 @pytest.mark.parametrize(("text_ids", "frames"), [(1, 192), (9, 192), (10, 200), (50, 1000)])
-def test_speech_much_longer_than_its_text_is_cut(text_ids: int, frames: int) -> None:
+def test_runaway_limit_cuts_speech_longer_than_its_text(text_ids: int, frames: int) -> None:
     sequence, code = begun([10] * text_ids, guards=OFF), 0
     while sequence.accept(code % 2048) is SampleOutcome.FRAME:
         code += 1
     assert (sequence.frames, sequence.cut) == (frames, FinishReason.TOO_LONG)
 
 
-def test_the_frame_bound_grows_with_the_text() -> None:
+def test_frame_limit_grows_with_text() -> None:
     sequence = make(guards=RunawayLimits(frames_per_text_id=2, min_frames=4, loop_frames=0))
     sequence.append([1, 2])
     sequence.begin()
@@ -138,7 +138,7 @@ def test_the_frame_bound_grows_with_the_text() -> None:
 
 
 @pytest.mark.parametrize("period", [1, 2, 5, 12, 24])
-def test_a_circle_of_codes_is_cut(period: int) -> None:
+def test_repetition_limit_cuts_exact_loop(period: int) -> None:
     rng = random.Random(period)
     circle = rng.sample(range(2048), period)
     sequence = begun([10] * 100, guards=RunawayLimits())
@@ -149,7 +149,7 @@ def test_a_circle_of_codes_is_cut(period: int) -> None:
     assert after <= 128 + 4 + period
 
 
-def test_a_ragged_circle_is_cut_too() -> None:
+def test_repetition_limit_cuts_ragged_loop() -> None:
     """Sampling repeats a phrase with slips: one code in twenty is another."""
     rng, detector = random.Random(5), LoopDetector(RunawayLimits(loop_distinct=0.5))
     circle = rng.sample(range(2048), 12)
@@ -157,7 +157,7 @@ def test_a_ragged_circle_is_cut_too() -> None:
     assert any(detector.add(code) for code in codes)
 
 
-def test_pauses_and_refrains_are_no_loops() -> None:
+def test_pauses_and_refrains_are_not_loops() -> None:
     """Four seconds of one code in each ten, or a line said three times, pass."""
     rng, detector = random.Random(6), LoopDetector(RunawayLimits())
     paused = [code for _ in range(6) for code in [*(rng.randrange(2048) for _ in range(78)), *([7] * 50)]]
@@ -166,7 +166,7 @@ def test_pauses_and_refrains_are_no_loops() -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=120), st.integers(1, 20), st.integers(1, 4), st.floats(0, 1))
-def test_the_detector_counts_what_its_window_holds(codes: list[int], window: int, size: int, share: float) -> None:
+def test_loop_detector_counts_its_window(codes: list[int], window: int, size: int, share: float) -> None:
     detector = LoopDetector(RunawayLimits(loop_frames=window, loop_ngram=size, loop_distinct=share))
     for end in range(1, len(codes) + 1):
         ngrams = [tuple(codes[at : at + size]) for at in range(end - size + 1)][-window:]
@@ -174,6 +174,6 @@ def test_the_detector_counts_what_its_window_holds(codes: list[int], window: int
         assert detector.add(codes[end - 1]) == looped
 
 
-def test_no_torch_needed() -> None:
+def test_sequence_does_not_import_torch() -> None:
     code = "import sys, engine.scheduler.sequence; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
