@@ -265,7 +265,7 @@ class Qwen3Backend:
             raise JobError("synthesis-failed", NO_MEMORY) from error
 
     def _planned(self, request: Synthesize, voice: FolderVoice | None) -> GenerationRequest:
-        from ...runtime.model_runner import VoiceVectors
+        from ...runtime.prefill import VoiceVectors
         from ...scheduler.engine import GenerationRequest
 
         opened = self._ready()
