@@ -14,7 +14,7 @@ from ..runtime.slot_state import SlotState
 
 
 class DrawGraphs:
-    """A `Draw` through graphs; batches that were not captured are drawn as the step does."""
+    """A `DrawCodes` through graphs; batches that were not captured are drawn as the step does."""
 
     def __init__(self, frame: EagerDecodeStep, graphs: PredictorGraphs) -> None:
         self._draw, self._graphs = frame.draw, graphs

@@ -13,7 +13,7 @@ from .slot_state import RING_FRAMES, SlotState
 
 Talk = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """The talker's step: (inputs [B, H], slots [B], positions that attention reads) → hidden [B, H], logits [B, vocab]."""
-Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+DrawCodes = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """The sampler and the code predictor: (hidden [B, H], logits [B, vocab], slots, active) → codes [B, 16]."""
 
 
@@ -36,7 +36,7 @@ class EagerDecodeStep:
         model: SpeechModel,
         state: SlotState,
         talk: Talk | None = None,
-        draw: Draw | None = None,
+        draw: DrawCodes | None = None,
         reads_length: bool = True,
     ) -> None:
         """`talk` and `draw` replace one half of the step each."""
@@ -45,7 +45,7 @@ class EagerDecodeStep:
         self.draw = draw or eager_draw(model, state)
         self._last_code = model.config.codec.decoder.codebook_size - 1
 
-    def with_draw(self, draw: Draw) -> EagerDecodeStep:
+    def with_draw(self, draw: DrawCodes) -> EagerDecodeStep:
         """Return the same step with another second half."""
         return EagerDecodeStep(self._model, self._state, self.talk, draw, self.reads_length)
 
@@ -76,7 +76,7 @@ def eager_talk(model: SpeechModel, state: SlotState) -> Talk:
     return talk
 
 
-def eager_draw(model: SpeechModel, state: SlotState) -> Draw:
+def eager_draw(model: SpeechModel, state: SlotState) -> DrawCodes:
     """Return the drawing of a frame: group 0 from its scores, the others from the hidden state."""
 
     def draw(hidden: Tensor, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
