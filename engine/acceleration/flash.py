@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from ..model.talker import BatchRows
 from ..paged.kv_cache import BlockLayer
 from ..paged.runner import PagedRunner
 from ..runtime.decode_step import EagerDecodeStep
-from ..runtime.model_runner import PrefillChunk
+from ..runtime.prefill import PrefillChunk
+from ..runtime.strategies import Strategies
 from ..runtime.transfer import upload
+from .verify import LEAST_COSINE, UnusableKernels
 
 BLOCK_MULTIPLE = 256
 """flash-attn reads blocks of a multiple of this many positions."""
-LEAST_COSINE = 0.995
 CHECKED_POSITIONS = 300  # more than one block
 
 
@@ -76,10 +77,16 @@ class FlashTalker:
         self._talker, self._cache = runner.model.talker, runner.cache
         self._attention = attention
 
-    def install(self, runner: PagedRunner) -> None:
-        """Let the runner read prompts and make frames this way."""
-        runner.read_pieces = self.read
-        runner.frame = FlashDecodeStep(runner.model, runner.state, self)
+    def strategies(self, runner: PagedRunner, base: Strategies) -> Strategies:
+        """Return `base` with prompts read and frames made this way."""
+        state = runner.state
+
+        def talk(inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
+            return self.step(inputs, BatchRows(slots, state.next[slots], length))
+
+        return replace(
+            base, step=EagerDecodeStep(runner.model, state, talk=talk, reads_length=False), read_chunks=self.read
+        )
 
     def step(self, inputs: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
         """As `Talker.step`; reads as far as each row has come, whatever `rows.length` says."""
@@ -147,19 +154,6 @@ def _edges(sizes: Sequence[int]) -> list[int]:
     return edges
 
 
-class FlashDecodeStep(EagerDecodeStep):
-    """A frame whose talker runs through flash-attn."""
-
-    reads_length = False
-
-    def __init__(self, model: Any, state: Any, talker: FlashTalker) -> None:
-        super().__init__(model, state)
-        self._flash = talker
-
-    def _talk(self, inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        return self._flash.step(inputs, BatchRows(slots, self._state.next[slots], length))
-
-
 @torch.inference_mode()
 def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
     """The worst likeness to plain torch over a prompt and three steps, in the spare slot and blocks that are free."""
@@ -193,12 +187,11 @@ def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
         runner.paging.pool.give(blocks)
 
 
-def use_flash(runner: PagedRunner) -> str | None:
-    """Let a runner that nobody uses yet speak through flash-attn, if that is like plain torch; or say why not."""
+def flash_strategies(runner: PagedRunner, base: Strategies) -> Strategies:
+    """Return `base` with prompts and frames through flash-attn, checked. Raises UnusableKernels."""
     if reason := obstacle(runner):
-        return reason
+        raise UnusableKernels(reason)
     flash = FlashTalker(runner, FlashAttention.load())
     if (found := cosine(runner, flash)) < LEAST_COSINE:
-        return f"its self-check failed (cosine {found:.4f})"
-    flash.install(runner)
-    return None
+        raise UnusableKernels(f"its self-check failed (cosine {found:.4f})")
+    return flash.strategies(runner, base)

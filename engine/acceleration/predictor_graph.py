@@ -14,7 +14,7 @@ from ..runtime.slot_state import SlotState
 
 
 class DrawGraphs:
-    """Stands in the place of a frame's drawing; batches that were not captured are drawn as before."""
+    """A `DrawCodes` through graphs; batches that were not captured are drawn as the step does."""
 
     def __init__(self, frame: EagerDecodeStep, graphs: PredictorGraphs) -> None:
         self._draw, self._graphs = frame.draw, graphs
@@ -33,8 +33,8 @@ class DrawGraphs:
         return graph(hidden, logits, slots, active) if graph and exact else self._draw(hidden, logits, slots, active)
 
 
-def capture_draws(frame: EagerDecodeStep, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> None:
-    """Let a frame that runs operation by operation draw its codes by graphs for batches of these sizes."""
-    graphs = DrawGraphs(frame, PredictorGraphs(model.talker.head.weight.device))
+def capture_draw(step: EagerDecodeStep, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> DrawGraphs:
+    """Return graphs of a step's drawing for batches of these sizes, for a step that is not captured as a whole."""
+    graphs = DrawGraphs(step, PredictorGraphs(model.talker.head.weight.device))
     graphs.capture(sizes, model, state)
-    frame.draw = graphs  # type: ignore[method-assign]
+    return graphs

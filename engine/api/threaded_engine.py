@@ -22,7 +22,8 @@ from torch import Tensor
 from ..prompt.planner import PromptPlan
 from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TextTokenizer
-from ..runtime.model_runner import Runner, VoiceVectors
+from ..runtime.model_runner import Runner
+from ..runtime.prefill import VoiceVectors
 from ..scheduler.chunking import Emission
 from ..scheduler.engine import ChunkOutput, Engine, GenerationRequest
 from ..scheduler.sequence import RunawayLimits

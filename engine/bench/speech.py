@@ -15,7 +15,7 @@ from ..ipc.settings import ModelSettings
 from ..model.config import SAMPLE_RATE
 from ..prompt.planner import CloneVoice, PromptPlan
 from ..prompt.sampling_params import resolve_sampling
-from ..runtime.model_runner import VoiceVectors
+from ..runtime.prefill import VoiceVectors
 from ..scheduler.engine import ChunkOutput, GenerationRequest
 from ..scheduler.sequence import FinishReason
 from ..worker.backends.qwen3_loading import LoadedEngine, open_engine

@@ -1,4 +1,4 @@
-"""Speak several texts together, each into a file of its own: FOLDER/speech_0.wav, FOLDER/speech_1.wav, …
+"""Synthesize several texts together into FOLDER/speech_0.wav, FOLDER/speech_1.wav, …
 
 python -m engine.examples.batch MODEL FOLDER [--texts 'One.' 'Two.'] [--ref-audio FILE --ref-text WORDS]
 """
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = stream_keywords(options) | voice_keywords(model, options) | {"first_chunk_emit_every": 5}
     for chunks, _ in model.batch_stream_generate_pcm([*options.texts], **how):
         for item, chunk in enumerate(chunks):
-            if chunk.size > 0:  # an item that is between its chunks, or has ended, gives an empty one
+            if chunk.size > 0:  # empty between an item's chunks and after its last one
                 waves[item].append(chunk)
     for item, chunks in enumerate(waves):
         path, wave = options.folder / f"speech_{item}.wav", np.concatenate([np.zeros(0, np.float32), *chunks])

@@ -1,4 +1,4 @@
-"""How long until the first sound, and until the last, of each way of streaming.
+"""Measure the time to the first and to the last chunk, with different optimizations and chunk sizes.
 
 python -m engine.examples.first_chunk MODEL [--ref-audio FILE --ref-text WORDS] [--rounds 5]
 """
@@ -23,7 +23,7 @@ TWELVE = {"emit_every_frames": 12}
 
 @dataclass(frozen=True, slots=True)
 class StreamingOptions:
-    """What `enable_streaming_optimizations` and the stream are given."""
+    """One row of the table: options of `enable_streaming_optimizations` and of the stream."""
 
     name: str
     emit: str
@@ -44,7 +44,7 @@ WAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """Medians over some streams of one way, in seconds."""
+    """Medians over several streams with the same options, in seconds."""
 
     first_s: float
     total_s: float
@@ -66,18 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(model: Qwen3TTSModel, keywords: dict[str, Any], rounds: int) -> Took:
-    """Speak the same `rounds` times, after one that is not counted."""
+    """Run the same stream `rounds` times, after one warm-up."""
     _stream(model, keywords)
     runs = [_stream(model, keywords) for _ in range(rounds)]
     return Took(*(statistics.median(values) for values in zip(*runs, strict=True)))
 
 
 def _models(name: str, device: str | None) -> Iterator[tuple[StreamingOptions, Qwen3TTSModel]]:
-    """A model for each way, made anew only where the optimizations differ."""
+    """Yield each row with its model, which is loaded again only where the optimizations differ."""
     model, given = None, None
     for way in WAYS:
         if model is None or way.options is not given:
-            model = None  # its memory first
+            model = None  # frees its memory first
             model = Qwen3TTSModel.from_pretrained(name, device_map=device, slots=1)
             model.enable_streaming_optimizations(**way.options)
             given = way.options
@@ -85,7 +85,7 @@ def _models(name: str, device: str | None) -> Iterator[tuple[StreamingOptions, Q
 
 
 def _stream(model: Qwen3TTSModel, keywords: dict[str, Any]) -> tuple[float, float, float]:
-    """Seconds until the first chunk, until the last, and of audio."""
+    """Return the seconds to the first chunk, to the last, and of audio."""
     began_s = time.perf_counter()
     first_s, audio_s = 0.0, 0.0
     for wave, rate in model.stream_generate_pcm(TEXT, **keywords):

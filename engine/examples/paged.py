@@ -1,8 +1,8 @@
-"""Speak many texts at once through the paged engine, as a server does it: a thread and a stream for each.
+"""Synthesize many texts at once with the paged engine, as a server does: a thread and a stream for each.
 
 python -m engine.examples.paged MODEL FOLDER [--texts 'One.' 'Two.'] [--ref-audio FILE --ref-text WORDS]
 
-Their prompts begin alike, so the blocks of that beginning are read and kept once for all of them.
+Their prompts have a common prefix, whose blocks are computed and stored once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = example_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", nargs="+", default=TEXTS)
-    parser.add_argument("--share", type=float, default=0.3, help="of the GPU's memory, for keys and values")
+    parser.add_argument("--share", type=float, default=0.3, help="share of the GPU's memory for keys and values")
     options = parser.parse_args(arguments)
     model = Qwen3TTSModel.from_pretrained(options.model, device_map=options.device)
     model.enable_streaming_optimizations(use_paged_engine=True, paged_gpu_memory_utilization=options.share)

@@ -1,8 +1,8 @@
-"""What a frame's later codes cost by `generate_fast`, without and with a CUDA graph, and a trace of five chunks.
+"""Measure `generate_fast`, without and with a CUDA graph, and write a trace of the first five chunks of a stream.
 
 python -m engine.examples.profile MODEL [--ref-audio FILE --ref-text WORDS] [--trace FILE]
 
-`python -m engine.bench.profile_talker` measures every part of the engine, in every way of running it.
+`python -m engine.bench.profile_talker` measures every part of the engine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def predictor_ms(model: Qwen3TTSModel, repeats: int) -> float:
-    """Milliseconds of one frame's fifteen later codes."""
+    """Return the milliseconds that code groups 1 to 15 of one frame take."""
     predictor = model.code_predictor
     embeds = torch.zeros(1, 2, predictor.width, device=model.device)
     call = partial(predictor.generate_fast, embeds, GROUPS, seed=0)
@@ -54,7 +54,7 @@ def predictor_ms(model: Qwen3TTSModel, repeats: int) -> float:
 
 
 def trace(model: Qwen3TTSModel, keywords: dict[str, Any], file: str) -> str:
-    """Write a trace of the first chunks of a stream; give what took the most time in them."""
+    """Write a trace of the first chunks of a stream; return a table of the operations that took the most time."""
     on_gpu = model.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     stream = model.stream_generate_pcm(TEXT, emit_every_frames=FRAMES_A_CHUNK, **keywords)

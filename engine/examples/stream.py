@@ -1,8 +1,8 @@
-"""Speak while the speech is still being made, to the speakers or into a file.
+"""Stream speech to the speakers or into a file while it is generated.
 
 python -m engine.examples.stream MODEL --text 'Good evening.' [--ref-audio FILE --ref-text WORDS] [--output FILE]
 
-Without --output it plays, for which `sounddevice` must be installed (pip install sounddevice).
+Without --output it plays the speech, which needs `sounddevice` (pip install sounddevice).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_model(options)
     chunks = model.stream_generate_pcm(
         options.text,
-        emit_every_frames=12,  # from the second phase on
-        first_chunk_emit_every=1,  # so that the first sound comes early
+        emit_every_frames=12,  # in the second phase
+        first_chunk_emit_every=1,  # for an early first chunk
         first_chunk_frames=6,
         **stream_keywords(options),
         **voice_keywords(model, options),
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def listen(chunks: Iterator[tuple[Any, int]], output: str | None) -> str:
-    """Write or play every chunk as it comes; say in words how soon and how fast they came."""
+    """Write or play every chunk as it arrives; return a summary of the timing."""
     began_s, first_s, samples, rate = time.perf_counter(), None, 0, 1
     with ExitStack() as stack:
         sink = None
@@ -61,7 +61,7 @@ def _speakers(rate: int) -> Any:
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # the package, or the PortAudio library that it needs
-        raise SystemExit(f"to play install sounddevice (and PortAudio), or give --output FILE: {error}") from error
+        raise SystemExit(f"to play, install sounddevice and PortAudio, or pass --output FILE: {error}") from error
     return sounddevice.OutputStream(samplerate=rate, channels=1, dtype="float32")
 
 

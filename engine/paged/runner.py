@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..model.speech_model import SpeechModel
 from ..prompt.planner import content_digest
-from ..runtime.model_runner import PrefillChunk, PrefillRequest, Runner, VoiceVectors
+from ..runtime.model_runner import Runner
+from ..runtime.prefill import PrefillChunk, PrefillRequest, VoiceVectors
 from .block_manager import BlockManager, SwapPlan
 from .block_pool import BlockPool, HashedBlock, VoiceContent, chained
 from .kv_cache import PagedCache, PoolSize
@@ -66,9 +67,9 @@ class PagedRunner(Runner):
             chains[entry.slot] = links = chained(entry.prompt.head[:-1], _content(entry.voice), self._page)
             known = self._put_known(entry, links)
             if body := entry.prompt.head[known:-1]:
-                pieces.append(PrefillChunk(self._embed(body, entry.voice), entry.slot, known))
+                pieces.append(PrefillChunk(self._embedder.embed(body, entry.voice), entry.slot, known))
         if pieces:
-            self.read_pieces(pieces)
+            self.read_chunks(pieces)
         for slot, links in chains.items():
             self.paging.keep(slot, links)
 
@@ -90,7 +91,7 @@ class PagedRunner(Runner):
         if known == whole * self._page and (tail := self.prefixes.get(prompt.prefix_key)) is not None:
             self.cache.put_tail(last, tail)
             return len(prompt.prefix)
-        self.read_pieces([PrefillChunk(self._embed(prompt.prefix[known:], entry.voice), slot, known)])
+        self.read_chunks([PrefillChunk(self._embedder.embed(prompt.prefix[known:], entry.voice), slot, known)])
         self.paging.keep(slot, links[:whole])
         if rest:
             tail = self.cache.tail(last, rest)

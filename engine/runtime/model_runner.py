@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,55 +18,20 @@ from torch.nn import functional as F
 from ..model.speech_model import SpeechModel
 from ..model.streaming import CodecSnapshot, in_steps
 from ..model.talker import BatchRows, TalkerCache
-from ..prompt.planner import Position, Prompt, ReferenceFrame, SpeakerVector
-from ..prompt.sampling_params import SamplingParams
-from .codec_step import EagerCodec, StreamingCodec
-from .cuda_graphs import CodecGraphs, FrameGraphs, PromptGraphs
-from .decode_step import DecodeStep, EagerDecodeStep
+from .codec_step import EagerCodec
+from .decode_step import EagerDecodeStep
+from .prefill import PrefillChunk, PrefillRequest, PromptEmbedder
 from .prefix_cache import PrefixCache
 from .slot_state import RING_FRAMES, SlotState, bucket
+from .strategies import Strategies
 from .transfer import HostBuffers, HostCopy, send, upload
 
 LENGTH_STEP = 256
 """Attention reads a multiple of this many positions, so that there are few shapes."""
-PIECE_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
-"""To how many positions pieces of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
+CHUNK_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
+"""To how many positions chunks of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
 READ_WITHIN = RING_FRAMES // 2
 """After so many further frames the codec must have read its codes from the ring, or the next frame waits for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class VoiceVectors:
-    """What a cloned voice adds to its prompt: x-vector [H], and the reference's codes [frames, 16]."""
-
-    speaker: Tensor | None = None
-    codes: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillRequest:
-    """One sequence about to begin in `slot`."""
-
-    slot: int
-    prompt: Prompt
-    voice: VoiceVectors
-    sampling: SamplingParams
-    seed: int
-    primed: CodecSnapshot | None = None
-
-    @property
-    def first_text(self) -> int:
-        """The text id of the prompt's last position, with which the first frame is made."""
-        return self.prompt.body[-1].text
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillChunk:
-    """Inputs [T, H] of one slot, the first at position `start`."""
-
-    inputs: Tensor
-    slot: int
-    start: int
 
 
 class PendingCodes:
@@ -104,6 +67,7 @@ class Runner:
     Every slot can hold `max_positions`. With `first_positions` memory is taken for that many at first, and for twice
     as many whenever a sequence outgrows them. `lag` is how many launches its user should be ahead of the results; with
     a lag batches are padded to a `bucket`. By default 1 on a GPU, where that hides the host's work, and 0 on the CPU.
+    `strategies` may be replaced until the first sequence begins.
     """
 
     @torch.inference_mode()
@@ -122,11 +86,8 @@ class Runner:
         self.frame_samples = model.decoder.frame_samples
         self.prefixes: PrefixCache[Tensor] = PrefixCache()
         self.state = SlotState.allocate(model, slots, min(first_positions or max_positions, max_positions))
-        self.frame: DecodeStep = EagerDecodeStep(model, self.state)
-        self.codec: StreamingCodec[Any] = EagerCodec(model.decoder, slots + 1)
-        self.frame_graphs: FrameGraphs | None = None
-        self.codec_graphs: CodecGraphs | None = None
-        self.prompt_graphs: PromptGraphs | None = None
+        self.strategies = Strategies(EagerDecodeStep(model, self.state), EagerCodec(model.decoder, slots + 1))
+        self._embedder = PromptEmbedder(model.talker)
         self._buffers = HostBuffers(pinned=on_gpu)
         self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
         self._frame_done: torch.cuda.Event | None = None
@@ -140,7 +101,7 @@ class Runner:
     @property
     def decode_frames(self) -> int:
         """The most frames of one `decode`."""
-        return self.codec.sizes[0]
+        return self.strategies.codec.sizes[0]
 
     def room(self, slot: int) -> int:
         """How many positions a slot has left."""
@@ -175,7 +136,9 @@ class Runner:
         for entry in entries:
             self._put_prefix(entry)
             if body := entry.prompt.body[:-1]:
-                self.read_pieces([PrefillChunk(self._embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))])
+                self.read_chunks(
+                    [PrefillChunk(self._embedder.embed(body, entry.voice), entry.slot, len(entry.prompt.prefix))]
+                )
 
     def _put_prefix(self, entry: PrefillRequest) -> None:
         """Copy the prefix's keys and values, or make them."""
@@ -187,30 +150,32 @@ class Runner:
         if (kept := self.prefixes.get(prompt.prefix_key)) is not None:
             cache.put_prefix(entry.slot, kept)
             return
-        self.read_pieces([PrefillChunk(self._embed(prompt.prefix, entry.voice), entry.slot, 0)])
+        self.read_chunks([PrefillChunk(self._embedder.embed(prompt.prefix, entry.voice), entry.slot, 0)])
         kept = cache.prefix(entry.slot, count)
         self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
 
-    def read_pieces(self, pieces: Sequence[PrefillChunk]) -> None:
-        """Make keys and values of pieces; another way of it may be put in the place of this method.
+    def read_chunks(self, chunks: Sequence[PrefillChunk]) -> None:
+        """Make keys and values of chunks of prompts."""
+        (self.strategies.read_chunks or self.read_apart)(chunks)
 
-        Here each is read alone, padded at its end and as a graph where there is one: always to the same bits.
-        """
-        for piece in pieces:
-            count = len(piece.inputs)
-            size, length = self._piece_shape(count, piece.start)
-            inputs = F.pad(piece.inputs, (0, 0, 0, size - count))[None]  # [1, size, H]
-            slot, start = upload([[piece.slot], [piece.start]], self.device)
-            read = self.prompt_graphs.find(size, length) if self.prompt_graphs else None
-            (read or partial(self.read_piece, length))(inputs, slot, start)
+    def read_apart(self, chunks: Sequence[PrefillChunk]) -> None:
+        """Read each chunk alone, padded at its end and as a graph where there is one: always to the same bits."""
+        graphs = self.strategies.prompt_graphs
+        for chunk in chunks:
+            count = len(chunk.inputs)
+            size, length = self._chunk_shape(count, chunk.start)
+            inputs = F.pad(chunk.inputs, (0, 0, 0, size - count))[None]  # [1, size, H]
+            slot, start = upload([[chunk.slot], [chunk.start]], self.device)
+            graph = graphs.find(size, length) if graphs else None
+            (graph or partial(self.read_padded, length))(inputs, slot, start)
 
-    def read_piece(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+    def read_padded(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
         """Inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
         return self.model.talker(inputs, self.state.cache, BatchRows(slots, starts, length))
 
-    def _piece_shape(self, count: int, start: int) -> tuple[int, int]:
-        """To how many positions a piece is padded, and how many attention reads."""
-        shapes = PIECE_SHAPES if self.lag else ()
+    def _chunk_shape(self, count: int, start: int) -> tuple[int, int]:
+        """To how many positions a chunk is padded, and how many attention reads."""
+        shapes = CHUNK_SHAPES if self.lag else ()
         fitting = (
             (size, length) for size, length in shapes if count <= size and start + size <= length <= self.max_positions
         )
@@ -221,22 +186,16 @@ class Runner:
     def _settle(self, entry: PrefillRequest) -> None:
         state, slot = self.state, entry.slot
         last = len(entry.prompt.head) - 1
-        code = entry.prompt.head[last].codec
-        assert not isinstance(code, SpeakerVector | None), code
-        state.frame[slot] = (
-            self.model.talker.codes.weight[code]
-            if isinstance(code, int)
-            else self._codec_parts(entry.prompt.head[last:], entry.voice)[0]
-        )
+        state.frame[slot] = self._embedder.last_frame(entry.prompt.head[last], entry.voice)
         state.next[slot].fill_(last)  # `= last` would wait for the device
         state.sampler.join(slot, entry.sampling, entry.seed)
         self._next[slot] = last
         self._decoded[slot] = self._made[slot]
         with self.beside():
             if entry.primed is None:
-                self.codec.reset(slot)
+                self.strategies.codec.reset(slot)
             else:
-                self.codec.restore(slot, entry.primed)
+                self.strategies.codec.restore(slot, entry.primed)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
@@ -247,7 +206,7 @@ class Runner:
         ids = [*text_ids, *[0] * fill]
         index, text = upload([[*slots, *[self.slots] * fill], ids], self.device)
         if self.model.talker.text.table.device != self.device:
-            text = self._text(ids)
+            text = self._embedder.text(ids)
         length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
         self._keep_ring()
@@ -260,9 +219,10 @@ class Runner:
 
     def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
         """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
-        if self.frame_graphs and (graph := self.frame_graphs.find(len(slots), positions)):
+        graphs = self.strategies.frame_graphs
+        if graphs and (graph := graphs.find(len(slots), positions)):
             return graph(slots, text)
-        return self.frame(slots, text, slots < self.slots, self._length(positions))
+        return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
 
     def _mark_frame(self) -> None:
         self._launches += 1
@@ -302,9 +262,10 @@ class Runner:
     def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
         """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""
         waves = []
-        for size in in_steps(frames, self.codec.sizes):
-            graph = self.codec_graphs.find(len(slots), size) if self.codec_graphs else None
-            step = graph or partial(self.codec.step, self.state.codes, frames=size)
+        codec, graphs = self.strategies.codec, self.strategies.codec_graphs
+        for size in in_steps(frames, codec.sizes):
+            graph = graphs.find(len(slots), size) if graphs else None
+            step = graph or partial(codec.step, self.state.codes, frames=size)
             waves.append(step(starts, slots))
             starts = starts + size
         return waves[0] if len(waves) == 1 else torch.cat(waves, dim=1)
@@ -321,43 +282,12 @@ class Runner:
         if self._side is not None:  # the codes may just have been made on a GPU
             self._side.wait_stream(torch.cuda.current_stream(self.device))
         with self.beside():
-            return self.codec.prime(send(codes, self.device))
+            snapshot: CodecSnapshot = self.strategies.codec.prime(send(codes, self.device))
+            return snapshot
 
     def beside(self) -> AbstractContextManager[object]:
         """The codec's stream. Its state and the snapshots of it are touched there only."""
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
-
-    # --- prompts as tensors -------------------------------------------------------------------------------------
-
-    def _embed(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
-        """Embeddings [T, H]: projected text everywhere, plus the codec part where there is one."""
-        text = self._text([position.text for position in positions])
-        return self.model.talker.text(text) + self._codec_parts(positions, voice)
-
-    def _text(self, ids: Sequence[int]) -> Tensor:
-        """Text as the frame takes it: ids on the device, or rows of a table that lies in host memory."""
-        words = self.model.talker.text
-        if words.table.device == self.device:
-            return self._index(ids)
-        return send(words.rows(torch.tensor(ids)), self.device)
-
-    def _codec_parts(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
-        """What stands beside the text: [T, H], zero where nothing does."""
-        codes = self.model.talker.codes
-        parts = codes.weight.new_zeros(len(positions), codes.weight.shape[1])
-        marks = {n: p.codec for n, p in enumerate(positions) if isinstance(p.codec, int)}
-        if marks:
-            parts.index_copy_(0, self._index([*marks]), codes.mark(self._index([*marks.values()])))
-        frames = {n: p.codec.index for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)}
-        if frames:
-            assert voice.codes is not None, "a reference frame without a reference"
-            heard = send(voice.codes[[*frames.values()]], self.device)
-            parts.index_copy_(0, self._index([*frames]), codes(heard))
-        for n, position in enumerate(positions):
-            if isinstance(position.codec, SpeakerVector):
-                assert voice.speaker is not None, "a speaker position without an x-vector"
-                parts[n] = send(voice.speaker, self.device)
-        return parts
 
     # --- shapes -------------------------------------------------------------------------------------------------
 
@@ -373,6 +303,3 @@ class Runner:
         while size < positions:
             size = min(2 * size, self.max_positions)
         self.state.cache = self.state.cache.grown(size)
-
-    def _index(self, numbers: Sequence[int]) -> Tensor:
-        return upload(numbers, self.device)

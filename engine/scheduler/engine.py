@@ -19,7 +19,8 @@ import torch
 
 from ..prompt.languages import PromptError
 from ..prompt.tokenizer import TextTokenizer
-from ..runtime.model_runner import PendingCodes, PrefillRequest, Runner
+from ..runtime.model_runner import PendingCodes, Runner
+from ..runtime.prefill import PrefillRequest
 from .chunking import FRAME_S, EmissionState, MovingAverage
 from .job import ChunkOutput, DecodedSpan, GenerationRequest, RunningJob
 from .sequence import RunawayLimits, Sequence, end_ids

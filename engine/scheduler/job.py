@@ -15,7 +15,8 @@ from ..prompt.languages import PromptError
 from ..prompt.planner import PromptPlan
 from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TokenStream
-from ..runtime.model_runner import PendingAudio, VoiceVectors
+from ..runtime.model_runner import PendingAudio
+from ..runtime.prefill import VoiceVectors
 from .chunking import FRAME_S, BufferedPlan, Emission, Playback
 from .edges import faded, without_silence
 from .sequence import FinishReason, SampleOutcome, Sequence

@@ -173,7 +173,7 @@ def _transcript(directory: Path) -> str | None:
 
 def _read(file: Path) -> str:
     if file.exists() and not file.is_file():  # reading a named pipe could block forever
-        raise VoiceFolderError(f"{file}: is no file")
+        raise VoiceFolderError(f"{file}: is not a file")
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)

@@ -35,7 +35,7 @@ class VoiceListing:
         )
 
 
-def read_roster(model: ModelInfo, folder: Path) -> VoiceListing:
+def list_voices(model: ModelInfo, folder: Path) -> VoiceListing:
     """Return the voices of a checkpoint. Reads small files only."""
     found, problems = read_folder(folder)
     fitting = {}

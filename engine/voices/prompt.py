@@ -19,7 +19,7 @@ from ..model.mel import log_mel
 from ..model.speech_model import SpeechModel
 from ..model.streaming import CodecSnapshot
 from ..prompt.planner import CloneVoice, Reference, content_digest
-from ..runtime.model_runner import VoiceVectors
+from ..runtime.prefill import VoiceVectors
 from .audio import RATE, Samples
 
 FORMAT = 1

@@ -196,7 +196,7 @@ async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting
 def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path):
     (tmp_path / "anna").mkdir()
     os.mkfifo(tmp_path / "anna" / "voice.yaml")
-    assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is no file"})
+    assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is not a file"})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")

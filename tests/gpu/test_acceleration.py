@@ -5,6 +5,7 @@ python -m pytest tests/gpu/test_acceleration.py -m gpu -s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: LoadedCheckpoint) -
     for jobs in (1, 3, 8):
         plain = speak(Engine(Runner(exact.model, SLOTS, 512), exact.tokenizer), exact, jobs)
         runner = Runner(exact.model, SLOTS, 512)
-        runner.frame = FusedDecodeStep(exact.model, runner.state)
+        runner.strategies = replace(runner.strategies, step=FusedDecodeStep(exact.model, runner.state))
         fused = speak(Engine(runner, exact.tokenizer), exact, jobs)
         same = torch.stack([(a == b).float().mean() for (a, _), (b, _) in zip(plain, fused, strict=True)])
         print(f"\n{jobs} jobs, float32: {same.min().item():.4f} of the codes are equal")

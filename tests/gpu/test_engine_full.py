@@ -16,7 +16,8 @@ from engine.checkpoint.load import LoadOptions
 from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.prompt.planner import CloneVoice
 from engine.prompt.sampling_params import resolve_sampling
-from engine.runtime.model_runner import Runner, VoiceVectors
+from engine.runtime.model_runner import Runner
+from engine.runtime.prefill import VoiceVectors
 from engine.scheduler.chunking import EmissionPlan
 from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
 from engine.testing.tiny_checkpoint import build_full

@@ -55,9 +55,9 @@ def likeness_db(ours: np.ndarray, theirs: np.ndarray) -> float:
 def test_options_that_keep_the_plain_frames_keep_the_codes(model: Any, given: dict[str, Any]) -> None:
     plain = speak(model)
     assert model.enable_streaming_optimizations(**given) is model
-    frame = model.engine._engine._runner.frame
-    assert isinstance(frame, EagerDecodeStep)
-    assert isinstance(frame.draw, DrawGraphs) == bool(given.get("use_codebook_cuda_graph"))
+    step = model.engine._engine._runner.strategies.step
+    assert isinstance(step, EagerDecodeStep)
+    assert isinstance(step.draw, DrawGraphs) == bool(given.get("use_codebook_cuda_graph"))
     found = likeness_db(speak(model), plain)
     print(f"\n{given}: {found:.1f} dB")
     assert found > 30  # the fused codec computes in float16

@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 import torch
 
-from engine.acceleration.flash import FlashAttention, FlashTalker, use_flash
-from engine.acceleration.select import LEAST_COSINE, _frame_cosine, _frame_step, _text
+from engine.acceleration.capture import frame_step, text_input
+from engine.acceleration.flash import FlashAttention, FlashTalker, flash_strategies
+from engine.acceleration.verify import LEAST_COSINE, frame_cosine
 from engine.api.paged_engine import PagedOptions, paged_runner
 from engine.checkpoint.loaded import LoadedCheckpoint
 from engine.model.talker import BatchRows
@@ -25,7 +26,8 @@ from engine.paged.kv_cache import PoolSize
 from engine.paged.runner import PagedRunner, PrefillChunk
 from engine.prompt.sampling_params import SamplingParams
 from engine.runtime.cuda_graphs import FrameGraphs
-from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
+from engine.runtime.model_runner import Runner
+from engine.runtime.prefill import PrefillRequest, VoiceVectors
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,28 +63,27 @@ def blocks(loaded: LoadedCheckpoint, size: PoolSize = SMALL, slots: int = SLOTS)
 def fused(runner: Runner) -> Runner:
     from engine.acceleration.fused import FusedDecodeStep
 
-    frame = FusedDecodeStep(runner.model, runner.state)
-    assert _frame_cosine(runner, frame) > LEAST_COSINE
-    runner.frame = frame
+    step = FusedDecodeStep(runner.model, runner.state)
+    assert frame_cosine(runner, step) > LEAST_COSINE
+    runner.strategies = replace(runner.strategies, step=step)
     return runner
 
 
 @torch.inference_mode()
 def flash(runner: PagedRunner) -> Runner:
-    assert use_flash(runner) is None
+    runner.strategies = flash_strategies(runner, runner.strategies)
     return runner
 
 
 @torch.inference_mode()
 def graphed(runner: Runner, batches: Sequence[int]) -> Runner:
     """Frame graphs of some batch sizes only, which spares the time of the others."""
-    runner.frame_graphs = FrameGraphs(runner.device)
-    length = LENGTH if runner.frame.reads_length else 0
+    graphs, step = FrameGraphs(runner.device), runner.strategies.step
+    length = LENGTH if step.reads_length else 0
     for batch in batches:
         slots = torch.full((batch,), runner.slots, device=runner.device)
-        runner.frame_graphs.capture(
-            (batch, length), (slots, _text(runner, batch)), partial(_frame_step, runner, runner.frame, length)
-        )
+        graphs.capture((batch, length), (slots, text_input(runner, batch)), partial(frame_step, runner, step, length))
+    runner.strategies = replace(runner.strategies, frame_graphs=graphs)
     return runner
 
 
@@ -263,7 +264,8 @@ def test_the_paged_engine_opens_and_captures_every_batch(loaded: LoadedCheckpoin
     began_s = time.perf_counter()
     runner = paged_runner(loaded.model, options)
     opened_s = time.perf_counter() - began_s
-    assert runner.frame_graphs is not None
-    assert len(runner.frame_graphs) == 2 * 3  # batches of 1 and 2, of 256, 512 and 1024 positions
+    graphs = runner.strategies.frame_graphs
+    assert graphs is not None
+    assert len(graphs) == 2 * 3  # batches of 1 and 2, of 256, 512 and 1024 positions
     assert runner.paging.pool.blocks == 2 * ROOM // 16
-    print(f"\nopened in {opened_s:.1f} s: {runner.paging.pool.blocks} blocks, {len(runner.frame_graphs)} frame graphs")
+    print(f"\nopened in {opened_s:.1f} s: {runner.paging.pool.blocks} blocks, {len(graphs)} frame graphs")

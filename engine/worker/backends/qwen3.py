@@ -22,7 +22,7 @@ from ...ipc.settings import Settings
 from ...model.config import SAMPLE_RATE, CheckpointError
 from ...prompt.languages import PromptError, resolve_language
 from ...voices.folder import MODEL_KINDS, FolderVoice, VoiceFolderError, signature
-from ...voices.listing import read_roster
+from ...voices.listing import list_voices
 from . import BackendError, JobError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Qwen3Backend:
         cache = Path(settings.model.cache_dir).expanduser() if settings.model.cache_dir else None
         self._cache = cache
         self._card = foresee_card(settings.model.name, settings.model.revision, cache)
-        self._roster = read_roster(self._card, self._folder)
+        self._listing = list_voices(self._card, self._folder)
         self._opened: LoadedEngine | None = None
         self._jobs: dict[int, _Qwen3Job] = {}
         self._reported: dict[str, str] = {}
@@ -75,7 +75,7 @@ class Qwen3Backend:
 
     def voices(self) -> tuple[Voice, ...]:
         """The checkpoint's speakers, or the voices of the folder that it fits."""
-        return self._roster.voices
+        return self._listing.voices
 
     # --- loading ----------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Qwen3Backend:
             raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
         try:
             directory = self._find()
-            self._roster = read_roster(self._card, self._folder)
+            self._listing = list_voices(self._card, self._folder)
             self._require_voices()
             keep_compiled(os.environ)
             from .qwen3_loading import open_engine
@@ -115,9 +115,9 @@ class Qwen3Backend:
 
     def _require_voices(self) -> None:
         """A Base model has no voice of its own; it is asked again until there is one."""
-        if self._roster.voices:
+        if self._listing.voices:
             return
-        why = "".join(f" ({name}: {problem})" for name, problem in self._roster.problems.items())
+        why = "".join(f" ({name}: {problem})" for name, problem in self._listing.problems.items())
         raise BackendError(
             f"{self._model.name} speaks with cloned voices only, and {self._folder} holds none that it can use{why}; "
             "make one: qwentts-daemon clone NAME --audio FILE"
@@ -129,7 +129,7 @@ class Qwen3Backend:
         if not opened.on_gpu:
             return
         try:
-            for place, voice in enumerate(self._roster.voices[:WARM_VOICES]):
+            for place, voice in enumerate(self._listing.voices[:WARM_VOICES]):
                 self._speak_unheard(voice.id, 1 if place else WARM_UP_FRAMES)
         except JobError as error:
             raise BackendError(f"{self._model.name}: {error}") from error
@@ -250,22 +250,22 @@ class Qwen3Backend:
     def _utterance(self, request: Synthesize) -> GenerationRequest:
         """How to speak a request. Raises JobError."""
         planner = self._ready().loaded.planner
-        if request.voice not in {voice.id for voice in self._roster.voices}:
-            known = ", ".join(voice.id for voice in self._roster.voices)
+        if request.voice not in {voice.id for voice in self._listing.voices}:
+            known = ", ".join(voice.id for voice in self._listing.voices)
             raise JobError("voice-not-found", f"no voice {request.voice!r}; there are {known}")
         try:
             resolve_language(request.language, planner.ids.languages)
         except PromptError as error:
             raise JobError("language-not-supported", str(error)) from error
         try:
-            return self._planned(request, self._roster.folder.get(request.voice))
+            return self._planned(request, self._listing.folder.get(request.voice))
         except PromptError as error:
             raise JobError("synthesis-failed", str(error)) from error
         except self._ready().out_of_memory as error:
             raise JobError("synthesis-failed", NO_MEMORY) from error
 
     def _planned(self, request: Synthesize, voice: FolderVoice | None) -> GenerationRequest:
-        from ...runtime.model_runner import VoiceVectors
+        from ...runtime.prefill import VoiceVectors
         from ...scheduler.engine import GenerationRequest
 
         opened = self._ready()
@@ -288,25 +288,25 @@ class Qwen3Backend:
         before, self._seen = self._seen, signature(self._folder)
         if before != self._seen or self._seen == self._read:
             return
-        known, self._read = self._roster.voices, self._seen
+        known, self._read = self._listing.voices, self._seen
         self._read_folder()
-        if self._roster.voices != known:
+        if self._listing.voices != known:
             log.info("%d voices now: %s", len(self.voices()), ", ".join(voice.id for voice in self.voices()))
-            send(Voices(self._roster.voices))
+            send(Voices(self._listing.voices))
 
     def _read_folder(self) -> None:
         """Hear what is new in the folder; say once what is wrong with it."""
-        roster, unusable = read_roster(self._card, self._folder), {}
+        listing, unusable = list_voices(self._card, self._folder), {}
         self.lengthy = True  # a CPU needs half a minute to hear a voice
-        for voice in roster.folder.values():
+        for voice in listing.folder.values():
             if voice.kind == "clone":
                 try:
                     self._ready().clones.learn(voice)
                 except VoiceFolderError as error:
                     unusable[voice.name] = str(error)
         self.lengthy = False
-        self._roster = roster.without(unusable)
-        self._report(self._roster.problems)
+        self._listing = listing.without(unusable)
+        self._report(self._listing.problems)
 
     def _report(self, problems: dict[str, str]) -> None:
         for name, problem in problems.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ real_compile = torch.compile
 def test_both_halves_are_traced_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
     plain, compiled = Speaker(), Speaker()
-    compiled.runner.frame = CompiledDecodeStep(compiled.runner.model, compiled.runner.state)
+    step = CompiledDecodeStep(compiled.runner.model, compiled.runner.state)
+    compiled.runner.strategies = replace(compiled.runner.strategies, step=step)
     for speaker in (plain, compiled):
         for job, text in enumerate(TEXTS[:2]):
             speaker.start(job, text, seed=job, max_new_tokens=6 + 2 * job)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from engine.acceleration import flash
-from engine.acceleration.flash import FlashTalker, cosine, obstacle, use_flash
+from engine.acceleration.flash import FlashTalker, cosine, flash_strategies, obstacle
+from engine.acceleration.verify import UnusableKernels
 from engine.paged.kv_cache import PoolSize
 from engine.paged.runner import PagedRunner
 from tests.engine.support.engine_harness import TEXTS, Speaker, same
@@ -28,7 +29,8 @@ def paged(max_positions: int = 512, size: PoolSize = POOL) -> PagedRunner:
 @pytest.mark.parametrize("lag", [0, 1])
 def test_flash_attention_gives_the_codes_of_plain_torch(lag: int) -> None:
     speaker = Speaker(slots=3, max_positions=512, lag=lag, pool=POOL)
-    FlashTalker(speaker.runner, EMULATED).install(speaker.runner)
+    runner = speaker.runner
+    runner.strategies = FlashTalker(runner, EMULATED).strategies(runner, runner.strategies)
     for job, text in enumerate([LONG, *TEXTS[:2], LONG]):
         speaker.start(job, text, flowing=job % 3 > 0, max_new_tokens=8, seed=job)
     said = speaker.finish()
@@ -56,7 +58,9 @@ def test_the_self_check_knows_good_from_wrong_and_leaves_nothing_behind() -> Non
 def test_where_flash_attention_cannot_be_used_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "flash-attn" in (obstacle(paged()) or "")
     monkeypatch.setattr(flash.importlib.util, "find_spec", lambda name: object())
-    assert "GPU" in (use_flash(paged()) or "")
+    runner = paged()
+    with pytest.raises(UnusableKernels, match="GPU"):
+        flash_strategies(runner, runner.strategies)
 
 
 def test_blocks_that_flash_attention_cannot_read_fail_and_are_given_back() -> None:

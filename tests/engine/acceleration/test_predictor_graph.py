@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,11 +23,11 @@ def spoken(speaker: Speaker) -> dict[int, Spoken]:
 @torch.inference_mode()
 def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
     plain, graphed, graphs = Speaker(), Speaker(), RecordedPredictor()
-    frame = graphed.runner.frame
-    assert isinstance(frame, EagerDecodeStep)
-    draws = DrawGraphs(frame, graphs)  # type: ignore[arg-type]
+    step = graphed.runner.strategies.step
+    assert isinstance(step, EagerDecodeStep)
+    draws = DrawGraphs(step, graphs)  # type: ignore[arg-type]
     draws.capture(sizes, graphed.runner.model, graphed.runner.state)
-    frame.draw = draws  # type: ignore[method-assign, assignment]
+    graphed.runner.strategies = replace(graphed.runner.strategies, step=step.with_draw(draws))
     expected = spoken(plain)
     for job, made in spoken(graphed).items():
         same(made, expected[job])

@@ -21,8 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import GPUDriver
 from triton.runtime import JITFunction, driver
 
+from engine.acceleration.capture import codec_steps, frame_steps
 from engine.acceleration.fused import FusedDecodeStep
-from engine.acceleration.select import _codec_steps, _frame_steps
 from engine.checkpoint.load import LoadOptions, load
 from engine.kernels import attention, codec_conv, codec_frames, linear, precompile, sampling
 from engine.kernels.codec import FusedCodec
@@ -120,7 +120,7 @@ def main() -> None:
     codec = FusedCodec(small_decoder(), SLOTS, torch.float16, "cpu")
 
     def steps() -> chain[Any]:
-        return chain(_frame_steps(runner, frame), _codec_steps(runner, codec))
+        return chain(frame_steps(runner, frame), codec_steps(runner, codec))
 
     def run() -> None:
         for step in steps():

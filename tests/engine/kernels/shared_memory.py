@@ -20,8 +20,8 @@ import torch
 from triton import knobs
 from triton.runtime import driver
 
+from engine.acceleration.capture import codec_steps, frame_steps
 from engine.acceleration.fused import FusedDecodeStep
-from engine.acceleration.select import _codec_steps, _frame_steps
 from engine.checkpoint.load import LoadOptions, load
 from engine.kernels.codec import FusedCodec
 from engine.kernels.launch import Launch
@@ -62,7 +62,7 @@ def main() -> None:
     with patch.object(Launch, "on", lambda _: Launch(early=capability >= 90)):
         frame = FusedDecodeStep(runner.model, runner.state)
     codec = FusedCodec(runner.model.decoder, SLOTS, torch.float16, "cpu")
-    compile_ahead(chain(_frame_steps(runner, frame), _codec_steps(runner, codec)))
+    compile_ahead(chain(frame_steps(runner, frame), codec_steps(runner, codec)))
     print(json.dumps(most))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ pytest.importorskip("triton")
 from torch import Tensor
 
 from engine.acceleration.fused import FusedDecodeStep
-from engine.acceleration.select import _frame_cosine
+from engine.acceleration.verify import frame_cosine
 from engine.checkpoint.load import LoadOptions
 from engine.checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from engine.kernels.attention import AttendStep, Heads, Past
@@ -92,8 +93,9 @@ def plain(attention: Attention, x: Tensor, rows: SlotCache, slots: Tensor, posit
 def test_fused_frames_over_blocks_draw_the_codes_of_plain_ones() -> None:
     loaded = load_checkpoint(tiny_directory("custom_voice"), LoadOptions("cpu", torch.float32, fold_text=True))
     plain_runner, fused_runner = (PagedRunner(loaded.model, 2, 48, PoolSize(16, 7)) for _ in range(2))
-    fused_runner.frame = frame = FusedDecodeStep(loaded.model, fused_runner.state)
-    assert _frame_cosine(fused_runner, frame) > 0.9999  # the check at start, in the block that is nobody's
+    step = FusedDecodeStep(loaded.model, fused_runner.state)
+    fused_runner.strategies = replace(fused_runner.strategies, step=step)
+    assert frame_cosine(fused_runner, step) > 0.9999  # the check at start, in the block that is nobody's
     said = [speak(Engine(runner, loaded.tokenizer), loaded) for runner in (plain_runner, fused_runner)]
     assert said[0][0].shape == (16, FRAMES)
     for ours, theirs in zip(*said, strict=True):

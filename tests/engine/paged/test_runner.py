@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,8 @@ from engine.paged.kv_cache import PoolSize
 from engine.paged.runner import PagedRunner
 from engine.prompt.planner import CloneVoice, Reference, content_digest
 from engine.prompt.sampling_params import SamplingParams, resolve_sampling
-from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
+from engine.runtime.model_runner import Runner
+from engine.runtime.prefill import PrefillRequest, VoiceVectors
 from engine.scheduler.chunking import EmissionPlan
 from engine.scheduler.engine import ChunkOutput, Engine, GenerationRequest
 from tests.engine.support.engine_harness import TEXTS, Speaker, Spoken, alone, joined, same
@@ -181,8 +183,10 @@ def test_prompts_share_equal_full_blocks_only() -> None:
     speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 4, 256, ROOMY)
     read = enter(runner, speaker, 0)
     reads: list[int] = []
-    real = runner.read_pieces
-    runner.read_pieces = lambda pieces: (reads.extend(len(piece.inputs) for piece in pieces), real(pieces))[1]
+    runner.strategies = replace(
+        runner.strategies,
+        read_chunks=lambda chunks: (reads.extend(len(chunk.inputs) for chunk in chunks), runner.read_apart(chunks))[1],
+    )
     enter(runner, speaker, 1)
     enter(runner, speaker, 2, text=(5,) * 29 + (6,))
     enter(runner, speaker, 3, "vivian")
@@ -259,7 +263,8 @@ def fails_once(real: Callable[..., Any], after: int) -> Callable[..., Any]:
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_prefill_out_of_memory_is_retried_without_leaks(after: int) -> None:
     speaker = Speaker(pool=ROOMY)
-    speaker.runner.read_pieces = fails_once(speaker.runner.read_pieces, after)
+    runner = speaker.runner
+    runner.strategies = replace(runner.strategies, read_chunks=fails_once(runner.read_apart, after))
     for job in range(3):
         speaker.start(job, *[JOBS[job][0]], **JOBS[job][1])
     for job, spoken in speaker.finish().items():
@@ -269,14 +274,14 @@ def test_prefill_out_of_memory_is_retried_without_leaks(after: int) -> None:
 
 def test_prompt_larger_than_memory_fails_alone() -> None:
     speaker = Speaker(pool=ROOMY)
-    real = speaker.runner.read_pieces
+    runner = speaker.runner
 
-    def read(pieces: Any) -> None:
-        if any(len(piece.inputs) > 40 for piece in pieces):
+    def read(chunks: Any) -> None:
+        if any(len(chunk.inputs) > 40 for chunk in chunks):
             raise torch.cuda.OutOfMemoryError("no memory")
-        real(pieces)
+        runner.read_apart(chunks)
 
-    speaker.runner.read_pieces = read
+    runner.strategies = replace(runner.strategies, read_chunks=read)
     for job in range(3):
         speaker.start(job, *[JOBS[job][0]], **JOBS[job][1])
     parts = speaker.rest()

@@ -6,13 +6,15 @@ import random
 import subprocess
 import sys
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
 
-from engine.acceleration.select import _prompt_steps
+from engine.acceleration.capture import prompt_steps
 from engine.prompt.sampling_params import SamplingParams
-from engine.runtime.model_runner import PrefillRequest, Runner, VoiceVectors
+from engine.runtime.model_runner import Runner
+from engine.runtime.prefill import PrefillRequest, VoiceVectors
 from engine.runtime.prefix_cache import PrefixCache
 from tests.engine.support.engine_harness import Speaker
 from tests.engine.support.recorded_calls import Recorded
@@ -97,8 +99,9 @@ def test_uncached_prefix_is_prefilled_each_time() -> None:
 def test_prefill_chunks_are_padded_and_replayed_as_graphs(words: int, sizes: list[int]) -> None:
     speaker, plain = Speaker(), Runner(tiny_model("custom_voice"), 2, 512)
     runner = Runner(tiny_model("custom_voice"), 2, 512, lag=1)
-    runner.prompt_graphs = graphs = Recorded()
-    for step in _prompt_steps(runner):
+    graphs = Recorded()
+    runner.strategies = replace(runner.strategies, prompt_graphs=graphs)
+    for step in prompt_steps(runner):
         graphs.capture(step.key, step.inputs, step.run)
     assert list(graphs.graphs) == [(32, 256), (64, 256), (128, 512), (256, 512)]
     text = tuple(range(5, 5 + words))

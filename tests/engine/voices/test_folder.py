@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoint.model_info import LANGUAGES, ModelInfo, foresee_card, read_card
 from engine.voices.folder import FolderVoice, VoiceFolderError, read_folder, read_voice, signature, write_clone
-from engine.voices.listing import NARRATOR, read_roster
+from engine.voices.listing import NARRATOR, list_voices
 from tests.engine.support.qwen3 import put_voice, write_wave
 from tests.engine.support.tiny_models import tiny_directory
 
@@ -163,20 +163,20 @@ def test_a_checkpoint_lists_the_voices_that_it_fits(tmp_path):
     put_voice(tmp_path, "anna", 1, kind="clone", language="de-DE")
     put_voice(tmp_path, "ghost", kind="design", instruct="A ghost.", styles={"sad": "Sad."})
     put_voice(tmp_path, "olaf", 2, kind="clone", language="nb-NO")
-    roster = read_roster(BASE, tmp_path)
-    assert [(voice.id, voice.languages[:3], voice.follows_instruct) for voice in roster.voices] == [
+    listing = list_voices(BASE, tmp_path)
+    assert [(voice.id, voice.languages[:3], voice.follows_instruct) for voice in listing.voices] == [
         ("anna", ("de-DE", "zh", "en"), False)
     ]
-    assert "needs a voice_design model, and this one is base" in roster.problems["ghost"]
-    assert "does not speak 'nb-NO'; it speaks zh, en" in roster.problems["olaf"]
-    ghost, narrator = read_roster(DESIGN, tmp_path).voices
+    assert "needs a voice_design model, and this one is base" in listing.problems["ghost"]
+    assert "does not speak 'nb-NO'; it speaks zh, en" in listing.problems["olaf"]
+    ghost, narrator = list_voices(DESIGN, tmp_path).voices
     assert narrator.id == NARRATOR.name
     assert (ghost.id, ghost.styles, ghost.follows_instruct) == ("ghost", ("sad",), True)
 
 
 def test_an_empty_folder_leaves_a_narrator_to_voice_design_and_nobody_to_base(tmp_path):
-    assert [voice.id for voice in read_roster(DESIGN, tmp_path).voices] == [NARRATOR.name]
-    assert read_roster(BASE, tmp_path).voices == ()
+    assert [voice.id for voice in list_voices(DESIGN, tmp_path).voices] == [NARRATOR.name]
+    assert list_voices(BASE, tmp_path).voices == ()
 
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])

@@ -1,0 +1,30 @@
+"""How a runner computes: the replaceable parts that `acceleration` chooses once, at load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .codec_step import StreamingCodec
+from .cuda_graphs import CodecGraphs, FrameGraphs, PromptGraphs
+from .decode_step import DecodeStep
+from .prefill import PrefillChunk
+
+ReadChunks = Callable[[Sequence[PrefillChunk]], None]
+"""Makes the keys and values of chunks of prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategies:
+    """One way to run the model. All ways draw the same codes, up to rounding.
+
+    `read_chunks` None: each chunk alone, padded (`Runner.read_apart`). Graphs None: every call is launched eagerly.
+    """
+
+    step: DecodeStep
+    codec: StreamingCodec[Any]
+    read_chunks: ReadChunks | None = None
+    frame_graphs: FrameGraphs | None = None
+    codec_graphs: CodecGraphs | None = None
+    prompt_graphs: PromptGraphs | None = None
