@@ -24,7 +24,7 @@ class VoiceRegistry:
         """Build the first catalog. Raises ConfigError if the configured names do not fit the voices."""
         self._live = live
         self._pool = pool
-        self._source = (pool.voices, live.now.voices)
+        self._source = (pool.voices, live.current.voices)
         self._catalog = self._build()
 
     def current(self) -> VoiceCatalog:

@@ -28,7 +28,7 @@ class HealthSupervisor:
         self._slots = slots
         self._capacity = 0
         self._hung = False
-        self.monitor = HeartbeatMonitor(live.now.engine.heartbeat_timeout)
+        self.monitor = HeartbeatMonitor(live.current.engine.heartbeat_timeout)
         self.loaded = self.ready = False  # a loaded worker that does not react is not ready
 
     def open(self, capacity: int) -> None:
