@@ -23,7 +23,7 @@ def run(*arguments, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_daemon_and_every_process_of_it(number):
+def test_signal_ends_daemon_and_its_processes(number):
     with started(fake="ToneBackend") as process:
         process.wait_for("is ready", 2)
         family = psutil.Process(process.process.pid).children(recursive=True)
@@ -33,7 +33,7 @@ def test_a_signal_ends_the_daemon_and_every_process_of_it(number):
         assert "Traceback" not in "\n".join(process.lines)
 
 
-async def test_a_running_reply_may_finish():
+async def test_shutdown_drains_running_reply():
     with started(fake="ToneBackend") as process:
         process.wait_for("is ready: tones")
         async with connected(process) as client:
@@ -47,7 +47,7 @@ async def test_a_running_reply_may_finish():
         assert process.wait() == 0
 
 
-async def test_a_reply_that_takes_too_long_is_told_why_it_ends():
+async def test_shutdown_timeout_ends_reply_with_reason():
     with started("daemon.shutdown_timeout=0.2", fake="Endless") as process:
         process.wait_for("is ready: tones")
         async with connected(process) as client:
@@ -60,7 +60,7 @@ async def test_a_reply_that_takes_too_long_is_told_why_it_ends():
         assert process.wait() == 0
 
 
-async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
+async def test_shutdown_rejects_new_replies_and_connections():
     with started("daemon.shutdown_timeout=5", fake="Endless") as process:
         process.wait_for("is ready: tones")
         port = process.port
@@ -76,7 +76,7 @@ async def test_while_stopping_no_new_reply_begins_and_nobody_can_connect():
         assert process.wait() == 0
 
 
-async def test_a_second_signal_ends_at_once():
+async def test_second_signal_ends_at_once():
     with started("daemon.shutdown_timeout=60", fake="Endless") as process:
         process.wait_for("is ready: tones")
         workers = process.workers()
@@ -89,7 +89,7 @@ async def test_a_second_signal_ends_at_once():
         assert not outliving(workers)
 
 
-def test_a_port_in_use_is_one_clear_line():
+def test_port_in_use_is_one_error_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         uri = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         finished = run("--uri", uri, "--backend", "espeak")
@@ -101,13 +101,13 @@ def test_a_port_in_use_is_one_clear_line():
     assert "Traceback" not in finished.stderr
 
 
-def test_a_missing_config_is_one_clear_line(tmp_path):
+def test_missing_config_is_one_error_line(tmp_path):
     finished = run("--config", str(tmp_path / "none.yaml"))
     assert finished.returncode == os.EX_CONFIG
     assert finished.stderr == f"qwentts-daemon: {tmp_path}/none.yaml: No such file or directory\n"
 
 
-def test_a_wrong_key_is_one_clear_line(tmp_path):
+def test_unknown_key_is_one_error_line(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("wyoming: {prot: 10200}")
     finished = run("check-config", "--config", str(path))
@@ -117,14 +117,14 @@ def test_a_wrong_key_is_one_clear_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
-def test_permission_denied_is_one_clear_line(tmp_path):
+def test_permission_denied_is_one_error_line(tmp_path):
     tmp_path.chmod(0o500)
     finished = run("--uri", f"unix://{tmp_path}/socket", "--backend", "espeak")
     assert finished.returncode == os.EX_NOPERM
     assert "permission denied" in finished.stderr
 
 
-async def test_a_unix_socket_serves_and_is_removed(tmp_path):
+async def test_unix_socket_serves_and_is_removed(tmp_path):
     path = tmp_path / "wyoming.socket"
     with started(uri=f"unix://{path}", fake="ToneBackend") as process:
         process.wait_for("is ready: tones")
@@ -138,7 +138,7 @@ async def test_a_unix_socket_serves_and_is_removed(tmp_path):
     assert not path.exists()
 
 
-async def test_the_socket_of_a_killed_daemon_is_used_again_but_not_that_of_a_living_one(tmp_path):
+async def test_stale_unix_socket_is_reused_and_live_one_is_not(tmp_path):
     path = tmp_path / "wyoming.socket"
     with started(uri=f"unix://{path}", fake="ToneBackend") as process:
         process.wait_for("listening")
@@ -152,7 +152,7 @@ async def test_the_socket_of_a_killed_daemon_is_used_again_but_not_that_of_a_liv
         assert process.stop() == 0
 
 
-def test_stdio_answers_what_was_asked_and_ends():
+def test_stdio_answers_and_exits():
     finished = run(
         "--uri", "stdio://", "--backend", "espeak", input='{"type": "synthesize", "data": {"text": "Over a pipe."}}\n',
         encoding="latin-1",
@@ -163,7 +163,7 @@ def test_stdio_answers_what_was_asked_and_ends():
 
 
 @pytest.mark.parametrize("stdin", [subprocess.DEVNULL, None], ids=["/dev/null", "a file"])
-def test_stdio_without_a_pipe_is_one_clear_line(tmp_path, stdin):
+def test_stdio_without_pipe_is_one_error_line(tmp_path, stdin):
     (tmp_path / "input").write_text("")
     with (tmp_path / "input").open() as file:
         finished = run("--uri", "stdio://", "--backend", "espeak", stdin=file if stdin is None else stdin)
@@ -174,7 +174,7 @@ def test_stdio_without_a_pipe_is_one_clear_line(tmp_path, stdin):
     )
 
 
-async def test_a_thousand_connections_leave_nothing_behind():
+async def test_thousand_connections_leak_nothing():
     with daemon("wyoming.max_connections=2000", fake="ToneBackend") as process:
         process.wait_for("qwentts-espeak is ready")
         await speak(process, "Warm up.")
@@ -191,7 +191,7 @@ async def touch(process):
         pass
 
 
-def test_importing_the_daemon_never_imports_torch():
+def test_daemon_modules_do_not_import_torch():
     code = (
         "import sys, pkgutil, importlib, qwentts_daemon, engine.worker.process\n"
         "class NoTorch:\n"
@@ -206,7 +206,7 @@ def test_importing_the_daemon_never_imports_torch():
     assert finished.returncode == 0, finished.stderr
 
 
-async def test_the_running_daemon_has_no_torch_in_it():
+async def test_running_daemon_has_not_loaded_torch():
     with daemon() as process:
         await speak(process, "Hello.")
         for each in (psutil.Process(process.process.pid), *process.workers()):

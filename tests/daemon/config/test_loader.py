@@ -19,25 +19,25 @@ def written(tmp_path, text):
     return path
 
 
-def test_later_sources_win(tmp_path):
+def test_later_sources_override_earlier(tmp_path):
     path = written(tmp_path, "wyoming: {max_connections: 1, idle_timeout: 1, name: file}\n")
     environment = {"QWENTTS_WYOMING_MAX_CONNECTIONS": "2", "QWENTTS_WYOMING_IDLE_TIMEOUT": "2", "HOME": "/"}
     config = load(path, environment, ["wyoming.max_connections=3"])
     assert (config.wyoming.max_connections, config.wyoming.idle_timeout, config.wyoming.name) == (3, 2.0, "file")
 
 
-def test_nothing_given_means_defaults(tmp_path):
+def test_empty_sources_give_defaults(tmp_path):
     assert load(None, {}) == load(written(tmp_path, ""), {}) == load(written(tmp_path, "wyoming:\n"), {}) == Config()
 
 
-def test_values_of_the_environment_are_yaml():
+def test_environment_values_are_yaml():
     environment = {"QWENTTS_VOICES_PIN_LANGUAGES": "[de-DE, fr]", "QWENTTS_VOICES_STYLES": "{calm: Speak calmly.}"}
     voices = load(None, environment).voices
     assert voices.pin_languages == ("de-DE", "fr")
     assert voices.styles == {"calm": "Speak calmly."}
 
 
-def test_voices_lie_in_the_state_of_the_service_for_root_too(tmp_path, monkeypatch):
+def test_voices_dir_of_root_is_the_service_state(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "SERVICE_STATE", tmp_path)
     monkeypatch.setattr(paths, "SERVICE_STATE", tmp_path)
     home = {"XDG_DATA_HOME": "/home/anna/data"}
@@ -49,23 +49,23 @@ def test_voices_lie_in_the_state_of_the_service_for_root_too(tmp_path, monkeypat
     assert voices_dir(Config(voices=Voices(dir="/mine")), home) == Path("/mine")
 
 
-def test_a_user_s_own_configuration_comes_first():
+def test_default_paths_prefer_user_config():
     first, second = default_paths({"XDG_CONFIG_HOME": "/home/anna/.config"})
     assert (str(first), str(second)) == ("/home/anna/.config/qwentts/config.yaml", "/etc/qwentts/config.yaml")
 
 
-def test_a_place_that_cannot_be_looked_at_is_named():
+def test_default_path_names_unreadable_path():
     with pytest.raises(ConfigError, match=r"config\.yaml: File name too long; name a file with --config"):
         default_path({"XDG_CONFIG_HOME": "/" + "x" * 300})
 
 
-def test_one_device_may_stand_without_brackets(tmp_path):
+def test_devices_accept_a_single_string(tmp_path):
     assert load(None, {"QWENTTS_ENGINE_DEVICES": "cuda:1"}).engine.devices == ("cuda:1",)
     path = written(tmp_path, "engine: {devices: [cuda:0, cuda:1]}")
     assert load(path, {}).engine.devices == ("cuda:0", "cuda:1")
 
 
-def test_targets_of_every_kind_are_read(tmp_path):
+def test_targets_of_every_type_load(tmp_path):
     text = """announce: {targets: {
         kitchen: {type: command, command: [aplay, -r, "{rate}"], volume: 0.5, lead_silence: 1}, hall: {type: mqtt},
         attic: {type: wyoming, uri: "unix:///run/snd.sock"}, house: {type: snapcast, fifo: /run/snap},
@@ -148,34 +148,34 @@ def test_targets_of_every_kind_are_read(tmp_path):
         ("http: {public_url: host:80}", r"http\.public_url: write it as http://HOST:PORT"),
     ],
 )
-def test_mistakes_name_the_key_and_the_reason(tmp_path, text, message):
+def test_load_error_names_key_and_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load(written(tmp_path, text), {})
 
 
 @pytest.mark.parametrize("text", ["wyoming: &a {uri: *a}", "wyoming: {uri: &a [*a]}", "&a [*a]"])
-def test_what_contains_itself_is_no_configuration(tmp_path, text):
+def test_recursive_yaml_is_rejected(tmp_path, text):
     with pytest.raises(ConfigError, match=r"no valid YAML: .*recursive"):
         load(written(tmp_path, text), {})
 
 
-def test_missing_file_is_named(tmp_path):
+def test_load_error_names_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "none.yaml")) + ": No such file"):
         load(tmp_path / "none.yaml", {})
 
 
-def test_unknown_environment_variable_names_the_nearest():
+def test_unknown_environment_variable_suggests_nearest():
     with pytest.raises(ConfigError, match="QWENTTS_WYOMING_URL: unknown; did you mean QWENTTS_WYOMING_URI"):
         load(None, {"QWENTTS_WYOMING_URL": "x"})
 
 
 @pytest.mark.parametrize("word", ["wyoming.uri", "uri=x", ".=x", "wyoming.=x"])
-def test_malformed_setting_is_refused(word):
+def test_malformed_setting_is_rejected(word):
     with pytest.raises(ConfigError, match=r"section\.key=value"):
         load(None, {}, [word])
 
 
-def test_every_problem_is_reported_at_once(tmp_path):
+def test_load_reports_all_problems_at_once(tmp_path):
     with pytest.raises(ConfigError, match=r"queue\.max_size.*queue\.max_wait"):
         load(written(tmp_path, "queue: {max_size: x, max_wait: -1}"), {})
 

@@ -29,14 +29,14 @@ def tone_daemon():
         yield process
 
 
-async def test_one_shot_is_one_start_chunks_and_one_stop(tone_daemon):
+async def test_synthesize_sends_start_chunks_stop(tone_daemon):
     heard = await speak(tone_daemon, "Hello there.")
     assert heard.types == ONE_SHOT
     assert heard.rate == RATE
     assert heard.pcm == tones("Hello there.")
 
 
-async def test_several_sentences_are_still_one_reply(tone_daemon):
+async def test_several_sentences_are_one_reply(tone_daemon):
     heard = await speak(tone_daemon, "One is here. Two is here. Three is here.")
     assert heard.types == ONE_SHOT
     assert heard.pcm == tones("One is here. Two is here. Three is here.")
@@ -49,7 +49,7 @@ async def test_streamed_text_is_spoken_once(tone_daemon, compat):
     assert heard.pcm == tones("Hello there. How are you?")
 
 
-async def test_audio_leaves_before_the_text_is_complete(tone_daemon):
+async def test_audio_starts_before_streamed_text_ends(tone_daemon):
     async with connected(tone_daemon) as client:
         await client.write_event(SynthesizeStart().event())
         await client.write_event(SynthesizeChunk("The first sentence. And").event())
@@ -62,20 +62,20 @@ async def test_audio_leaves_before_the_text_is_complete(tone_daemon):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "**", "🎉", "```\ncode\n```", "https://example.org/x"])
-async def test_text_that_cleans_to_nothing_is_100_ms_of_silence(tone_daemon, text):
+async def test_text_without_speech_gives_100_ms_of_silence(tone_daemon, text):
     for heard, types in ((await speak(tone_daemon, text), ONE_SHOT), (await stream(tone_daemon, text), STREAMED)):
         assert heard.types == types
         assert heard.seconds == pytest.approx(0.1)
         assert not any(heard.pcm)
 
 
-async def test_a_stream_without_any_text_is_silence_too(tone_daemon):
+async def test_stream_without_text_gives_silence(tone_daemon):
     heard = await stream(tone_daemon)
     assert heard.types == STREAMED
     assert heard.seconds == pytest.approx(0.1)
 
 
-async def test_one_connection_serves_several_replies_and_both_flows(tone_daemon):
+async def test_connection_serves_several_replies_and_both_flows(tone_daemon):
     async with connected(tone_daemon) as client:
         for text in ("First one.", "Second one."):
             await client.write_event(Synthesize(text).event())
@@ -106,7 +106,7 @@ async def test_describe_lists_one_program_with_voices(tone_daemon):
     assert [speaker.name for speaker in program.voices[1].speakers] == ["soft"]
 
 
-async def test_describe_and_ping_are_answered_while_speaking():
+async def test_describe_and_ping_are_answered_during_reply():
     with daemon(fake="Endless") as process:
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
@@ -117,7 +117,7 @@ async def test_describe_and_ping_are_answered_while_speaking():
             assert (await describe(client)).tts
 
 
-async def test_select_program_accepts_ours_only(tone_daemon):
+async def test_select_program_accepts_only_ours(tone_daemon):
     async with connected(tone_daemon) as client:
         await client.write_event(SelectProgram("qwen-tts").event())
         await client.write_event(Synthesize("Yes.").event())
@@ -135,13 +135,13 @@ async def test_unknown_events_are_ignored(tone_daemon):
 
 
 @pytest.mark.parametrize("voice", [{"language": ""}, {"name": "", "language": "", "speaker": ""}])
-async def test_an_empty_word_is_no_wish(tone_daemon, voice):
+async def test_empty_voice_or_language_means_default(tone_daemon, voice):
     async with connected(tone_daemon) as client:
         await client.write_event(Event("synthesize", {"text": "Hi.", "voice": voice}))
         assert (await hear(client, "audio-stop")).seconds
 
 
-async def test_language_beside_a_name_is_honoured(tone_daemon):
+async def test_language_with_voice_name_is_used(tone_daemon):
     async with connected(tone_daemon) as client:
         await client.write_event(Event("synthesize", {"text": "Hallo.", "voice": {"name": "ryan", "language": "fr"}}))
         heard = await hear(client, "never")
@@ -168,7 +168,7 @@ async def test_language_beside_a_name_is_honoured(tone_daemon):
         (SynthesizeStop().event(), "invalid-request"),
     ],
 )
-async def test_a_refusal_is_an_error_with_a_code_and_then_the_end(tone_daemon, event, code):
+async def test_rejected_request_gets_error_code_and_end_of_reply(tone_daemon, event, code):
     async with connected(tone_daemon) as client:
         await client.write_event(event)
         heard = await hear(client, "never")
@@ -177,7 +177,7 @@ async def test_a_refusal_is_an_error_with_a_code_and_then_the_end(tone_daemon, e
     assert heard.events[0].data["text"]
 
 
-async def test_streamed_text_that_grows_too_long_is_refused(tone_daemon):
+async def test_streamed_text_beyond_limit_is_rejected(tone_daemon):
     heard = await stream(tone_daemon, *["A little more of it. "] * 400)
     assert heard.types[-1] == "error"
     assert heard.code == "text-too-long"
@@ -196,7 +196,7 @@ async def test_streamed_text_that_grows_too_long_is_refused(tone_daemon):
     ],
     ids=["1 MB header", "deep JSON", "bad UTF-8", "1 TB payload", "blank line", "bad data"],
 )
-async def test_what_is_no_event_ends_the_connection_with_an_error(tone_daemon, data):
+async def test_invalid_event_ends_connection_with_error(tone_daemon, data):
     reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
     writer.write(data)
     header = json.loads(await reader.readline())
@@ -207,7 +207,7 @@ async def test_what_is_no_event_ends_the_connection_with_an_error(tone_daemon, d
 
 
 @pytest.mark.parametrize("limit", [1, 64], ids=["refused", "served"])
-async def test_clients_that_leave_before_they_hear_the_error_harm_nobody(limit):
+async def test_clients_leaving_before_the_error_affect_no_others(limit):
     with daemon(f"wyoming.max_connections={limit}", fake="ToneBackend") as process:
         async with connected(process) as other:
             await describe(other)
@@ -219,14 +219,14 @@ async def test_clients_that_leave_before_they_hear_the_error_harm_nobody(limit):
                 assert (await hear(other, "audio-stop")).pcm == tones("Still here."), data
 
 
-async def test_null_data_is_an_event_without_data(tone_daemon):
+async def test_null_data_means_empty_data(tone_daemon):
     reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
     writer.write(b'{"type": "ping", "data": null}\n')
     assert json.loads(await reader.readline())["type"] == "pong"
     writer.close()
 
 
-async def test_a_flood_of_rubbish_costs_no_memory(tone_daemon):
+async def test_invalid_input_flood_uses_no_memory(tone_daemon):
     await speak(tone_daemon, "Warm up.")
     before = tone_daemon.rss()
     reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
@@ -242,7 +242,7 @@ async def test_a_flood_of_rubbish_costs_no_memory(tone_daemon):
     del reader
 
 
-async def test_more_connections_than_allowed_are_refused():
+async def test_connections_beyond_limit_are_rejected():
     with daemon("wyoming.max_connections=2", fake="ToneBackend") as process:
         async with connected(process) as first, connected(process) as second:
             await describe(first)
@@ -253,7 +253,7 @@ async def test_more_connections_than_allowed_are_refused():
         assert (await speak(process, "Free again.")).types == ONE_SHOT
 
 
-async def test_a_client_that_says_nothing_is_sent_away_also_in_the_middle_of_its_text():
+async def test_idle_client_is_disconnected_even_during_text():
     with daemon("wyoming.idle_timeout=0.3", fake="ToneBackend") as process:
         async with connected(process) as silent, connected(process) as halfway:
             await halfway.write_event(SynthesizeStart().event())
@@ -261,13 +261,13 @@ async def test_a_client_that_says_nothing_is_sent_away_also_in_the_middle_of_its
             assert (await hear(halfway, "never")).code == "idle-timeout"
 
 
-async def test_a_client_may_listen_for_longer_than_the_idle_timeout():
+async def test_idle_timeout_does_not_cut_long_reply():
     with daemon("wyoming.idle_timeout=0.2", "engine.job_timeout=0.8", fake="Mute") as process:
         heard = await speak(process, "Nothing is ever made of this.")
     assert heard.code == "deadline-exceeded"
 
 
-async def test_a_client_that_does_not_read_is_cut_off_and_its_job_held():
+async def test_slow_reader_is_disconnected_and_its_job_paused():
     with daemon("wyoming.write_timeout=1", fake="Endless") as process:
         before = process.rss()
         reader, writer = await asyncio.open_connection("127.0.0.1", process.port, limit=1024)
@@ -282,7 +282,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_job_held():
 # --- ends and beginnings -------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_leaves_stops_the_engine():
+async def test_disconnect_cancels_job():
     with daemon(fake="Endless") as process:
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
@@ -290,7 +290,7 @@ async def test_a_client_that_leaves_stops_the_engine():
         process.wait_for(r"engine\.worker\.process: job 1 cancelled")
 
 
-async def test_a_new_request_ends_the_running_reply_in_order():
+async def test_new_request_interrupts_running_reply():
     with daemon(fake="Endless") as process:
         async with connected(process) as client:
             await client.write_event(Synthesize("On and on.").event())
@@ -306,7 +306,7 @@ async def test_a_new_request_ends_the_running_reply_in_order():
             assert heard.types[-3:] == ["audio-stop", "synthesize-stopped", "audio-start"]
 
 
-async def test_stalled_text_gets_comfort_silence_up_to_a_limit():
+async def test_stalled_text_gets_silence_up_to_limit():
     with daemon("audio.stall_silence=0.1", "audio.stall_silence_max=0.3", fake="ToneBackend") as process:
         async with connected(process) as client:
             await client.write_event(SynthesizeStart().event())
@@ -321,13 +321,13 @@ async def test_stalled_text_gets_comfort_silence_up_to_a_limit():
             assert (await hear(client, "synthesize-stopped")).pcm == tones(" So there.")
 
 
-async def test_silence_before_and_after_a_reply():
+async def test_lead_and_tail_silence_are_added():
     with daemon("audio.lead_silence=0.25", "audio.tail_silence=0.5", fake="ToneBackend") as process:
         heard = await speak(process, "Hi.")
     assert heard.pcm == bytes(RATE // 4 * 2) + tones("Hi.") + bytes(RATE // 2 * 2)
 
 
-async def test_the_line_is_bounded_in_length_and_time():
+async def test_queue_is_bounded_in_length_and_time():
     with daemon("queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
         async with connected(process) as a, connected(process) as b, connected(process) as c, connected(process) as d:
             for client in (a, b, c, d):  # as many as the engine takes
@@ -342,7 +342,7 @@ async def test_the_line_is_bounded_in_length_and_time():
                 assert (await hear(waiting, "never")).code == "queue-timeout"
 
 
-async def test_many_clients_at_once_hear_what_one_hears():
+async def test_concurrent_clients_get_same_audio_as_one():
     text = "The first sentence is here. The second one follows it. And the third one ends the text."
     with daemon() as process:
         alone = (await speak(process, text)).pcm

@@ -27,12 +27,12 @@ INTERFACES = ["127.0.0.1", "172.17.0.1", "192.168.1.5", "169.254.3.3", "::1", "f
         ("localhost", []),
     ],
 )
-def test_real_addresses_the_one_of_the_default_route_first(host, expected):
+def test_advertised_addresses_start_with_default_route(host, expected):
     assert addresses_to_advertise(host, INTERFACES, "192.168.1.5") == expected
 
 
 @given(st.lists(st.ip_addresses().map(str), max_size=6))
-def test_never_an_address_that_others_cannot_reach(interfaces):
+def test_unreachable_addresses_are_not_advertised(interfaces):
     for host in ("0.0.0.0", "::"):
         for address in addresses_to_advertise(host, interfaces, None):
             assert address not in ("0.0.0.0", "::")
@@ -47,7 +47,7 @@ def find(name, within_s):
         with_everything.close()
 
 
-async def test_home_assistant_finds_it_while_it_runs_and_not_after(free_address):
+async def test_service_is_found_only_while_running(free_address):
     async with advertised(NAME, free_address, 10299):
         found = await asyncio.to_thread(find, NAME, PATIENCE_S)
         assert found is not None
@@ -64,12 +64,12 @@ def free_address():
     return addresses[0]
 
 
-async def test_a_loopback_address_is_not_advertised():
+async def test_loopback_is_not_advertised():
     async with advertised(NAME, "127.0.0.1", 10299):
         assert await asyncio.to_thread(find, NAME, 1) is None
 
 
-async def test_a_network_that_comes_late_and_goes_is_followed(free_address, monkeypatch):
+async def test_address_changes_are_followed(free_address, monkeypatch):
     interfaces = []
     monkeypatch.setattr("qwentts_daemon.network.interface_addresses", lambda: list(interfaces))
     monkeypatch.setattr("qwentts_daemon.wyoming.zeroconf.LOOK_INTERVAL_S", 0.05)
@@ -87,7 +87,7 @@ def found_addresses(name):
     return set(found.parsed_addresses()) if found else set()
 
 
-async def test_a_fault_is_told_once_and_tried_again(free_address, monkeypatch, caplog):
+async def test_error_is_logged_once_and_retried(free_address, monkeypatch, caplog):
     tries, tried_thrice = [], asyncio.Event()
 
     def broken(**options):
