@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..model.codec_decoder import CodecDecoder
 from ..model.streaming import CodecState
-from ..scheduler.edges import faded
-from ..scheduler.job import RUNAWAY, ChunkOutput
+from ..scheduler.job import RUNAWAY, ChunkOutput, faded
 from .stream_options import WindowPlan
 
 Decode = Callable[[Tensor], Tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..model.config import CODE_GROUPS, FRAME_S, SAMPLE_RATE
 from ..model.streaming import CodecSnapshot
 from ..prompt.languages import PromptError
 from ..prompt.planner import PromptPlan
@@ -17,15 +19,17 @@ from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TokenStream
 from ..runtime.model_runner import PendingAudio
 from ..runtime.prefill import VoiceVectors
-from .chunking import FRAME_S, BufferedPlan, Emission, Playback
-from .edges import faded, without_silence
+from .chunking import BufferedPlan, Emission, Playback
 from .sequence import FinishReason, SampleOutcome, Sequence
 
 log = logging.getLogger(__name__)
 
 RUNAWAY = (FinishReason.TOO_LONG, FinishReason.LOOP)
 SILENT_FRAMES = 5
-"""So many leading frames at most may be left out as silence."""
+"""At most this many leading frames are left out as silence."""
+SILENCE = 10 ** (-50 / 20)
+"""Amplitude of -50 dBFS: anything softer is inaudible."""
+BEFORE_ONSET = SAMPLE_RATE // 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class RunningJob:
         now_s = clock()
         ended = self.over and self.sent + frames == self.kept
         wave = self._edged(wave[: frames * self.frame_samples], ended)
-        codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, 16).mT  # [16, n]
+        codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, CODE_GROUPS).mT  # [16, n]
         del self._codes[:frames]
         self.sent += frames
         if len(wave):
@@ -187,3 +191,17 @@ class RunningJob:
         log.warning("job %d cut after %d frames for %d text ids: %s", self.sequence.job, self.kept,
                     self.sequence.text_ids, self.sequence.cut)  # fmt: skip
         return faded(wave, self.frame_samples)
+
+
+def without_silence(wave: Tensor, most: int) -> Tensor:
+    """wave [n] without the silence that it begins with, but for 10 ms; at most `most` samples are left out."""
+    loud = (wave.abs() > SILENCE).nonzero()
+    quiet = max(int(loud[0]) - BEFORE_ONSET, 0) if len(loud) else len(wave)
+    return wave[min(quiet, most) :]
+
+
+def faded(wave: Tensor, samples: int) -> Tensor:
+    """The wave with its last `samples` samples falling to silence along a half cosine."""
+    tail = min(samples, wave.shape[-1])
+    ramp = 0.5 * (1 + torch.cos(torch.linspace(0, math.pi, tail)))
+    return torch.cat((wave[..., : wave.shape[-1] - tail], wave[..., wave.shape[-1] - tail :] * ramp), dim=-1)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.mel import log_mel
 from ..model.speech_model import SpeechModel
 from ..prompt.planner import CloneVoice, Reference, content_digest
 from ..runtime.prefill import VoiceVectors
 from .audio import RATE, Samples
+from .mel import log_mel
 
 FORMAT = 1
 SHORTEST_SAMPLES = RATE // 10

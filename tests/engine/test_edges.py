@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.scheduler.edges import BEFORE_ONSET, SILENCE, faded, without_silence
+from engine.scheduler.job import BEFORE_ONSET, SILENCE, faded, without_silence
 
 
 def test_silence_is_left_out_up_to_10_ms_before_the_onset() -> None:

@@ -212,7 +212,7 @@ def test_a_hub_id_that_is_not_published_is_guessed_by_its_name_or_read_from_the_
 
 def test_voices_are_known_without_anything_heavy(tmp_path):
     code = (
-        "import sys; from engine.worker.backends.qwen3 import Qwen3Backend; from engine.settings import *\n"
+        "import sys; from engine.worker.backends.qwen3 import Qwen3Backend; from engine.ipc.settings import *\n"
         "auto = dict.fromkeys(('device', 'dtype', 'codec_dtype', 'kernels'), 'auto')\n"
         "rest = dict.fromkeys(('revision', 'offline', 'cache_dir', 'cuda_graphs', 'trim_silence'))\n"
         "model = ModelSettings(sys.argv[1], sys.argv[2], max_jobs=4, sampling={}, **auto, **rest)\n"

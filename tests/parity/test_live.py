@@ -16,8 +16,8 @@ import torch
 
 from engine.checkpoint.load import load
 from engine.checkpoint.weight_map import codec_weights, model_weights
-from engine.model.mel import log_mel
 from engine.model.speech_model import SpeechModel
+from engine.voices.mel import log_mel
 from tests.engine.greedy import speak
 from tests.engine.signals import codes, sound
 from tests.engine.tiny_checkpoint import build
