@@ -30,8 +30,8 @@ class VoiceRegistry:
     def current(self) -> VoiceCatalog:
         """Return the catalog in force."""
         voices = self._pool.voices or self._source[0]
-        if self._source != (voices, self._live.now.voices):
-            self._source = (voices, self._live.now.voices)
+        if self._source != (voices, self._live.current.voices):
+            self._source = (voices, self._live.current.voices)
             self._catalog = self._rebuild()
         return self._catalog
 
