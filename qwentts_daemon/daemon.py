@@ -53,25 +53,25 @@ async def serve(live: LiveConfig) -> None:
     synthesizer = Synthesizer(pool, live)
     reload = Reload(live, pool, voices.check, notifier)
     reporter = WatchdogReporter(live, pool, notifier, changed, watchdog_s)
-    allow_descriptors(live.now.wyoming.max_connections)
+    allow_descriptors(live.current.wyoming.max_connections)
     _on_signals(stopping, reload.asked)
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:  # exited in reverse order
         stack.callback(tasks.create_task(reporter.run(stopping.is_set), name="watchdog").cancel)
         server = WyomingServer(Service(live, synthesizer, voices.current, ClientLimiter(live)), tasks)
         workers = PoolTask(pool)
         stack.push_async_callback(workers.stop)
-        recordings = await stack.enter_async_context(recording_store(live.now, lambda: pool.ready))
-        announcer = await stack.enter_async_context(_announcing(live.now, synthesizer, voices, recordings, reload))
-        stack.push_async_callback(lambda: _drain(server, announcer, live.now.daemon.shutdown_timeout))
-        listener = await stack.enter_async_context(listening(live.now.wyoming.uri, server, stopping, given))
+        recordings = await stack.enter_async_context(recording_store(live.current, lambda: pool.ready))
+        announcer = await stack.enter_async_context(_announcing(live.current, synthesizer, voices, recordings, reload))
+        stack.push_async_callback(lambda: _drain(server, announcer, live.current.daemon.shutdown_timeout))
+        listener = await stack.enter_async_context(listening(live.current.wyoming.uri, server, stopping, given))
         workers.start()
         notifier.ready()
         stack.callback(tasks.create_task(reload.run(), name="reload").cancel)
-        if listener.address and live.now.wyoming.zeroconf:
-            await stack.enter_async_context(advertised(live.now.wyoming.name, *listener.address))
+        if listener.address and live.current.wyoming.zeroconf:
+            await stack.enter_async_context(advertised(live.current.wyoming.name, *listener.address))
         await workers.run_until(stopping)
         log.info("stopping")
-        notifier.stopping(live.now.daemon.shutdown_timeout + STOP_MARGIN_S)
+        notifier.stopping(live.current.daemon.shutdown_timeout + STOP_MARGIN_S)
         changed.set()
         listener.close()
         synthesizer.close()
@@ -121,11 +121,11 @@ async def recording_store(config: Config, is_ready: Callable[[], bool]) -> Async
 
 def make_pool(live: LiveConfig, changed: Callable[[], None] = lambda: None) -> WorkerPool:
     """Create the configured workers without starting them. `changed` is called when jobs begin, wait or end."""
-    engines = choose_engines(live.now, os.environ)
+    engines = choose_engines(live.current, os.environ)
     groups = []
     for workers in engines:
         queue = JobQueue(live, has_fallback=workers is not engines[-1], changed=changed)
-        idle = IdleManager(live.now.engine.keep_alive_s if workers is engines[0] else None)
+        idle = IdleManager(live.current.engine.keep_alive_s if workers is engines[0] else None)
         clients = [WorkerClient(each, live, queue, idle) for each in workers]
         groups.append(WorkerGroup(clients, queue, idle))
     return WorkerPool(live, groups[0], groups[1] if len(groups) > 1 else None)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checkpoint.gpu_probe import AMPERE
 from ..model.attention import Attention, Rotary
 from ..model.layers import DecoderLayer
 from ..model.talker import BatchRows
@@ -52,7 +53,7 @@ def obstacle(runner: PagedRunner) -> str | None:
     weight = runner.model.talker.head.weight
     if importlib.util.find_spec("flash_attn") is None:
         return "flash-attn is not installed"
-    if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < (8, 0):
+    if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < AMPERE:
         return "flash-attn needs a GPU from Ampere (RTX 30) on"
     if weight.dtype == torch.float32:
         return "flash-attn is for 16-bit weights"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..checkpoint.gpu_probe import AMPERE
+from ..model.config import FRAME_S
 from ..paged.runner import PagedRunner
 from ..runtime.decode_step import EagerDecodeStep
 from ..runtime.model_runner import Runner
@@ -27,7 +29,6 @@ from .verify import UnusableKernels, check_codec, check_frame
 if TYPE_CHECKING:
     from ..kernels.codec import FusedCodec
 
-FRAME_S = 0.08
 BUSY_SHARE = 0.8
 """Of a frame's time all jobs together may take this share: one slow moment would be audible otherwise."""
 
@@ -148,7 +149,7 @@ def _fused_codec(runner: Runner) -> Strategies:
 def _require_triton(runner: Runner) -> None:
     if importlib.util.find_spec("triton") is None:
         raise UnusableKernels("triton is not installed")
-    if torch.cuda.get_device_capability(runner.device) < (8, 0):
+    if torch.cuda.get_device_capability(runner.device) < AMPERE:
         raise UnusableKernels("the GPU is older than Ampere (RTX 30)")
 
 

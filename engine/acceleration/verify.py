@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from ..model.config import CODE_GROUPS, CODEBOOK_SIZE
 from ..model.talker import BatchRows
 from ..runtime.model_runner import Runner
 from .capture import SHORTEST_READ
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = 0.995
 LEAST_CODEC_DB = 32.0
+FRAMES = 16
+"""What the codec is compared over, in two steps."""
 
 
 class UnusableKernels(Exception):
@@ -62,8 +65,8 @@ def codec_decibels(runner: Runner, codec: FusedCodec) -> float:
     """Signal to noise of the fused codec against the plain one, over some frames in the spare slot."""
     spare = torch.full((1,), runner.slots, device=runner.device)
     noise = torch.Generator(runner.device).manual_seed(0)
-    codes = torch.randint(0, 2048, (16, 16), generator=noise, device=runner.device)
-    ring = codes.expand(runner.slots + 1, 16, 16).contiguous()
+    codes = torch.randint(0, CODEBOOK_SIZE, (FRAMES, CODE_GROUPS), generator=noise, device=runner.device)
+    ring = codes.expand(runner.slots + 1, FRAMES, CODE_GROUPS).contiguous()
     start = torch.zeros_like(spare)
     steps = [codec.step(ring, start + 8 * n, spare, 8) for n in range(2)]
     codec.reset(runner.slots)

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..model.config import FRAME_S
 from .machine import Limits, measure_limits
 from .metrics import Figure, RequestTrace, spread
 from .report import command_line, engine_parser, json_line, peer_lines, text_line
-from .roofline import FRAME_S, Load, compute_floor_s, frame_bytes
+from .roofline import Load, compute_floor_s, frame_bytes
 from .speech import TEXT, BenchRequest, BenchSpeaker
 
 FIRST_FRAMES = 16

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from .roofline import FRAME_S
+from ..model.config import FRAME_S
 
 AUDIBLE = 10 ** (-50 / 20)
 """−50 dBFS, of full scale 1."""

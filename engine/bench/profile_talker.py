@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from ..model.config import CODE_GROUPS, CODEBOOK_SIZE
 from ..model.speech_model import SpeechModel
 from ..model.talker import BatchRows
 from ..prompt.sampling_params import SamplingParams
@@ -85,7 +86,7 @@ def codec_step(case: Case) -> Call:
     """One chunk of the batch's streams."""
     decoder, slots = case.model.decoder, case.slots
     state = decoder.allocate(case.batch)
-    codes = torch.randint(0, 2048, (case.batch, 16, case.frames), device=case.like.device)
+    codes = torch.randint(0, CODEBOOK_SIZE, (case.batch, CODE_GROUPS, case.frames), device=case.like.device)
     return lambda: decoder.step(codes, slots, state)
 
 
@@ -115,7 +116,7 @@ def fused_codec_step(case: Case) -> Call:
     from ..kernels.codec import FusedCodec
 
     slots, codec = case.slots, FusedCodec(case.model.decoder, case.batch, torch.float16, case.like.device)
-    codes = torch.randint(0, 2048, (case.batch + 1, RING_FRAMES, 16), device=case.like.device)
+    codes = torch.randint(0, CODEBOOK_SIZE, (case.batch + 1, RING_FRAMES, CODE_GROUPS), device=case.like.device)
     starts = torch.zeros_like(slots)
     return lambda: codec.step(codes, starts, slots, case.frames)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..checkpoint.memory_footprint import conv_memory
 from ..model.config import CodecDecoderConfig, CodePredictorConfig, ModelConfig, TalkerConfig, TransformerConfig
-
-FRAME_S = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,6 @@ def frame_macs(config: ModelConfig) -> dict[str, int]:
         "code_predictor": _multiplied(predictor_matrices(config)),
         "codec": _multiplied(codec_matrices(config.codec.decoder)),
     }
-
-
-def memory_floor_s(config: ModelConfig, load: Load, bytes_per_s: float) -> float:
-    """Seconds a frame of the whole batch takes if only memory limits it."""
-    return sum(frame_bytes(config, load).values()) / bytes_per_s
 
 
 def compute_floor_s(config: ModelConfig, batch: int, flops_per_s: float) -> float:
@@ -115,13 +109,7 @@ def _kv(t: TransformerConfig) -> int:
 
 def _codec_state(config: CodecDecoderConfig, chunk_frames: float) -> float:
     """Elements moved a frame and stream: keys and values read, convolution memories read and written, once a chunk."""
-    latent, channels = config.latent_size, config.channels
-    memories = 2 * config.codebook_dim + 6 * latent * (len(config.upsampling_ratios) + 1)
-    for ratio in config.upsample_rates:
-        channels //= 2
-        memories += (ratio + 6 * (1 + 3 + 9)) * channels
-    memories += 6 * channels
-    return (config.window_frames * _kv(config.transformer) + 2 * memories) / chunk_frames
+    return (config.window_frames * _kv(config.transformer) + 2 * conv_memory(config)) / chunk_frames
 
 
 def _streamed(matrices: list[Matrix]) -> int:

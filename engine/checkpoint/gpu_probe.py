@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+AMPERE = (8, 0)
+"""The first compute capability with bfloat16 (RTX 30, A100); our kernels and flash-attn need it too."""
+
 
 def probe() -> dict[str, Any]:
     """The build of torch and every GPU that it can use, each tried with a small product of matrices."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..model.config import (
+    CODEC_STEP_FRAMES,
     SAMPLE_RATE,
     CodecDecoderConfig,
     CodecEncoderConfig,
@@ -16,8 +17,6 @@ from ..model.config import (
 
 ENCODER_BYTES = 4
 """The encoders are float32 always."""
-RING_FRAMES = 25
-"""Frames of one codec step, for which the state has room beyond its window."""
 MEL_FRAMES = 30 * SAMPLE_RATE // 256
 """Of the longest reference that is heard for a voice."""
 LIVE_LAYERS = 3
@@ -107,11 +106,17 @@ def _codec_decoder(config: CodecDecoderConfig) -> int:
 
 
 def _codec_state(config: CodecDecoderConfig) -> int:
-    latent, t = config.latent_size, config.transformer
-    attention = t.layers * 2 * t.kv_heads * t.head_dim * (config.window_frames + RING_FRAMES)
-    frames = 2 * config.codebook_dim + 6 * latent * (len(config.upsampling_ratios) + 1)
-    waves = sum(outputs * (rate + 6 * (1 + 3 + 9)) for _, outputs, rate in _wave_blocks(config))
-    return attention + frames + waves
+    t = config.transformer
+    attention = t.layers * 2 * t.kv_heads * t.head_dim * (config.window_frames + CODEC_STEP_FRAMES)
+    return attention + conv_memory(config)
+
+
+def conv_memory(config: CodecDecoderConfig) -> int:
+    """How many numbers the codec's convolutions remember of one stream (`CodecDecoder.allocate`)."""
+    blocks = _wave_blocks(config)
+    frames = 2 * config.codebook_dim + 6 * config.latent_size * (len(config.upsampling_ratios) + 1)
+    waves = sum(outputs * (rate + 6 * (1 + 3 + 9)) for _, outputs, rate in blocks)
+    return frames + waves + 6 * blocks[-1][1]
 
 
 def _wave_blocks(config: CodecDecoderConfig) -> list[tuple[int, int, int]]:

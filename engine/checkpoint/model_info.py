@@ -12,7 +12,7 @@ from typing import Any
 
 from ..ipc.messages import Voice
 from ..model.config import MODEL_FILE, MODEL_TYPES, CheckpointError, ConfigError
-from ..prompt.languages import tag_of
+from ..prompt.languages import follows_instruct, tag_of
 from .hub import cached_file
 
 LANGUAGES = ("zh", "en", "ja", "ko", "de", "fr", "ru", "pt", "es", "it")
@@ -51,8 +51,8 @@ class ModelInfo:
 
     @property
     def follows_instruct(self) -> bool:
-        """Whether a style described in words changes anything (as `PromptPlanner.instructable`)."""
-        return self.kind == "voice_design" or (self.kind == "custom_voice" and self.size != "0b6")
+        """Whether a style described in words changes anything."""
+        return follows_instruct(self.kind, self.size)
 
     def preset_voices(self) -> tuple[Voice, ...]:
         """The checkpoint's own speakers; the known ones come first."""

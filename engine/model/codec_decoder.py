@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Rotary, Store, rotary, rotary_frequencies, visible_bias
-from .config import CodecDecoderConfig
+from .config import CODEC_STEP_FRAMES, CodecDecoderConfig
 from .layers import DecoderLayer, Snake, module_list
 from .quantizer import ResidualVQDecoder
 from .streaming import CausalConv, CausalUpsample, CodecState, ConvState, RollingState, ZeroState
@@ -112,7 +112,7 @@ class CodecDecoder(nn.Module):
         self.snake = Snake(widths[-1])
         self.leave = CausalConv(widths[-1], 1, kernel=7)
 
-    def allocate(self, slots: int, max_step_frames: int = 25) -> CodecState:
+    def allocate(self, slots: int, max_step_frames: int = CODEC_STEP_FRAMES) -> CodecState:
         """Static state for `slots` streams; a longer step than `max_step_frames` is split."""
         floats = sum(getattr(module, "state_floats", 0) for module in self.modules())
         conv = self.quantizer.table.new_zeros(slots, floats)

@@ -12,6 +12,12 @@ MODEL_FILE = "config.json"
 CODEC_FILE = "speech_tokenizer/config.json"
 MODEL_TYPES = ("base", "custom_voice", "voice_design")
 SAMPLE_RATE = 24_000
+FRAME_SAMPLES = 1920
+FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
+CODE_GROUPS = 16
+CODEBOOK_SIZE = 2048
+CODEC_STEP_FRAMES = 25
+"""The longest step of the eager codec; its state has room for that beyond the attention window."""
 
 
 class CheckpointError(Exception):

@@ -70,3 +70,11 @@ def suggest(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else "."
     return f"{hint} Valid: {', '.join(sorted(known))}"
+
+
+def follows_instruct(kind: str, size: str) -> bool:
+    """Return whether a manner of speaking described in words changes anything.
+
+    The preset voices of the 0.6B checkpoint were not trained for it, and cloned voices never were.
+    """
+    return kind == "voice_design" or (kind == "custom_voice" and size != "0b6")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .languages import PromptError, require_words, resolve_language, resolve_speaker
+from .languages import PromptError, follows_instruct, require_words, resolve_language, resolve_speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,8 @@ class PromptPlanner:
 
     @property
     def instructable(self) -> bool:
-        """Whether an instruct changes anything. The 0.6B preset voices were not trained for it."""
-        return self.ids.kind == "voice_design" or (self.ids.kind == "custom_voice" and self.ids.size != "0b6")
+        """Whether an instruct changes anything."""
+        return follows_instruct(self.ids.kind, self.ids.size)
 
     def custom_voice(
         self, speaker: str | None, language: str | None = None, instruct: str | None = None, *, flowing: bool = True

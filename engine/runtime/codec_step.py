@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..model.codec_decoder import CodecDecoder
+from ..model.config import CODEC_STEP_FRAMES
 from ..model.streaming import CodecSnapshot, EagerSnapshot
 
 Snapshot = TypeVar("Snapshot", bound=CodecSnapshot)
@@ -36,7 +37,7 @@ class StreamingCodec(Protocol[Snapshot]):
 class EagerCodec:
     """In plain torch, everywhere and in any type."""
 
-    sizes = (25, 16, 8, 4, 2, 1)
+    sizes = (CODEC_STEP_FRAMES, 16, 8, 4, 2, 1)
 
     def __init__(self, decoder: CodecDecoder, slots: int) -> None:
         self._decoder, self._spare = decoder, slots - 1

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..model.config import CODE_GROUPS, CODEBOOK_SIZE
 from ..prompt.sampling_params import Draw, SamplingParams
 from .transfer import upload
 
@@ -99,8 +100,8 @@ class CodeRules:
     vocab: int = 3072
     eos: int = 2150
     suppressed: int = 1024  # how many ids at the vocabulary's end, EOS excepted, are never drawn
-    predictor_vocab: int = 2048
-    code_groups: int = 16
+    predictor_vocab: int = CODEBOOK_SIZE
+    code_groups: int = CODE_GROUPS
 
 
 @dataclass(frozen=True, slots=True)

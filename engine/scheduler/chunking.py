@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 WHOLE_CLIP_FRAMES = 25
-FRAME_S = 0.08
 NEWEST_SHARE = 0.2
 
 

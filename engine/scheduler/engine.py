@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ..model.config import CODE_GROUPS, FRAME_S
 from ..prompt.languages import PromptError
 from ..prompt.tokenizer import TextTokenizer
 from ..runtime.model_runner import PendingCodes, Runner
 from ..runtime.prefill import PrefillRequest
-from .chunking import FRAME_S, EmissionState, MovingAverage
+from .chunking import EmissionState, MovingAverage
 from .job import ChunkOutput, DecodedSpan, GenerationRequest, RunningJob
 from .sequence import RunawayLimits, Sequence, end_ids
 
@@ -161,7 +162,8 @@ class Engine:
     def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> ChunkOutput:
         number = job.sequence.job
         self.cancel(number)
-        return ChunkOutput(number, torch.empty(16, 0, dtype=torch.int64), torch.empty(0), ended=True, failed=failed)
+        codes = torch.empty(CODE_GROUPS, 0, dtype=torch.int64)
+        return ChunkOutput(number, codes, torch.empty(0), ended=True, failed=failed)
 
     # --- launching ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..model.config import CODE_GROUPS, FRAME_S
 from ..model.streaming import CodecSnapshot
 from ..prompt.languages import PromptError
 from ..prompt.planner import PromptPlan
@@ -17,7 +18,7 @@ from ..prompt.sampling_params import SamplingParams
 from ..prompt.tokenizer import TokenStream
 from ..runtime.model_runner import PendingAudio
 from ..runtime.prefill import VoiceVectors
-from .chunking import FRAME_S, BufferedPlan, Emission, Playback
+from .chunking import BufferedPlan, Emission, Playback
 from .edges import faded, without_silence
 from .sequence import FinishReason, SampleOutcome, Sequence
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 RUNAWAY = (FinishReason.TOO_LONG, FinishReason.LOOP)
 SILENT_FRAMES = 5
-"""So many leading frames at most may be left out as silence."""
+"""At most this many leading frames are left out as silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class RunningJob:
         now_s = clock()
         ended = self.over and self.sent + frames == self.kept
         wave = self._edged(wave[: frames * self.frame_samples], ended)
-        codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, 16).mT  # [16, n]
+        codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, CODE_GROUPS).mT  # [16, n]
         del self._codes[:frames]
         self.sent += frames
         if len(wave):

@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-RATE = 24_000
+from ..model.config import SAMPLE_RATE
+
+RATE = SAMPLE_RATE
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 AudioSource: TypeAlias = str | Path | tuple[npt.NDArray[Any], int]

@@ -15,12 +15,12 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from ..model.mel import log_mel
 from ..model.speech_model import SpeechModel
 from ..model.streaming import CodecSnapshot
 from ..prompt.planner import CloneVoice, Reference, content_digest
 from ..runtime.prefill import VoiceVectors
 from .audio import RATE, Samples
+from .mel import log_mel
 
 FORMAT = 1
 SHORTEST_SAMPLES = RATE // 10

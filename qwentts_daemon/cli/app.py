@@ -99,7 +99,7 @@ def run(
     words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
     file = config or default_path(os.environ)  # once found, a reload does not do without it
     live = LiveConfig(lambda: _load(file, words))
-    logs.set_up(live.now.log, os.environ)
+    logs.set_up(live.current.log, os.environ)
     os.umask(0o077)  # what the daemon and its workers write is theirs alone
     asyncio.run(serve(live))
 

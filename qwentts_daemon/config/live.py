@@ -31,12 +31,12 @@ class ConfigChange:
 
 
 class LiveConfig:
-    """`now` is the configuration in force; `read` reads its sources once more."""
+    """`current` is the configuration in force; `read` reads its sources once more."""
 
     def __init__(self, read: Callable[[], Config]) -> None:
         """Raises what `read` raises."""
         self.read = read
-        self.now = read()
+        self.current = read()
 
 
 def compare(old: Config, new: Config) -> ConfigChange:

@@ -41,12 +41,12 @@ class Reload:
 
     async def _reload(self) -> None:
         try:
-            change = compare(self._live.now, await asyncio.to_thread(self._live.read))
+            change = compare(self._live.current, await asyncio.to_thread(self._live.read))
             self._check(change.config)
         except ConfigError as error:
             log.error("the configuration stays as it was: %s", error)
             return
-        self._live.now = change.config
+        self._live.current = change.config
         if "wyoming.max_connections" in change.taken:
             allow_descriptors(change.config.wyoming.max_connections)
         logs.set_level(change.config.log.level)

@@ -36,7 +36,7 @@ class WatchdogReporter:
         """Until cancelled."""
         due_s = time.monotonic() if self._watchdog_s < math.inf else math.inf
         while True:
-            trouble = self._pool.trouble(silence_allowed_s(self._live.now.engine.heartbeat_timeout, self._watchdog_s))
+            trouble = self._pool.trouble(silence_allowed_s(self._live.current.engine.heartbeat_timeout, self._watchdog_s))
             self._tell(trouble or status(self._pool, stopping()))
             if not trouble and time.monotonic() >= due_s:
                 self._notifier.alive()

@@ -54,7 +54,7 @@ class Reply:
 
     def __init__(self, synthesizer: Synthesizer, request: SynthesisRequest, name: str, priority: Priority) -> None:
         self.name = name
-        self._config = synthesizer.live.now  # a reload affects later replies only
+        self._config = synthesizer.live.current  # a reload affects later replies only
         self._synthesizer = synthesizer
         self._request = request
         self._priority = priority

@@ -24,14 +24,14 @@ class VoiceRegistry:
         """Build the first catalog. Raises ConfigError if the configured names do not fit the voices."""
         self._live = live
         self._pool = pool
-        self._source = (pool.voices, live.now.voices)
+        self._source = (pool.voices, live.current.voices)
         self._catalog = self._build()
 
     def current(self) -> VoiceCatalog:
         """Return the catalog in force."""
         voices = self._pool.voices or self._source[0]
-        if self._source != (voices, self._live.now.voices):
-            self._source = (voices, self._live.now.voices)
+        if self._source != (voices, self._live.current.voices):
+            self._source = (voices, self._live.current.voices)
             self._catalog = self._rebuild()
         return self._catalog
 

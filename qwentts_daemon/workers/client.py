@@ -91,7 +91,7 @@ class WorkerClient:
     def job(self, request: SynthesisRequest, text: str, requested_s: float) -> Iterator[Job]:
         """Begin a job in an acquired slot; leaving the context cancels it unless it has finished."""
         try:
-            with self._jobs.open(request, text, requested_s, self._live.now.engine.job_timeout) as job:
+            with self._jobs.open(request, text, requested_s, self._live.current.engine.job_timeout) as job:
                 yield job
         except SpeechError as error:
             if error.code == Code.DEADLINE_EXCEEDED and self._health:
@@ -137,7 +137,7 @@ class WorkerClient:
             level = logging.DEBUG if self._load_error else logging.WARNING
             log.log(level, "%s ended; a new one starts in %.1f s", self.name, pause_s)
             await asyncio.sleep(pause_s)
-            delay_s = min(delay_s * 2, self._live.now.engine.restart_delay_max)
+            delay_s = min(delay_s * 2, self._live.current.engine.restart_delay_max)
 
     async def _activated(self) -> None:
         """Wait until the engine is needed: for a job, or for a new voice, which only the model can encode."""

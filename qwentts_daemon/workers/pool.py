@@ -52,7 +52,7 @@ class WorkerPool:
     @property
     def stands_in(self) -> bool:
         """Whether the fallback engine is used only because this machine cannot run Qwen3 (`engine.backend: auto`)."""
-        engine = self._live.now.engine
+        engine = self._live.current.engine
         return self._fallback is None and engine.backend == "auto" and engine.fallback
 
     @property
@@ -107,6 +107,6 @@ class WorkerPool:
     def _fallback_request(self, group: WorkerGroup, request: SynthesisRequest) -> SynthesisRequest:
         if request.voice in {voice.id for voice in group.voices}:
             return request
-        voice = best_voice(group.voices, request.language or self._live.now.voices.language or "en")
+        voice = best_voice(group.voices, request.language or self._live.current.voices.language or "en")
         style = request.style if request.style in voice.styles else None
         return replace(request, voice=voice.id, language=None, style=style, instruct=None)

@@ -97,7 +97,7 @@ class JobQueue:
             raise self._closed
         if self._all_hung:
             raise _no_reaction()
-        limits = self._live.now.queue
+        limits = self._live.current.queue
         self._changed()
         if not self.waiting and (slots := self._least_loaded()):
             slots.running += 1

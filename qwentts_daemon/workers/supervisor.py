@@ -28,7 +28,7 @@ class HealthSupervisor:
         self._slots = slots
         self._capacity = 0
         self._hung = False
-        self.monitor = HeartbeatMonitor(live.now.engine.heartbeat_timeout)
+        self.monitor = HeartbeatMonitor(live.current.engine.heartbeat_timeout)
         self.loaded = self.ready = False  # a loaded worker that does not react is not ready
 
     def open(self, capacity: int) -> None:
@@ -44,7 +44,7 @@ class HealthSupervisor:
 
     def deadline_exceeded(self) -> None:
         """Take the worker for hung if no job got any output for as long as it may be silent."""
-        engine = self._live.now.engine
+        engine = self._live.current.engine
         if not self.monitor.is_long_running:
             self._hung |= self._jobs.silent_s >= min(engine.job_timeout, engine.heartbeat_timeout)
 
@@ -57,7 +57,7 @@ class HealthSupervisor:
     async def watch(self) -> None:
         """Check the process until it must be replaced."""
         while not (self._hung or self._process.is_choked):
-            self.monitor.timeout_s = self._live.now.engine.heartbeat_timeout
+            self.monitor.timeout_s = self._live.current.engine.heartbeat_timeout
             health = self.monitor.check()
             if health is WorkerHealth.DEAD:
                 break

@@ -42,7 +42,7 @@ class ClientLimiter:
 
     @property
     def _config(self) -> Wyoming:
-        return self._live.now.wyoming
+        return self._live.current.wyoming
 
     def enter(self, address: str | None) -> None:
         """Count a connection, which `leave` takes back. Raises SpeechError; None is a client of this machine."""

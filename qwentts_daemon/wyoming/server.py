@@ -59,7 +59,7 @@ class Service:
     @property
     def config(self) -> Wyoming:
         """The configuration section in force."""
-        return self.live.now.wyoming
+        return self.live.current.wyoming
 
 
 class WyomingServer:

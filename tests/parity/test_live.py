@@ -16,9 +16,9 @@ import torch
 
 from engine.checkpoint.load import load
 from engine.checkpoint.weight_map import codec_weights, model_weights
-from engine.model.mel import log_mel
 from engine.model.speech_model import SpeechModel
 from engine.testing.tiny_checkpoint import build
+from engine.voices.mel import log_mel
 from tests.engine.support.greedy_decoding import speak
 from tests.engine.support.random_inputs import codes, sound
 from tests.engine.support.tiny_models import FLOAT32

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...acceleration.select import AccelerationOptions, AccelerationResult, accelerate
+from ...checkpoint.gpu_probe import AMPERE
 from ...checkpoint.load import LoadOptions, read_config
 from ...checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from ...checkpoint.memory_footprint import NumberBytes, footprint
@@ -163,7 +164,7 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
     """bfloat16 where the GPU computes in it (from Ampere on), else float32: float16 overflows too easily."""
     if wanted != "auto":
         return _DTYPES[wanted]
-    able = device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0)
+    able = device.startswith("cuda") and torch.cuda.get_device_capability(device) >= AMPERE
     return torch.bfloat16 if able else torch.float32
 
 

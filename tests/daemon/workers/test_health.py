@@ -196,7 +196,7 @@ class Immortal:
 
 async def test_unkillable_worker_is_logged_as_needing_reboot(monkeypatch, caplog):
     monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(worker_process, "KILLED_WITHIN_S", 0.01)
+    monkeypatch.setattr(worker_process, "KILL_TIMEOUT_S", 0.01)
     sleeper = await asyncio.create_subprocess_exec("sleep", "60")
     ending = asyncio.create_task(worker_process._end(Immortal(), os.pidfd_open(sleeper.pid)))
     done, _ = await asyncio.wait([ending], timeout=0.5)

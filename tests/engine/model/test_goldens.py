@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.mel import log_mel
 from engine.model.talker import BatchRows
+from engine.voices.mel import log_mel
 from tests.engine.support.goldens_format import (
     CHUNKS,
     CODE_FRAMES,

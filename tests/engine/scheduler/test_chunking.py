@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduler.chunking import FRAME_S, BufferedPlan, EmissionPlan, EmissionState, MovingAverage, Playback
+from engine.model.config import FRAME_S
+from engine.scheduler.chunking import BufferedPlan, EmissionPlan, EmissionState, MovingAverage, Playback
 
 NOW = EmissionState(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.004, delivery_s=0.006)
 FRAMES = 400
