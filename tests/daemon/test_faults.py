@@ -60,7 +60,8 @@ async def test_a_disk_without_room_costs_only_what_would_have_been_kept(tmp_path
         "engine.backend=qwen3", f"engine.model={tiny_directory('base')}", "engine.devices=cpu", "engine.dtype=float32",
         "sampling.max_new_tokens=14", f"voices.dir={tmp_path}",
     )  # fmt: skip
-    with daemon(*settings, fake="full_disk:Qwen3OnFullDisk") as process:
+    unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}  # coverage could not write its data there
+    with daemon(*settings, fake="full_disk:Qwen3OnFullDisk", **unmeasured) as process:
         process.wait_for("its voice prompt is not kept: .*File too large")
         assert (await speak(process, "Who needs a disk?")).rate == SAMPLE_RATE
     assert sorted(path.name for path in voice.iterdir()) == ["reference.wav", "transcript.txt", "voice.yaml"]
