@@ -179,13 +179,13 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
 @contextmanager
 def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
     """Blocks for a slot that no sequence has."""
-    blocks = runner.paging.pool.take(runner.paging.count(positions))
+    blocks = runner.paging.pool.allocate(runner.paging.count(positions))
     runner.cache.set_rows({slot: blocks})
     try:
         yield
     finally:
         runner.cache.set_rows({slot: []})
-        runner.paging.pool.give(blocks)
+        runner.paging.pool.free(blocks)
 
 
 def flash_strategies(runner: PagedRunner, base: Strategies) -> Strategies:
