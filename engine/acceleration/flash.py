@@ -157,7 +157,7 @@ def _edges(sizes: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
-    """The worst likeness to plain torch over a prompt and three steps, in the spare slot and blocks that are free."""
+    """The smallest cosine to eager torch over a prompt and three steps, in the spare slot and free blocks."""
     talker, cache, spare = runner.model.talker, runner.cache, runner.slots
     count = min(CHECKED_POSITIONS, runner.max_positions - 3)
     noise = torch.Generator(runner.device).manual_seed(0)

@@ -169,7 +169,7 @@ class Sequence:
 
 
 def end_ids(talker: TalkerConfig) -> frozenset[int]:
-    """Group-0 ids that end speech: of the seed's list, those that are codec ids.
+    """Return the group-0 ids that end speech: of the reference's list, those that are codec ids.
 
     The others are text ids; what stands at their numbers among the codes, if anything, is a sound. Only codec_eos is
     ever drawn: the sampler keeps all other marks out, ends or not.
