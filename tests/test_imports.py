@@ -16,7 +16,7 @@ TORCH_FREE = [
     "model/config", "footprint", "memory", "emission", "optimizations", "prefixes", "prompt", "sequence", "blocks",
     "paging",
     "backends/__init__", "backends/qwen3", "bench/__init__", "bench/arrivals", "bench/figures", "bench/floor",
-    "bench/load", "bench/load_client", "bench/options", "bench/peers", "bench/report", "file_check",
+    "bench/load", "bench/load_client", "bench/report", "file_check",
 ]  # fmt: skip
 DOORS = {"worker_client", "engine_setup", "model"}
 FRONT_ENDS = {"wyoming_server", "listeners", "zeroconf_advert", "announcing", "http_server"}

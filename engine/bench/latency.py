@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from ..model.config import FRAME_S
 from .machine import Limits, measure_limits
 from .metrics import Figure, RequestTrace, spread
-from .options import engine_parser
-from .peers import peer_lines
-from .report import command_line, json_line, text_line
+from .report import command_line, engine_parser, json_line, peer_lines, text_line
 from .roofline import Load, compute_floor_s, frame_bytes
 from .speech import TEXT, BenchRequest, BenchSpeaker
 

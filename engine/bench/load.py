@@ -17,8 +17,7 @@ from collections.abc import Iterator
 
 from .arrivals import poisson
 from .metrics import Figure
-from .options import engine_parser
-from .report import Setting, command_line, json_line, text_line
+from .report import Setting, command_line, engine_parser, json_line, text_line
 
 Lines = Iterator[tuple[Setting, dict[str, Figure]]]
 

@@ -24,8 +24,7 @@ from ..prompt.sampling_params import SamplingParams
 from ..runtime.slot_state import RING_FRAMES, SlotState
 from .machine import seconds
 from .metrics import Figure
-from .options import engine_parser
-from .report import command_line, json_line, text_line
+from .report import command_line, engine_parser, json_line, text_line
 from .speech import TEXT, BenchRequest, BenchSpeaker
 
 TOP = 25

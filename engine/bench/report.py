@@ -1,13 +1,18 @@
-"""Lines of a benchmark: whatever a figure depends on stands in the same line."""
+"""The benchmarks' command line and output: each line repeats everything that its figures depend on."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from .metrics import Figure
+
+KERNELS = ("auto", "fused", "compiled", "plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +51,33 @@ def shown(value: Figure) -> str:
         return str(value)
     size = abs(value)
     return f"{value:.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3}f}"
+
+
+def engine_parser(description: str | None, directory: bool = True) -> argparse.ArgumentParser:
+    """A parser with the engine's options; without `directory` no checkpoint need be named."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, metavar="DIR", nargs=None if directory else "?", help="a checkpoint")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto")
+    parser.add_argument("--device", default="auto", help="cuda:N or cpu")
+    parser.add_argument("--dtype", default="auto", help="bfloat16, float16 or float32")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    return parser
+
+
+def peer_lines(command: str, as_json: bool) -> Iterator[str]:
+    """Run another engine's benchmark to its end and yield its lines, each with the command before it.
+
+    Run in turn with ours, so that both see the same GPU in the same minutes. Its stderr is ours.
+
+    Raises CalledProcessError when it fails.
+    """
+    finished = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True, check=True)
+    for line in filter(None, map(str.strip, finished.stdout.splitlines())):
+        yield json.dumps({"peer": command, "line": _parsed(line)}) if as_json else f"peer {command} | {line}"
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line

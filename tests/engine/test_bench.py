@@ -17,8 +17,7 @@ from engine.bench import latency, load, profile_talker
 from engine.bench.arrivals import LONGEST, SHORTEST, Arrival, poisson
 from engine.bench.load_client import listen_all, onset_s, warm_up
 from engine.bench.metrics import RequestTrace, load_figures, most_at_once, percentile, spread
-from engine.bench.peers import peer_lines
-from engine.bench.report import Setting, json_line, shown, text_line
+from engine.bench.report import Setting, json_line, peer_lines, shown, text_line
 from engine.bench.roofline import Load, compute_floor_s, frame_bytes, frame_macs
 from engine.model.config import ModelConfig
 from tests.engine.tiny_checkpoint import full_config
