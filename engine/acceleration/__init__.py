@@ -1,1 +1,1 @@
-"""Ways to run the model faster on a GPU: chosen, checked against plain torch, captured and measured at load."""
+"""Ways to run the model faster on a GPU: chosen, checked against eager torch, captured and measured at load."""

@@ -157,7 +157,7 @@ def _edges(sizes: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
-    """The worst likeness to plain torch over a prompt and three steps, in the spare slot and blocks that are free."""
+    """The smallest cosine to eager torch over a prompt and three steps, in the spare slot and free blocks."""
     talker, cache, spare = runner.model.talker, runner.cache, runner.slots
     count = min(CHECKED_POSITIONS, runner.max_positions - 3)
     noise = torch.Generator(runner.device).manual_seed(0)
@@ -179,13 +179,13 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
 @contextmanager
 def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
     """Blocks for a slot that no sequence has."""
-    blocks = runner.paging.pool.take(runner.paging.count(positions))
+    blocks = runner.paging.pool.allocate(runner.paging.count(positions))
     runner.cache.set_rows({slot: blocks})
     try:
         yield
     finally:
         runner.cache.set_rows({slot: []})
-        runner.paging.pool.give(blocks)
+        runner.paging.pool.free(blocks)
 
 
 def flash_strategies(runner: PagedRunner, base: Strategies) -> Strategies:

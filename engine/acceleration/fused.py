@@ -1,4 +1,4 @@
-"""One frame for a batch of slots in fused kernels: what `PlainFrame` computes, in five launches a layer."""
+"""One frame for a batch of slots in fused kernels: what `EagerDecodeStep` computes, in five launches a layer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FusedDecodeStep:
     reads_length = False
 
     def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
-        """See `PlainFrame`. Attention reads as far as each slot has come, whatever `length` says."""
+        """See `EagerDecodeStep`. Attention reads as far as each slot has come, whatever `length` says."""
         batch = self.batch(slots, text, active)
         x, parts = self.talker(batch)
         codes, first = self._first_code(x, parts, batch)

@@ -39,30 +39,30 @@ def check_codec(runner: Runner, codec: FusedCodec) -> None:
 
 
 def frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
-    """The worst likeness of the two ways' scores, on the spare slot."""
+    """The smallest cosine between both ways' outputs, in the spare slot."""
     model, state = runner.model, runner.state
     slots = torch.full((1,), runner.slots, device=runner.device)
     noise = torch.Generator(runner.device).manual_seed(0)
     state.frame[runner.slots] = torch.randn(state.frame.shape[1], generator=noise, device=runner.device)
     text = torch.zeros(1, runner.model.talker.config.transformer.hidden_size, device=runner.device).to(state.frame)
     batch = fused.batch(slots, text, slots < runner.slots)
-    likenesses = []
+    cosines = []
     for position in range(3):  # so that there is a past to attend to
         state.next[runner.slots] = position
         x, _ = fused.talker(batch)  # of one row, to which nothing is still to be added
         ours = model.talker.norm(x)
         rows = BatchRows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
         hidden, _ = model.talker.step(state.frame[slots] + text, state.cache, rows)
-        likenesses.append(F.cosine_similarity(ours.float(), hidden.float()).min())
+        cosines.append(F.cosine_similarity(ours.float(), hidden.float()).min())
     code0 = torch.zeros(1, dtype=torch.int64, device=runner.device)
     theirs = model.code_predictor.first(hidden, code0, state.predictor)
-    likenesses.append(F.cosine_similarity(fused.first_scores(hidden, code0).float(), theirs.float()).min())
+    cosines.append(F.cosine_similarity(fused.first_scores(hidden, code0).float(), theirs.float()).min())
     state.next[runner.slots] = 0
-    return torch.stack(likenesses).min().nan_to_num(0).item()
+    return torch.stack(cosines).min().nan_to_num(0).item()
 
 
 def codec_decibels(runner: Runner, codec: FusedCodec) -> float:
-    """Signal to noise of the fused codec against the plain one, over some frames in the spare slot."""
+    """Signal to noise (dB) of the fused codec against the eager one, over some frames in the spare slot."""
     spare = torch.full((1,), runner.slots, device=runner.device)
     noise = torch.Generator(runner.device).manual_seed(0)
     codes = torch.randint(0, CODEBOOK_SIZE, (FRAMES, CODE_GROUPS), generator=noise, device=runner.device)

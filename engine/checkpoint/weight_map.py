@@ -193,19 +193,19 @@ def _speaker_encoder(weights: WeightMap, config: SpeakerEncoderConfig) -> None:
     def conv(ours: str, theirs: str, outputs: int, inputs: int, kernel: int = 1) -> None:
         weights.pair(f"speaker_encoder.{ours}", f"speaker_encoder.{theirs}", (outputs, inputs, kernel), outputs)
 
-    conv("enter", "blocks.0.conv", width, config.mel_bins, kernels[0])
+    conv("in_proj", "blocks.0.conv", width, config.mel_bins, kernels[0])
     for block, kernel in enumerate(kernels[1:-1]):
         a, b, group = f"blocks.{block}", f"blocks.{block + 1}", width // config.scale
-        conv(f"{a}.enter", f"{b}.tdnn1.conv", width, width)
+        conv(f"{a}.in_proj", f"{b}.tdnn1.conv", width, width)
         for index in range(config.scale - 1):
             conv(f"{a}.res2net.convs.{index}", f"{b}.res2net_block.blocks.{index}.conv", group, group, kernel)
-        conv(f"{a}.leave", f"{b}.tdnn2.conv", width, width)
+        conv(f"{a}.out_proj", f"{b}.tdnn2.conv", width, width)
         conv(f"{a}.squeeze", f"{b}.se_block.conv1", config.squeeze_channels, width)
         conv(f"{a}.excite", f"{b}.se_block.conv2", width, config.squeeze_channels)
     conv("merge", "mfa.conv", total, total, kernels[-1])
     conv("pool.reduce", "asp.tdnn.conv", config.attention_channels, 3 * total)
     conv("pool.expand", "asp.conv", total, config.attention_channels)
-    conv("leave", "fc", config.output_size, 2 * total)
+    conv("out_proj", "fc", config.output_size, 2 * total)
 
 
 # --- codec decoder ----------------------------------------------------------------------------------------------
@@ -218,13 +218,13 @@ def _codec_decoder(weights: WeightMap, config: CodecDecoderConfig) -> None:
     _frame_transformer(weights, config)
     for index, rate in enumerate(config.upsampling_ratios):
         _upsample_stage(weights, index, rate, latent)
-    weights.pair("decoder.enter", "decoder.decoder.0.conv", (config.channels, latent, 7), config.channels)
+    weights.pair("decoder.in_proj", "decoder.decoder.0.conv", (config.channels, latent, 7), config.channels)
     for index, rate in enumerate(config.upsample_rates):
         _wave_block(weights, index, rate, config.channels // 2**index)
     count = len(config.upsample_rates)
     outputs = config.channels // 2**count
     _snake(weights, "decoder.snake", f"decoder.decoder.{count + 1}", outputs)
-    weights.pair("decoder.leave", f"decoder.decoder.{count + 2}.conv", (1, outputs, 7), 1)
+    weights.pair("decoder.out_proj", f"decoder.decoder.{count + 2}.conv", (1, outputs, 7), 1)
 
 
 def _code_tables(weights: WeightMap, config: CodecDecoderConfig) -> None:
@@ -243,8 +243,8 @@ def _code_tables(weights: WeightMap, config: CodecDecoderConfig) -> None:
 
 def _frame_transformer(weights: WeightMap, config: CodecDecoderConfig) -> None:
     ours, theirs, t = "decoder.transformer", "decoder.pre_transformer", config.transformer
-    weights.pair(f"{ours}.enter", f"{theirs}.input_proj", (t.hidden_size, config.latent_size), t.hidden_size)
-    weights.pair(f"{ours}.leave", f"{theirs}.output_proj", (config.latent_size, t.hidden_size), config.latent_size)
+    weights.pair(f"{ours}.in_proj", f"{theirs}.input_proj", (t.hidden_size, config.latent_size), t.hidden_size)
+    weights.pair(f"{ours}.out_proj", f"{theirs}.output_proj", (config.latent_size, t.hidden_size), config.latent_size)
     weights.put(f"{ours}.norm.weight", (f"{theirs}.norm.weight", (t.hidden_size,)))
     for index in range(t.layers):
         a, b = f"{ours}.layers.{index}", f"{theirs}.layers.{index}"
@@ -305,7 +305,7 @@ def _codec_encoder(weights: WeightMap, config: CodecEncoderConfig) -> None:
 
 def _sound_layers(weights: WeightMap, config: CodecEncoderConfig) -> None:
     theirs, channels, place = "encoder.encoder.layers", config.filters, 1
-    weights.pair("encoder.enter", f"{theirs}.0.conv", (channels, 1, config.kernel_size), channels)
+    weights.pair("encoder.in_proj", f"{theirs}.0.conv", (channels, 1, config.kernel_size), channels)
     for index, ratio in enumerate(config.ratios):
         ours, inner = f"encoder.blocks.{index}", channels // config.compress
         wide = (inner, channels, config.residual_kernel_size)
@@ -315,7 +315,7 @@ def _sound_layers(weights: WeightMap, config: CodecEncoderConfig) -> None:
         weights.pair(f"{ours}.shrink", f"{theirs}.{place + 2}.conv", shrink, 2 * channels)
         channels, place = 2 * channels, place + 3
     hidden = config.transformer.hidden_size
-    weights.pair("encoder.leave", f"{theirs}.{place + 1}.conv", (hidden, channels, config.last_kernel_size), hidden)
+    weights.pair("encoder.out_proj", f"{theirs}.{place + 1}.conv", (hidden, channels, config.last_kernel_size), hidden)
 
 
 def _nearest(weights: WeightMap, config: CodecEncoderConfig, branch: str, count: int, kept: int) -> None:

@@ -27,24 +27,13 @@ class WeightsError(CheckpointError):
 
 
 class TensorSource(Protocol):
-    """Where tensors come from: a file, or memory in tests and benchmarks."""
+    """Where tensors come from."""
 
     name: str
     shapes: Mapping[str, Shape]
 
     def get(self, tensor: str) -> Tensor:
         """One tensor, on any device and of any floating type."""
-
-
-class MemorySource:
-    """Tensors that already exist."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], name: str = "memory") -> None:
-        self.name, self._tensors = name, tensors
-        self.shapes: Mapping[str, Shape] = {key: tuple(value.shape) for key, value in tensors.items()}
-
-    def get(self, tensor: str) -> Tensor:
-        return self._tensors[tensor]
 
 
 class SafetensorsSource:

@@ -99,13 +99,13 @@ class _Packer:
         return PackedCodec(
             table=decoder.quantizer.table.to(self.device, self.dtype),
             pre_conv=self._conv(decoder.pre_conv),
-            enter_transformer=self._linear(transformer.enter),
+            enter_transformer=self._linear(transformer.in_proj),
             layers=[self._layer(layer) for layer in transformer.layers],
             leave_transformer=self._leave(transformer),
             stages=[self._stage(stage.upsample, stage.mix) for stage in decoder.stages],
-            enter=self._conv(decoder.enter, snakes[0]),
+            enter=self._conv(decoder.in_proj, snakes[0]),
             blocks=[self._block(block, snake) for block, snake in zip(decoder.blocks, snakes[1:], strict=True)],
-            leave=self._conv(decoder.leave, activation="clamp"),
+            leave=self._conv(decoder.out_proj, activation="clamp"),
             floats=self.floats,
         )
 
@@ -119,7 +119,7 @@ class _Packer:
         )
 
     def _leave(self, transformer: FrameTransformer) -> Conv:
-        return self._normed(transformer.norm, transformer.leave.weight, bias=self._vector(transformer.leave.bias))
+        return self._normed(transformer.norm, transformer.out_proj.weight, bias=self._vector(transformer.out_proj.bias))
 
     def _stage(self, upsample: CausalUpsample, mix: ConvNeXt) -> PackedStage:
         norm, depthwise = mix.norm, mix.depthwise

@@ -23,17 +23,17 @@ class FrameTransformer(nn.Module):
     def __init__(self, config: CodecDecoderConfig) -> None:
         super().__init__()
         t = config.transformer
-        self.enter = nn.Linear(config.latent_size, t.hidden_size)
+        self.in_proj = nn.Linear(config.latent_size, t.hidden_size)
         self.layers = module_list(DecoderLayer(t, qk_norm=False) for _ in range(t.layers))
         self.norm = nn.RMSNorm(t.hidden_size, eps=t.norm_eps)
-        self.leave = nn.Linear(t.hidden_size, config.latent_size)
+        self.out_proj = nn.Linear(t.hidden_size, config.latent_size)
 
     def forward(self, x: Tensor, tables: Rotary, bias: Tensor, stores: Sequence[Store | None]) -> Tensor:
         """x [B, latent, T] → [B, latent, T]."""
-        x = self.enter(x.transpose(1, 2))
+        x = self.in_proj(x.transpose(1, 2))
         for layer, store in zip(self.layers, stores, strict=True):
             x = layer(x, tables, bias, store)
-        return self.leave(self.norm(x)).transpose(1, 2)
+        return self.out_proj(self.norm(x)).transpose(1, 2)
 
 
 class ConvNeXt(nn.Module):
@@ -46,8 +46,8 @@ class ConvNeXt(nn.Module):
         self.up = nn.Linear(channels, 4 * channels)
         self.down = nn.Linear(4 * channels, channels)
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
-        y = self.norm(self.depthwise(x, carry).transpose(1, 2))  # [B, T, channels]
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        y = self.norm(self.depthwise(x, conv_state).transpose(1, 2))  # [B, T, channels]
         return x + self.down(F.gelu(self.up(y))).transpose(1, 2)
 
 
@@ -59,8 +59,8 @@ class UpsampleStage(nn.Module):
         self.upsample = CausalUpsample(channels, channels, kernel=rate, rate=rate)
         self.mix = ConvNeXt(channels)
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
-        return self.mix(self.upsample(x, carry), carry)
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        return self.mix(self.upsample(x, conv_state), conv_state)
 
 
 class ResidualUnit(nn.Module):
@@ -72,8 +72,8 @@ class ResidualUnit(nn.Module):
         self.dilated = CausalConv(channels, channels, kernel=7, dilation=dilation)
         self.pointwise = CausalConv(channels, channels, kernel=1)
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
-        return x + self.pointwise(self.snake2(self.dilated(self.snake1(x), carry)), carry)
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        return x + self.pointwise(self.snake2(self.dilated(self.snake1(x), conv_state)), conv_state)
 
 
 class DecoderBlock(nn.Module):
@@ -85,10 +85,10 @@ class DecoderBlock(nn.Module):
         self.upsample = CausalUpsample(inputs, outputs, kernel=2 * rate, rate=rate)
         self.units = module_list(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9))
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
-        x = self.upsample(self.snake(x), carry)
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        x = self.upsample(self.snake(x), conv_state)
         for unit in self.units:
-            x = unit(x, carry)
+            x = unit(x, conv_state)
         return x
 
 
@@ -104,13 +104,13 @@ class CodecDecoder(nn.Module):
         self.pre_conv = CausalConv(config.codebook_dim, config.latent_size, kernel=3)
         self.transformer = FrameTransformer(config)
         self.stages = module_list(UpsampleStage(config.latent_size, rate) for rate in config.upsampling_ratios)
-        self.enter = CausalConv(config.latent_size, config.channels, kernel=7)
+        self.in_proj = CausalConv(config.latent_size, config.channels, kernel=7)
         self.blocks = module_list(
             DecoderBlock(inputs, outputs, rate)
             for inputs, outputs, rate in zip(widths, widths[1:], config.upsample_rates, strict=False)
         )
         self.snake = Snake(widths[-1])
-        self.leave = CausalConv(widths[-1], 1, kernel=7)
+        self.out_proj = CausalConv(widths[-1], 1, kernel=7)
 
     def allocate(self, slots: int, max_step_frames: int = CODEC_STEP_FRAMES) -> CodecState:
         """Static state for `slots` streams; a longer step than `max_step_frames` is split."""
@@ -128,9 +128,9 @@ class CodecDecoder(nn.Module):
         dtype = self.quantizer.table.dtype
         tables = rotary(torch.outer(frames.double(), frequencies), dtype)
         bias = visible_bias(visible, t.heads // t.kv_heads, dtype)
-        carry = ZeroState()
-        latents = self.pre_conv(self.quantizer(codes), carry)
-        return self._wave(self.transformer(latents, tables, bias, [None] * t.layers), carry)
+        conv_state = ZeroState()
+        latents = self.pre_conv(self.quantizer(codes), conv_state)
+        return self._wave(self.transformer(latents, tables, bias, [None] * t.layers), conv_state)
 
     def chunked(self, codes: Tensor, chunk_frames: int = 300, context_frames: int = 25) -> Tensor:
         """As the reference makes its final files: chunks decoded anew, each with a little left context thrown away."""
@@ -154,18 +154,18 @@ class CodecDecoder(nn.Module):
         bias = visible_bias(plan.visible, t.heads // t.kv_heads, state.conv.dtype)
         stores = [partial(layer.update, slots=slots, columns=plan.columns, length=state.ring) for layer in state.layers]
         rows = state.conv.index_select(0, slots)
-        carry = RollingState(rows)
-        latents = self.pre_conv(self.quantizer(codes), carry)
-        wave = self._wave(self.transformer(latents, plan.tables, bias, stores), carry)
-        assert carry.offset == rows.shape[1], (carry.offset, rows.shape)
+        conv_state = RollingState(rows)
+        latents = self.pre_conv(self.quantizer(codes), conv_state)
+        wave = self._wave(self.transformer(latents, plan.tables, bias, stores), conv_state)
+        assert conv_state.offset == rows.shape[1], (conv_state.offset, rows.shape)
         state.conv.index_copy_(0, slots, rows)
         state.frames.index_add_(0, slots, torch.full_like(slots, steps))
         return wave
 
-    def _wave(self, x: Tensor, carry: ConvState) -> Tensor:
+    def _wave(self, x: Tensor, conv_state: ConvState) -> Tensor:
         for stage in self.stages:
-            x = stage(x, carry)
-        x = self.enter(x, carry)
+            x = stage(x, conv_state)
+        x = self.in_proj(x, conv_state)
         for block in self.blocks:
-            x = block(x, carry)
-        return self.leave(self.snake(x), carry).squeeze(1).clamp(-1, 1)
+            x = block(x, conv_state)
+        return self.out_proj(self.snake(x), conv_state).squeeze(1).clamp(-1, 1)

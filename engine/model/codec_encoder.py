@@ -28,11 +28,11 @@ class StridedConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
         """x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
         missing = -x.shape[-1] % self.stride
         if self.width:
-            x = carry.extend(x, self.width)
+            x = conv_state.extend(x, self.width)
         return F.conv1d(F.pad(x, (0, missing)) if missing else x, self.weight, self.bias, stride=self.stride)
 
 
@@ -58,9 +58,9 @@ class EncoderBlock(nn.Module):
         self.point = StridedConv(inner, channels, kernel=1)
         self.shrink = StridedConv(channels, 2 * channels, kernel=2 * ratio, stride=ratio)
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
-        x = x + self.point(F.elu(self.wide(F.elu(x), carry)), carry)
-        return self.shrink(F.elu(x), carry)
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        x = x + self.point(F.elu(self.wide(F.elu(x), conv_state)), conv_state)
+        return self.shrink(F.elu(x), conv_state)
 
 
 class EncoderLayer(nn.Module):
@@ -86,11 +86,11 @@ class CodecEncoder(nn.Module):
         super().__init__()
         self.config = config
         t, channels = config.transformer, config.filters
-        self.enter = StridedConv(1, channels, config.kernel_size)
+        self.in_proj = StridedConv(1, channels, config.kernel_size)
         self.blocks = module_list(
             EncoderBlock(channels * 2**stage, ratio, config) for stage, ratio in enumerate(config.ratios)
         )
-        self.leave = StridedConv(channels * 2 ** len(config.ratios), t.hidden_size, config.last_kernel_size)
+        self.out_proj = StridedConv(channels * 2 ** len(config.ratios), t.hidden_size, config.last_kernel_size)
         self.layers = module_list(EncoderLayer(t) for _ in range(t.layers))
         self.downsample = DownsampleConv(t.hidden_size)
         acoustic = config.kept_quantizers - config.semantic_quantizers
@@ -100,7 +100,7 @@ class CodecEncoder(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave [B, N] at 24 kHz → codes [B, 16, ceil(N / 1920)]."""
-        x = self._transform(self._convolve(wave.unsqueeze(1).to(self.enter.weight.dtype)).transpose(1, 2))
+        x = self._transform(self._convolve(wave.unsqueeze(1).to(self.in_proj.weight.dtype)).transpose(1, 2))
         latents = self.downsample(x.transpose(1, 2)).transpose(1, 2)  # [B, frames, hidden]
         return torch.cat((self.semantic(latents), self.acoustic(latents)), dim=1)
 
@@ -113,11 +113,11 @@ class CodecEncoder(nn.Module):
             [self._convolve_piece(piece, RollingState(past)) for piece in wave.split(piece_samples, -1)], -1
         )
 
-    def _convolve_piece(self, x: Tensor, carry: ConvState) -> Tensor:
-        x = self.enter(x, carry)
+    def _convolve_piece(self, x: Tensor, conv_state: ConvState) -> Tensor:
+        x = self.in_proj(x, conv_state)
         for block in self.blocks:
-            x = block(x, carry)
-        return self.leave(F.elu(x), carry)
+            x = block(x, conv_state)
+        return self.out_proj(F.elu(x), conv_state)
 
     def _transform(self, x: Tensor) -> Tensor:
         # Plain causal: the window of 250 that the config declares is not applied by the reference either.

@@ -48,13 +48,13 @@ class SpeakerBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, dilation: int, config: SpeakerEncoderConfig) -> None:
         super().__init__()
-        self.enter, self.leave = PaddedConv(channels, channels), PaddedConv(channels, channels)
+        self.in_proj, self.out_proj = PaddedConv(channels, channels), PaddedConv(channels, channels)
         self.res2net = Res2Net(channels, kernel, dilation, config.scale)
         self.squeeze = PaddedConv(channels, config.squeeze_channels)
         self.excite = PaddedConv(config.squeeze_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.leave(self.res2net(F.relu(self.enter(x)))))
+        y = F.relu(self.out_proj(self.res2net(F.relu(self.in_proj(x)))))
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean(-1, keepdim=True)))))
         return x + y * gate
 
@@ -87,21 +87,21 @@ class SpeakerEncoder(nn.Module):
     def __init__(self, config: SpeakerEncoderConfig) -> None:
         super().__init__()
         width, total = config.channels[0], config.channels[-1]
-        self.enter = PaddedConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
+        self.in_proj = PaddedConv(config.mel_bins, width, config.kernel_sizes[0], config.dilations[0])
         self.blocks = module_list(
             SpeakerBlock(width, kernel, dilation, config)
             for kernel, dilation in zip(config.kernel_sizes[1:-1], config.dilations[1:-1], strict=True)
         )
         self.merge = PaddedConv(total, total, config.kernel_sizes[-1], config.dilations[-1])
         self.pool = AttentiveStatistics(total, config.attention_channels)
-        self.leave = PaddedConv(2 * total, config.output_size)
+        self.out_proj = PaddedConv(2 * total, config.output_size)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, T, 128] → [B, H]."""
-        x = F.relu(self.enter(mel.transpose(1, 2).to(self.leave.weight.dtype)))
+        x = F.relu(self.in_proj(mel.transpose(1, 2).to(self.out_proj.weight.dtype)))
         outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
         merged = F.relu(self.merge(torch.cat(outputs, dim=1)))
-        return self.leave(self.pool(merged)).squeeze(-1)
+        return self.out_proj(self.pool(merged)).squeeze(-1)

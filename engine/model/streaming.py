@@ -84,9 +84,9 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
         if self.width:
-            x = carry.extend(x, self.width)
+            x = conv_state.extend(x, self.width)
         return F.conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
 
 
@@ -100,11 +100,11 @@ class CausalUpsample(nn.Module):
         self.weight = nn.Parameter(torch.empty(inputs, outputs, kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor, carry: ConvState) -> Tensor:
+    def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
         if not self.width:
             return F.conv_transpose1d(x, self.weight, self.bias, stride=self.rate)
         y = F.conv_transpose1d(x, self.weight, None, stride=self.rate)  # [B, C, n · rate + width]
-        return carry.fold(y, self.width) + self.bias.unsqueeze(-1)
+        return conv_state.fold(y, self.width) + self.bias.unsqueeze(-1)
 
 
 class CodecSnapshot:

@@ -34,7 +34,7 @@ class BlockManager:
     def __init__(self, pool: BlockPool, block_positions: int) -> None:
         self.pool, self.block_positions = pool, block_positions
         self._held: dict[int, list[int]] = {}  # by slot, in the order in which they came
-        self._away: dict[int, int] = {}  # by slot, how many blocks its contents fill
+        self._swapped_out: dict[int, int] = {}  # by slot, how many blocks its contents fill
         self._going: frozenset[int] = frozenset()
         self._waiting = False  # whether somebody would go on but for its blocks
 
@@ -42,9 +42,9 @@ class BlockManager:
         """The blocks of a slot, in the order of its positions; none while they are away."""
         return self._held.get(slot, ())
 
-    def away(self, slot: int) -> bool:
+    def swapped_out(self, slot: int) -> bool:
         """Whether a slot's contents are in host memory."""
-        return slot in self._away
+        return slot in self._swapped_out
 
     def count(self, positions: int) -> int:
         """How many blocks so many positions fill."""
@@ -70,22 +70,22 @@ class BlockManager:
             admitted += 1
         return admitted, moves
 
-    def join(self, slot: int, links: Sequence[HashedBlock], positions: int) -> int:
+    def allocate(self, slot: int, links: Sequence[HashedBlock], positions: int) -> int:
         """Give a slot blocks for so many positions; says how many of the links are in them already."""
         assert slot not in self._held, slot
-        assert slot not in self._away, slot
-        shared = self.pool.find(links)
-        self._held[slot] = self.pool.take(self.count(positions) - len(shared), shared)
+        assert slot not in self._swapped_out, slot
+        shared = self.pool.lookup(links)
+        self._held[slot] = self.pool.allocate(self.count(positions) - len(shared), shared)
         return len(shared)
 
-    def keep(self, slot: int, links: Sequence[HashedBlock]) -> None:
+    def cache(self, slot: int, links: Sequence[HashedBlock]) -> None:
         """The first blocks of a slot contain these links now."""
-        self.pool.keep(self._held[slot][: len(links)], links)
+        self.pool.cache(self._held[slot][: len(links)], links)
 
-    def leave(self, slot: int) -> None:
+    def free(self, slot: int) -> None:
         """A slot's sequence has ended, wherever its contents are; or there was none."""
-        self._away.pop(slot, None)
-        self.pool.give(self._held.pop(slot, []))
+        self._swapped_out.pop(slot, None)
+        self.pool.free(self._held.pop(slot, []))
 
     # --- every step ---------------------------------------------------------------------------------------------
 
@@ -104,12 +104,12 @@ class BlockManager:
             if slot not in self._held:
                 continue
             missing = self.count(position + 1) - len(self._held[slot])
-            while missing > 0 and slot in self._held and not self.pool.can_take(missing):
-                self._displace(idle.pop() if idle else givers.pop(), moves)
+            while missing > 0 and slot in self._held and not self.pool.can_allocate(missing):
+                self._preempt(idle.pop() if idle else givers.pop(), moves)
             if slot not in self._held:
                 continue
             if missing > 0:
-                self._held[slot] += self.pool.take(missing)
+                self._held[slot] += self.pool.allocate(missing)
                 moves.changed.add(slot)
             moves.going.append(slot)
 
@@ -117,14 +117,14 @@ class BlockManager:
         """Bring back the oldest of those away, while everybody who runs can still have a block more."""
         self._waiting = False
         for slot, position in wishes:
-            if slot not in self._away:
+            if slot not in self._swapped_out:
                 continue
-            needed = max(self._away[slot], self.count(position + 1))
+            needed = max(self._swapped_out[slot], self.count(position + 1))
             if not self._room(needed + len(moves.going), idle, moves):
                 self._waiting = True
                 return
-            del self._away[slot]
-            self._held[slot] = self.pool.take(needed)
+            del self._swapped_out[slot]
+            self._held[slot] = self.pool.allocate(needed)
             moves.returning.append((slot, self._held[slot]))
             moves.changed.add(slot)
             moves.going.append(slot)
@@ -136,13 +136,13 @@ class BlockManager:
 
     def _room(self, blocks: int, idle: list[int], moves: SwapPlan) -> bool:
         """Whether there are so many blocks, after the idle have given way."""
-        while not self.pool.can_take(blocks) and idle:
-            self._displace(idle.pop(), moves)
-        return self.pool.can_take(blocks)
+        while not self.pool.can_allocate(blocks) and idle:
+            self._preempt(idle.pop(), moves)
+        return self.pool.can_allocate(blocks)
 
-    def _displace(self, slot: int, moves: SwapPlan) -> None:
+    def _preempt(self, slot: int, moves: SwapPlan) -> None:
         held = self._held.pop(slot)
-        self._away[slot] = len(held)
-        self.pool.give(held)
+        self._swapped_out[slot] = len(held)
+        self.pool.free(held)
         moves.leaving.append((slot, held))
         moves.changed.discard(slot)

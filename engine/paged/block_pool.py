@@ -15,8 +15,8 @@ import xxhash
 
 from ..prompt.planner import Codec, Position, ReferenceFrame, SpeakerVector
 
-NOBODYS = 0
-"""The block that is never given out: padding is written there, and tables point to it where they are empty."""
+NULL_BLOCK = 0
+"""The block that is never allocated: padding is written there, and tables point to it where they are empty."""
 
 Hash = Callable[[bytes], bytes]
 
@@ -37,7 +37,7 @@ class VoiceContent:
     frames: Sequence[bytes] = ()
 
 
-def chained(
+def hash_blocks(
     positions: Sequence[Position], voice: VoiceContent, block_positions: int, hashed: Hash = xxhash.xxh3_128_digest
 ) -> list[HashedBlock]:
     """The full blocks of a prompt, by all that its embeddings are made of; the last positions may fill none."""
@@ -67,7 +67,7 @@ def _codec_content(codec: Codec | None, voice: VoiceContent) -> tuple[int, bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedBlock:
     """What a block holds, behind which other one; `serial` is never used again, unlike the number of the block."""
 
     serial: int
@@ -83,75 +83,76 @@ class BlockPool:
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
-        self._holders = [0] * (blocks + 1)
+        self._ref_counts = [0] * (blocks + 1)
         self._empty = list(range(blocks, 0, -1))
         self._idle: OrderedDict[int, None] = OrderedDict()  # kept and held by nobody, least recently used first
-        self._kept: dict[int, _Kept] = {}
+        self._cached: dict[int, _CachedBlock] = {}
         self._by_key: dict[bytes, int] = {}
         self._serials = count(1)
 
     @property
-    def free(self) -> int:
-        """How many can be had."""
+    def available(self) -> int:
+        """How many blocks can be allocated."""
         return len(self._empty) + len(self._idle)
 
     @property
     def used(self) -> int:
-        """How many somebody holds."""
-        return sum(holders > 0 for holders in self._holders)
+        """How many blocks are in use."""
+        return sum(count > 0 for count in self._ref_counts)
 
-    def holders(self, block: int) -> int:
-        return self._holders[block]
+    def ref_count(self, block: int) -> int:
+        """Return how many slots hold a block."""
+        return self._ref_counts[block]
 
-    def find(self, links: Sequence[HashedBlock]) -> list[int]:
+    def lookup(self, links: Sequence[HashedBlock]) -> list[int]:
         """The blocks that hold the first of these links, as far as they are known."""
         found: list[int] = []
         before = 0
         for link in links:
-            block = self._by_key.get(link.key, NOBODYS)
-            kept = self._kept.get(block)
+            block = self._by_key.get(link.key, NULL_BLOCK)
+            kept = self._cached.get(block)
             if kept is None or kept.before != before or kept.link != link:
                 break
             found.append(block)
             before = kept.serial
         return found
 
-    def can_take(self, new: int, shared: Sequence[int] = ()) -> bool:
-        """Whether there are so many new blocks beside those `shared`, which `find` gave."""
-        return new <= self.free - sum(block in self._idle for block in shared)
+    def can_allocate(self, new: int, shared: Sequence[int] = ()) -> bool:
+        """Whether there are so many new blocks beside those `shared`, which `lookup` returned."""
+        return new <= self.available - sum(block in self._idle for block in shared)
 
-    def take(self, new: int, shared: Sequence[int] = ()) -> list[int]:
+    def allocate(self, new: int, shared: Sequence[int] = ()) -> list[int]:
         """Hold the shared blocks and as many new ones: all of them, in this order."""
-        assert self.can_take(new, shared), (new, len(shared), self.free)
+        assert self.can_allocate(new, shared), (new, len(shared), self.available)
         for block in shared:
-            self._holders[block] += 1
+            self._ref_counts[block] += 1
             self._idle.pop(block, None)
         fresh = [self._fresh() for _ in range(new)]
         for block in fresh:
-            self._holders[block] = 1
+            self._ref_counts[block] = 1
         return [*shared, *fresh]
 
-    def keep(self, blocks: Sequence[int], links: Sequence[HashedBlock]) -> None:
+    def cache(self, blocks: Sequence[int], links: Sequence[HashedBlock]) -> None:
         """These held blocks now contain these links: others may share them, now and while nobody needs the room."""
         before = 0
         for block, link in zip(blocks, links, strict=True):
-            if block not in self._kept:
+            if block not in self._cached:
                 twin = self._twin(link, before)
                 if twin is not None:  # the same prompt has been read twice at once
                     before = twin.serial
                     continue
-                self._kept[block] = _Kept(next(self._serials), before, link)
+                self._cached[block] = _CachedBlock(next(self._serials), before, link)
                 self._by_key[link.key] = block
-            before = self._kept[block].serial
+            before = self._cached[block].serial
 
-    def give(self, blocks: Sequence[int]) -> None:
+    def free(self, blocks: Sequence[int]) -> None:
         """Let go of blocks. Of a prompt, the last are forgotten first: without the first, they are of no use."""
         for block in reversed(blocks):
-            assert self._holders[block] > 0, block
-            self._holders[block] -= 1
-            if self._holders[block]:
+            assert self._ref_counts[block] > 0, block
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block]:
                 continue
-            if block in self._kept:
+            if block in self._cached:
                 self._idle[block] = None
             else:
                 self._empty.append(block)
@@ -161,19 +162,19 @@ class BlockPool:
             self._forget(next(iter(self._idle)))
         return self._empty.pop()
 
-    def _twin(self, link: HashedBlock, before: int) -> _Kept | None:
+    def _twin(self, link: HashedBlock, before: int) -> _CachedBlock | None:
         """Who is known for the same content already. One that has only the hash in common is known no longer."""
         block = self._by_key.get(link.key)
         if block is None:
             return None
-        kept = self._kept[block]
+        kept = self._cached[block]
         if kept.link == link and kept.before == before:
             return kept
         self._forget(block)
         return None
 
     def _forget(self, block: int) -> None:
-        del self._by_key[self._kept.pop(block).link.key]
+        del self._by_key[self._cached.pop(block).link.key]
         if block in self._idle:
             del self._idle[block]
             self._empty.append(block)

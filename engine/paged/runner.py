@@ -12,7 +12,7 @@ from ..prompt.planner import content_digest
 from ..runtime.model_runner import Runner
 from ..runtime.prefill import PrefillChunk, PrefillRequest, VoiceVectors
 from .block_manager import BlockManager, SwapPlan
-from .block_pool import BlockPool, HashedBlock, VoiceContent, chained
+from .block_pool import BlockPool, HashedBlock, VoiceContent, hash_blocks
 from .kv_cache import PagedCache, PoolSize
 
 
@@ -48,9 +48,9 @@ class PagedRunner(Runner):
         self._carry_out(moves)
         return moves.going
 
-    def leave(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         self._stowed.pop(slot, None)
-        self.paging.leave(slot)
+        self.paging.free(slot)
 
     def _carry_out(self, moves: SwapPlan) -> None:
         for slot, blocks in moves.leaving:
@@ -64,20 +64,20 @@ class PagedRunner(Runner):
     def _read(self, entries: Sequence[PrefillRequest]) -> None:
         pieces, chains = [], {}
         for entry in entries:
-            chains[entry.slot] = links = chained(entry.prompt.head[:-1], _content(entry.voice), self._page)
+            chains[entry.slot] = links = hash_blocks(entry.prompt.head[:-1], _content(entry.voice), self._page)
             known = self._put_known(entry, links)
             if body := entry.prompt.head[known:-1]:
                 pieces.append(PrefillChunk(self._embedder.embed(body, entry.voice), entry.slot, known))
         if pieces:
             self.read_chunks(pieces)
         for slot, links in chains.items():
-            self.paging.keep(slot, links)
+            self.paging.cache(slot, links)
 
     def _put_known(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
         """Blocks for the whole prompt, and contents for its prefix at least; says how many positions have theirs."""
         slot = entry.slot
-        self.leave(slot)
-        shared = self.paging.join(slot, links, len(entry.prompt.head))
+        self.release(slot)
+        shared = self.paging.allocate(slot, links, len(entry.prompt.head))
         self.cache.set_rows({slot: self.paging.blocks(slot)})
         return self._complete_prefix(entry, links, shared * self._page)
 
@@ -92,7 +92,7 @@ class PagedRunner(Runner):
             self.cache.put_tail(last, tail)
             return len(prompt.prefix)
         self.read_chunks([PrefillChunk(self._embedder.embed(prompt.prefix[known:], entry.voice), slot, known)])
-        self.paging.keep(slot, links[:whole])
+        self.paging.cache(slot, links[:whole])
         if rest:
             tail = self.cache.tail(last, rest)
             self.prefixes.put(prompt.prefix_key, tail, tail.nbytes)

@@ -35,7 +35,7 @@ class StreamingCodec(Protocol[Snapshot]):
 
 
 class EagerCodec:
-    """In plain torch, everywhere and in any type."""
+    """In eager torch, on any device and in any type."""
 
     sizes = (CODEC_STEP_FRAMES, 16, 8, 4, 2, 1)
 

@@ -115,13 +115,13 @@ class Runner:
         """Those of the slots that wish to go on, the oldest first, for whose next position there is memory."""
         return slots
 
-    def leave(self, slot: int) -> None:
-        """The sequence of a slot has ended."""
+    def release(self, slot: int) -> None:
+        """Free what a slot holds: its sequence has ended."""
 
     # --- a sequence begins --------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def join(self, entries: Sequence[PrefillRequest]) -> None:
+    def prefill(self, entries: Sequence[PrefillRequest]) -> None:
         """Bring sequences into their slots: all of the prompt but its last position, whose text `advance` takes.
 
         Doing it again begins again, so a call that ran out of memory leaves nothing behind.

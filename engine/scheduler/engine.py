@@ -81,9 +81,9 @@ class Engine:
             entry.sequence.append(entry.text.end())
             entry.sequence.end_text()
 
-    def hold(self, job: int, held: bool) -> None:
-        """Launch no frame for a job while `held`; what is under way still comes."""
-        self._jobs[job].held = held
+    def hold(self, job: int, paused: bool) -> None:
+        """Launch no frame for a job while `paused`; what is under way still comes."""
+        self._jobs[job].paused = paused
 
     def cancel(self, job: int) -> None:
         """Forget a job, known or not."""
@@ -113,11 +113,27 @@ class Engine:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[ChunkOutput]:
-        """Launch one frame for every sequence that can make one; gives what has become audio, ends included.
+        """Launch one frame for every sequence that can make one; return what has become audio, ends included.
+
+        A step launches frame n of all running jobs, and the codec for chunks that this frame completes; only then it
+        reads the codes of frame n - lag, which tell whether a job has ended. So each job's frames pass five counters:
+
+            launched ──> decoded ──> closed ──> sent     by the host, ahead of the results
+                 └────> kept ─────────────────────┘      by `_process_codes`, `lag` frames later
+
+        launched: frames ordered from the talker. decoded: of these, handed to the codec. closed: of these, in complete
+        chunks. kept: frames whose codes have been read and are speech. sent: frames delivered. While a job runs,
+        sent <= closed <= decoded <= launched and sent <= kept <= launched. When it ends, frames after `kept` were
+        launched in vain and are dropped; what is left up to `kept` is decoded and sent as its last chunk.
+
+            waiting ──prefill──> running ──end or cut──> over ──last chunk sent──> forgotten
+               │                  │   ^                   (slot released)
+               │                  └───┘ starved (no text) or paused: no frame is launched
+               └── no text, too long, no memory: ends without audio
 
         Waits for the device only where there is nothing to launch, and for a job's first sound. Each job of the
         result with `ended` is forgotten. A CUDA error leaves the engine unusable; after OutOfMemoryError the jobs that
-        are not held must be cancelled.
+        are not paused must be cancelled.
         """
         began_s = self._clock()
         done = self._without_prompt()
@@ -128,7 +144,7 @@ class Engine:
         lag = self._runner.lag if launch else 0
         collected = len(self._flight) > lag
         while len(self._flight) > lag:
-            self._judge(self._flight.popleft())
+            self._process_codes(self._flight.popleft())
         self._finish_ended()
         done += failed + self._deliver(wait=launch is None)
         if launch and collected:
@@ -136,10 +152,10 @@ class Engine:
         return done
 
     def _can_begin(self, job: RunningJob) -> bool:
-        return job.slot is None and not job.held and bool(self._free) and job.sequence.can_begin
+        return job.slot is None and not job.paused and bool(self._free) and job.sequence.can_begin
 
     def _can_advance(self, job: RunningJob) -> bool:
-        if job.slot is None or job.held or job.over or job.sequence.starved:
+        if job.slot is None or job.paused or job.over or job.sequence.starved:
             return False
         return self._runner.room(job.slot) > 0
 
@@ -169,9 +185,9 @@ class Engine:
 
     def _launch(self) -> tuple[_FrameInFlight | None, list[ChunkOutput]]:
         """The next frame of whoever can make one, newcomers included; and newcomers that found no memory."""
-        running = self._fitting([job for job in self._jobs.values() if self._can_advance(job)])
-        entries = [(job, self._enter(job)) for job in self._beginners()]
-        failed = self._join(entries) if entries else []
+        running = self._schedulable([job for job in self._jobs.values() if self._can_advance(job)])
+        entries = [(job, self._assign_slot(job)) for job in self._admissible()]
+        failed = self._prefill(entries) if entries else []
         entered = [(job, entry.first_text) for job, entry in entries if job.slot is not None]
         jobs = [*running, *(job for job, _ in entered)]
         if not jobs:
@@ -183,15 +199,15 @@ class Engine:
             job.launched += 1
         return _FrameInFlight(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
 
-    def _fitting(self, jobs: list[RunningJob]) -> list[RunningJob]:
+    def _schedulable(self, jobs: list[RunningJob]) -> list[RunningJob]:
         fitting = self._runner.fitting([job.slot for job in jobs if job.slot is not None])
         return jobs if len(fitting) == len(jobs) else [job for job in jobs if job.slot in fitting]
 
-    def _beginners(self) -> list[RunningJob]:
+    def _admissible(self) -> list[RunningJob]:
         waiting = [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]
         return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
 
-    def _enter(self, job: RunningJob) -> PrefillRequest:
+    def _assign_slot(self, job: RunningJob) -> PrefillRequest:
         """Give a job its slot."""
         job.slot = self._free.popleft()
         utterance = job.utterance
@@ -205,16 +221,16 @@ class Engine:
             primed=utterance.primed,
         )
 
-    def _join(self, entries: Rows[tuple[RunningJob, PrefillRequest]]) -> list[ChunkOutput]:
+    def _prefill(self, entries: Rows[tuple[RunningJob, PrefillRequest]]) -> list[ChunkOutput]:
         """Read the prompts, together if memory allows it; a job whose prompt does not even fit alone has failed."""
-        if self._joined([entry for _, entry in entries]):
+        if self._prefilled([entry for _, entry in entries]):
             return []
-        failed = [job for job, entry in entries if not self._joined([entry])]
+        failed = [job for job, entry in entries if not self._prefilled([entry])]
         return [self._ended_unheard(job, MemoryError("the GPU ran out of memory")) for job in failed]
 
-    def _joined(self, entries: list[PrefillRequest]) -> bool:
+    def _prefilled(self, entries: list[PrefillRequest]) -> bool:
         try:
-            self._runner.join(entries)
+            self._runner.prefill(entries)
         except torch.cuda.OutOfMemoryError as error:
             log.error("out of GPU memory for %d new prompts: %s", len(entries), str(error).splitlines()[0])
             return False
@@ -260,10 +276,10 @@ class Engine:
             for row, job in enumerate(group):
                 job.take_piece(DecodedSpan(wave, row, frames, closes, now_s))
 
-    # --- judging ------------------------------------------------------------------------------------------------
+    # --- processing codes --------------------------------------------------------------------------------------------
 
-    def _judge(self, launch: _FrameInFlight) -> None:
-        """Wait for a frame and look at it; what was made for jobs that are gone or over is forgotten."""
+    def _process_codes(self, launch: _FrameInFlight) -> None:
+        """Wait for a frame and process its codes; those of jobs that are gone or over are dropped."""
         for job, full, codes in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
             if not job.over and self._jobs.get(job.sequence.job) is job:
                 job.take_frame(codes, last=full)
@@ -282,7 +298,7 @@ class Engine:
     def _release(self, job: RunningJob) -> None:
         if job.slot is not None:
             self._free.append(job.slot)
-            self._runner.leave(job.slot)
+            self._runner.release(job.slot)
             job.slot = None
 
     # --- delivering ---------------------------------------------------------------------------------------------

@@ -83,14 +83,14 @@ class DecodedSpan:
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
-    """Frames are launched, decoded, closed into chunks and sent, in this order; `kept` of them are judged speech."""
+    """A job's progress as counters of frames; see `Engine.step` for what each counts and how they are ordered."""
 
     utterance: GenerationRequest
     sequence: Sequence
     text: TokenStream
     frame_samples: int
     slot: int | None = None
-    held: bool = False
+    paused: bool = False
     launched: int = 0
     decoded: int = 0
     closed: int = 0

@@ -101,7 +101,7 @@ def speak(runner: Runner, loaded: LoadedCheckpoint, jobs: int, frames: int) -> M
     torch.cuda.synchronize()
     began_s = time.perf_counter()
     assert runner.admit([len(each.prompt.head) for each in entries]) == jobs
-    runner.join(entries)
+    runner.prefill(entries)
     torch.cuda.synchronize()
     prompts_s = time.perf_counter() - began_s
     slots, pad, made = list(range(jobs)), loaded.planner.ids.tts_pad, []
@@ -116,7 +116,7 @@ def speak(runner: Runner, loaded: LoadedCheckpoint, jobs: int, frames: int) -> M
     frame_s = (time.perf_counter() - began_s) / (frames - 4)
     codes = torch.tensor([one.codes() for one in made]).transpose(0, 1)
     for slot in slots:
-        runner.leave(slot)
+        runner.release(slot)
         runner._next[slot] = 0
     runner.fitting([])
     return Made(codes, frame_s * 1000, prompts_s * 1000)
@@ -164,7 +164,7 @@ def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(
     inputs = torch.randn(len(lengths), max(lengths) + steps, 1024, generator=noise, device="cuda").bfloat16()
     runner = blocks(loaded, LARGE)
     for slot, length in enumerate(lengths):
-        runner.cache.set_rows({slot: runner.paging.pool.take(runner.paging.count(length + steps))})
+        runner.cache.set_rows({slot: runner.paging.pool.allocate(runner.paging.count(length + steps))})
     talker = FlashTalker(runner, FlashAttention.load())
     talker.read([PrefillChunk(inputs[slot, :length], slot, 0) for slot, length in enumerate(lengths)])
     slots = torch.arange(len(lengths), device="cuda")
@@ -225,11 +225,11 @@ def moved_ms(runner: PagedRunner, slot: int) -> float:
     began_s = time.perf_counter()
     old = list(runner.paging.blocks(slot))
     contents = runner.cache.read(old)
-    runner.paging.leave(slot)
+    runner.paging.free(slot)
     runner.cache.pool[:, :, old] = 1.0
-    spare = runner.paging.pool.take(3)
-    runner.paging.join(slot, [], len(old) * runner.cache.block_positions)
-    runner.paging.pool.give(spare)
+    spare = runner.paging.pool.allocate(3)
+    runner.paging.allocate(slot, [], len(old) * runner.cache.block_positions)
+    runner.paging.pool.free(spare)
     runner.cache.write(runner.paging.blocks(slot), contents)
     runner.cache.set_rows({slot: runner.paging.blocks(slot)})
     torch.cuda.synchronize()

@@ -51,7 +51,7 @@ def test_the_self_check_knows_good_from_wrong_and_leaves_nothing_behind() -> Non
     for name in ("flash_attn_varlen_func", "flash_attn_with_kvcache"):
         broken = replace(EMULATED, **{name: wrong(getattr(EMULATED, name))})
         assert cosine(runner, FlashTalker(runner, broken)) < 0.99
-    assert (runner.paging.pool.free, runner.paging.pool.used) == (6, 0)
+    assert (runner.paging.pool.available, runner.paging.pool.used) == (6, 0)
     assert not runner.cache.table.any()
 
 
@@ -67,7 +67,7 @@ def test_blocks_that_flash_attention_cannot_read_fail_and_are_given_back() -> No
     runner = paged(256, PoolSize(20, 16))
     with pytest.raises(AssertionError, match="divisible by 256"):
         cosine(runner, FlashTalker(runner, EMULATED))
-    assert (runner.paging.pool.free, runner.cache.table.any()) == (20, False)
+    assert (runner.paging.pool.available, runner.cache.table.any()) == (20, False)
 
 
 def test_the_emulation_is_that_of_both_functions() -> None:

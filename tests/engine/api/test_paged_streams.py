@@ -76,7 +76,7 @@ def test_a_paged_batch_of_unequal_prompts_and_texts_is_its_items_alone(compact: 
         alone = {"voice_clone_prompt": item, "max_frames": 20, **GREEDY, **PAGED}
         close(wave, joined(speaker.stream_generate_voice_clone(text, language, **alone)))
     pool = runner_of(model(eos_gain=2.0)).paging.pool
-    assert (pool.free, pool.used) == (pool.blocks, 0)
+    assert (pool.available, pool.used) == (pool.blocks, 0)
 
 
 def test_weights_are_shared_and_only_blocks_are_added(preset: Any) -> None:
@@ -172,7 +172,7 @@ def test_nothing_stays_behind_after_many_frames(preset: Any) -> None:
     for text in (TEXTS[0], TEXTS[1], "hi"):
         chunks(preset, text, max_frames=30, **PAGED)
         left = (
-            runner.paging.pool.free,
+            runner.paging.pool.available,
             runner.paging.pool.used,
             len(runner._stowed),
             len(preset._paged.opened().engine._inboxes),

@@ -6,6 +6,7 @@ import errno
 import io
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,6 @@ from engine.checkpoint.load import (
     load,
     read_config,
 )
-from engine.checkpoint.weights import MemorySource
 from engine.testing.tiny_checkpoint import build, codec_tensors, model_tensors
 from tests.engine.support.tiny_models import FLOAT32, tiny_directory, tiny_model
 
@@ -68,6 +68,14 @@ def test_files_without_metadata_and_in_bfloat16_load_the_same(tmp_path: Path) ->
     directory = build(tmp_path, dtype=torch.bfloat16, metadata=False)
     ours = load(directory, FLOAT32).talker.layers[0].attention.qkv.weight
     torch.testing.assert_close(ours, tiny_model().talker.layers[0].attention.qkv.weight, atol=0, rtol=2**-8)
+
+
+class MemorySource:
+    """Tensors that already exist, as a `TensorSource`."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.name, self.get = "memory", tensors.__getitem__
+        self.shapes = {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def test_memory_serves_as_well_as_a_file() -> None:

@@ -37,7 +37,7 @@ def small_decoder(seed: int = 0) -> CodecDecoder:
     for module in decoder.modules():
         if isinstance(module, (torch.nn.RMSNorm, torch.nn.LayerNorm)):
             module.weight.data += 1
-    decoder.leave.weight.data *= 0.4
+    decoder.out_proj.weight.data *= 0.4
     return decoder
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.paged.block_manager import BlockManager
-from engine.paged.block_pool import BlockPool, VoiceContent, chained
+from engine.paged.block_pool import BlockPool, VoiceContent, hash_blocks
 from engine.prompt.planner import Position
 
 PAGE = 4
@@ -16,7 +16,7 @@ ROOM = PAGE * BLOCKS  # a sequence of full length just fits
 
 
 def links(text: int, positions: int):
-    return chained([Position(text)] * (positions - 1), VoiceContent(), PAGE)
+    return hash_blocks([Position(text)] * (positions - 1), VoiceContent(), PAGE)
 
 
 def paging(blocks: int = BLOCKS) -> BlockManager:
@@ -27,37 +27,37 @@ def test_admit_defers_prompt_when_running_sequences_need_the_blocks():
     books = paging()
     books.advance([])
     assert books.admit([12, 12, 4])[0] == 2  # 3 + 3 blocks and one more for each are all there are
-    books.join(0, links(0, 12), 12)
-    books.join(1, links(1, 12), 12)
+    books.allocate(0, links(0, 12), 12)
+    books.allocate(1, links(1, 12), 12)
     books.advance([(0, 12), (1, 12)])
-    assert books.pool.free == 0
+    assert books.pool.available == 0
     assert books.admit([4])[0] == 0
-    books.leave(1)
+    books.free(1)
     books.advance([(0, 13)])
     assert books.admit([4, 4, 4])[0] == 1
 
 
 def test_advance_preempts_youngest_and_restores_it_before_new_prompts():
     books = paging()
-    books.join(0, [], 16)
-    books.join(1, [], 16)
+    books.allocate(0, [], 16)
+    books.allocate(1, [], 16)
     moves = books.advance([(0, 16), (1, 12)])
     assert moves.going == [0]
     ((slot, left),) = moves.leaving
-    assert (slot, len(left), books.away(1)) == (1, 4, True)
+    assert (slot, len(left), books.swapped_out(1)) == (1, 4, True)
     assert books.admit([4])[0] == 0
     assert books.advance([(0, 17), (1, 12)]).going == [0]
-    books.leave(0)
+    books.free(0)
     moves = books.advance([(1, 12)])
     assert moves.going == [1]
     ((slot, back),) = moves.returning
-    assert (slot, len(back), books.away(1)) == (1, 4, False)
+    assert (slot, len(back), books.swapped_out(1)) == (1, 4, False)
 
 
 def test_advance_preempts_idle_before_youngest():
     books = paging()
     for slot in range(3):
-        books.join(slot, [], 8)
+        books.allocate(slot, [], 8)
     moves = books.advance([(1, 8), (2, 8)])
     assert (moves.leaving, moves.going) == ([], [1, 2])
     moves = books.advance([(1, 12), (2, 12)])
@@ -67,7 +67,7 @@ def test_advance_preempts_idle_before_youngest():
 
 def test_admit_preempts_idle_sequence_for_new_prompt():
     books = paging()
-    books.join(0, [], 30)
+    books.allocate(0, [], 30)
     books.advance([])
     admitted, moves = books.admit([20])
     assert (admitted, [slot for slot, _ in moves.leaving]) == (1, [0])
@@ -77,10 +77,10 @@ def test_single_sequence_can_use_every_block():
     books = paging()
     books.advance([])
     assert books.admit([ROOM])[0] == 1
-    books.join(0, [], 5)
+    books.allocate(0, [], 5)
     for position in range(5, ROOM):
         assert books.advance([(0, position)]).going == [0]
-    assert books.pool.free == 0
+    assert books.pool.available == 0
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -111,7 +111,7 @@ class AnyHistory(RuleBasedStateMachine):
         """As the engine does it: those who run first, then newcomers, then a frame for all of them."""
         self.paused = pause
         going = [(slot, at) for slot, at in self.positions.items() if slot not in pause and at < ROOM]
-        oldest = next((slot for slot, _ in going if not self.books.away(slot)), None)
+        oldest = next((slot for slot, _ in going if not self.books.swapped_out(slot)), None)
         moves = self.books.advance(going)
         self.carry_out(moves)
         assert bool(moves.going) == bool(going)
@@ -130,17 +130,17 @@ class AnyHistory(RuleBasedStateMachine):
     def begin(self, length: int, text: int) -> None:
         slot = self.slots.pop(0)
         chain = links(text, length)
-        self.books.join(slot, chain, length)
+        self.books.allocate(slot, chain, length)
         for n, block in enumerate(self.books.blocks(slot)):
             self.contents[block] = f"text {text}:{n}" if n < len(chain) else f"{slot}:{n}"
-        self.books.keep(slot, chain)
+        self.books.cache(slot, chain)
         self.positions[slot] = length
 
     @precondition(lambda self: self.positions)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(list(self.positions)))
-        self.books.leave(slot)
+        self.books.free(slot)
         del self.positions[slot]
         self.stowed.pop(slot, None)
         self.slots.append(slot)
@@ -148,11 +148,11 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         pool = self.books.pool
-        assert pool.free + pool.used == BLOCKS
+        assert pool.available + pool.used == BLOCKS
         held = {block for slot in self.positions for block in self.books.blocks(slot)}
         assert pool.used == len(held)
         for slot, position in self.positions.items():
-            assert self.books.away(slot) == (slot in self.stowed)
+            assert self.books.swapped_out(slot) == (slot in self.stowed)
             found = self.stowed.get(slot) or [self.contents[block] for block in self.books.blocks(slot)]
             assert len(found) >= -(-position // PAGE)
             for n, content in enumerate(found[: -(-position // PAGE)]):
@@ -160,8 +160,8 @@ class AnyHistory(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for slot in list(self.positions):
-            self.books.leave(slot)
-        assert (self.books.pool.free, self.books.pool.used) == (BLOCKS, 0)
+            self.books.free(slot)
+        assert (self.books.pool.available, self.books.pool.used) == (BLOCKS, 0)
 
 
 TestAnyHistory = AnyHistory.TestCase

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.paged.block_pool import BlockPool, HashedBlock, VoiceContent, chained
+from engine.paged.block_pool import BlockPool, HashedBlock, VoiceContent, hash_blocks
 from engine.prompt.planner import Position, ReferenceFrame, SpeakerVector
 
 PAGE = 4
@@ -23,7 +23,7 @@ PROMPTS = st.lists(st.builds(Position, st.integers(0, 2), CODECS), max_size=14)
 
 
 def embedding(position: Position, voice: VoiceContent) -> tuple[object, ...]:
-    """What a position's embedding is made of, said in another way than `chained` says it."""
+    """What a position's embedding is made of, said in another way than `hash_blocks` says it."""
     if isinstance(position.codec, SpeakerVector):
         return position.text, "speaker", voice.speaker
     if isinstance(position.codec, ReferenceFrame):
@@ -39,9 +39,9 @@ def equal_blocks(a: list[tuple[object, ...]], b: list[tuple[object, ...]]) -> in
 
 def read(pool: BlockPool, links: list[HashedBlock]) -> list[int]:
     """A prompt comes in: it takes what is there, and reads the rest."""
-    shared = pool.find(links)
-    blocks = pool.take(len(links) - len(shared), shared)
-    pool.keep(blocks, links)
+    shared = pool.lookup(links)
+    blocks = pool.allocate(len(links) - len(shared), shared)
+    pool.cache(blocks, links)
     return blocks
 
 
@@ -51,7 +51,7 @@ def test_lookup_shares_exactly_the_full_blocks_of_a_common_prefix(prompts, colli
     hashed = {"hashed": lambda content: b"all the same"} if colliding else {}
     pool, seen = BlockPool(100), []
     for positions, voice in prompts:
-        blocks = read(pool, chained(positions, voice, PAGE, **hashed))
+        blocks = read(pool, hash_blocks(positions, voice, PAGE, **hashed))
         content = [embedding(position, voice) for position in positions]
         assert len(blocks) == len(positions) // PAGE
         for other, other_blocks in seen:
@@ -65,8 +65,8 @@ def test_lookup_shares_exactly_the_full_blocks_of_a_common_prefix(prompts, colli
 def test_block_hash_depends_on_speaker_language_and_reference():
     base = [Position(1, 7), Position(2, SpeakerVector()), Position(3, ReferenceFrame(0)), Position(4), Position(5, 9)]
     pool = BlockPool(20)
-    mine = read(pool, chained(base, VOICES[0], PAGE))
-    assert read(pool, chained(base, VOICES[0], PAGE)) == mine
+    mine = read(pool, hash_blocks(base, VOICES[0], PAGE))
+    assert read(pool, hash_blocks(base, VOICES[0], PAGE)) == mine
     others = [
         (base, VOICES[1]),
         (base, VoiceContent(VOICES[0].speaker, VOICES[1].frames)),
@@ -75,7 +75,7 @@ def test_block_hash_depends_on_speaker_language_and_reference():
         ([Position(0, 7), *base[1:]], VOICES[0]),
         ([Position(1), *base[1:]], VOICES[0]),
     ]
-    taken = [set(read(pool, chained(positions, voice, PAGE))) for positions, voice in others]
+    taken = [set(read(pool, hash_blocks(positions, voice, PAGE))) for positions, voice in others]
     assert all(not set(mine) & blocks for blocks in taken)
     assert len(set().union(*taken)) == sum(map(len, taken))
 
@@ -85,20 +85,20 @@ def test_block_hash_is_unambiguous_across_positions():
     frame = VoiceContent(frames=[b"\1", b"\1\1"])
     a = [Position(0, ReferenceFrame(0)), Position(0, ReferenceFrame(1))]
     b = [Position(0, ReferenceFrame(1)), Position(0, ReferenceFrame(0))]
-    assert chained(a, frame, 2) != chained(b, frame, 2)
+    assert hash_blocks(a, frame, 2) != hash_blocks(b, frame, 2)
 
 
 def test_eviction_is_lru_and_evicts_prompt_end_before_beginning():
     pool = BlockPool(4)
     old, new = ([HashedBlock(bytes([n, part]), bytes([n, part])) for part in (0, 1)] for n in (1, 2))
-    pool.give(read(pool, old))
-    pool.give(read(pool, new))
-    assert (pool.free, pool.used) == (4, 0)
-    (taken,) = pool.take(1)
-    assert (len(pool.find(old)), len(pool.find(new))) == (1, 2)
-    pool.give(read(pool, old))
-    assert (len(pool.find(old)), len(pool.find(new))) == (2, 1)
-    pool.give([taken])
+    pool.free(read(pool, old))
+    pool.free(read(pool, new))
+    assert (pool.available, pool.used) == (4, 0)
+    (taken,) = pool.allocate(1)
+    assert (len(pool.lookup(old)), len(pool.lookup(new))) == (1, 2)
+    pool.free(read(pool, old))
+    assert (len(pool.lookup(old)), len(pool.lookup(new))) == (2, 1)
+    pool.free([taken])
 
 
 def test_lookup_misses_blocks_whose_prefix_was_evicted():
@@ -107,24 +107,24 @@ def test_lookup_misses_blocks_whose_prefix_was_evicted():
     blocks = read(pool, links)
     collision = [HashedBlock(b"a", b"something else")]
     other = read(pool, collision)
-    assert (pool.find(links), pool.find(collision)) == ([], other)
+    assert (pool.lookup(links), pool.lookup(collision)) == ([], other)
     again = read(pool, links)
     assert not set(again) & {*blocks, *other}
-    assert (pool.find(links), pool.find(collision)) == (again, [])
+    assert (pool.lookup(links), pool.lookup(collision)) == (again, [])
     for each in (blocks, other, again):
-        pool.give(each)
-    assert (pool.free, pool.used) == (5, 0)
+        pool.free(each)
+    assert (pool.available, pool.used) == (5, 0)
 
 
 def test_allocate_more_than_free_raises():
     pool, links = BlockPool(2), [HashedBlock(b"a", b"a")]
-    pool.give(read(pool, links))
-    assert pool.can_take(2)
-    assert not pool.can_take(2, pool.find(links))
-    assert pool.can_take(1, pool.find(links))
+    pool.free(read(pool, links))
+    assert pool.can_allocate(2)
+    assert not pool.can_allocate(2, pool.lookup(links))
+    assert pool.can_allocate(1, pool.lookup(links))
     with pytest.raises(AssertionError):
-        pool.take(3)
-    assert (pool.free, pool.used) == (2, 0)
+        pool.allocate(3)
+    assert (pool.available, pool.used) == (2, 0)
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -137,39 +137,39 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(prompt=st.lists(st.integers(0, 1), max_size=5), more=st.integers(0, 2))
     def begin(self, prompt: list[int], more: int) -> None:
-        links = chained([Position(text) for text in prompt for _ in range(PAGE)], VOICES[0], PAGE)
-        shared = self.pool.find(links)
+        links = hash_blocks([Position(text) for text in prompt for _ in range(PAGE)], VOICES[0], PAGE)
+        shared = self.pool.lookup(links)
         new = len(links) - len(shared) + more
-        if not self.pool.can_take(new, shared):
+        if not self.pool.can_allocate(new, shared):
             return
-        blocks = self.pool.take(new, shared)
-        self.pool.keep(blocks[: len(links)], links)
-        assert self.pool.find(links) != [] or not links
+        blocks = self.pool.allocate(new, shared)
+        self.pool.cache(blocks[: len(links)], links)
+        assert self.pool.lookup(links) != [] or not links
         self.held.append(blocks)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
-        if self.pool.can_take(1):
-            data.draw(st.sampled_from(self.held)).extend(self.pool.take(1))
+        if self.pool.can_allocate(1):
+            data.draw(st.sampled_from(self.held)).extend(self.pool.allocate(1))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        self.pool.give(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+        self.pool.free(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
 
     @invariant()
     def every_block_is_free_or_held(self) -> None:
         held = [block for blocks in self.held for block in blocks]
-        assert self.pool.free + self.pool.used == self.pool.blocks
+        assert self.pool.available + self.pool.used == self.pool.blocks
         assert self.pool.used == len(set(held))
-        assert all(self.pool.holders(block) == held.count(block) for block in range(1, 10))
+        assert all(self.pool.ref_count(block) == held.count(block) for block in range(1, 10))
         assert 0 not in held
 
     def teardown(self) -> None:
         for blocks in self.held:
-            self.pool.give(blocks)
-        assert (self.pool.free, self.pool.used) == (9, 0)
+            self.pool.free(blocks)
+        assert (self.pool.available, self.pool.used) == (9, 0)
 
 
 TestAnyHistory = AnyHistory.TestCase

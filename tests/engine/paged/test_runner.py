@@ -52,7 +52,7 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
     """Free and used blocks of a pool, and sequences in host memory."""
     assert isinstance(engine_runner, PagedRunner)
     pool = engine_runner.paging.pool
-    return pool.free, pool.used, len(engine_runner._stowed)
+    return pool.available, pool.used, len(engine_runner._stowed)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def displaced_in(speaker: Speaker) -> tuple[dict[int, Spoken], set[int]]:
     while speaker.engine.busy:
         for progress in speaker.engine.step():
             parts.setdefault(progress.job, []).append(progress)
-        away |= {slot for slot in range(speaker.runner.slots) if speaker.runner.paging.away(slot)}
+        away |= {slot for slot in range(speaker.runner.slots) if speaker.runner.paging.swapped_out(slot)}
     return {job: joined(made) for job, made in parts.items()}, away
 
 
@@ -138,7 +138,7 @@ def joined_tail(spoken: Spoken, frames: int = 4) -> Spoken:
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5,) * 30) -> int:
     """A prompt brought into a slot; gives how many of its positions are read there."""
     prompt = speaker.planner.custom_voice(name, "english", flowing=False).begin(text, True)
-    runner.join([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
+    runner.prefill([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1
 
 
@@ -170,9 +170,9 @@ def test_evicted_prefix_blocks_are_prefilled_again(forgotten: int) -> None:
     speaker, runner = Speaker(), PagedRunner(tiny_model("custom_voice"), 2, 256, PoolSize(64, 4))
     read = enter(runner, speaker, 0, text=(5,))
     exact = contents(runner, 0, read)
-    runner.leave(0)
-    empty = runner.paging.pool.free - read // 4
-    runner.paging.pool.give(runner.paging.pool.take(min(empty + forgotten, 64)))
+    runner.release(0)
+    empty = runner.paging.pool.available - read // 4
+    runner.paging.pool.free(runner.paging.pool.allocate(min(empty + forgotten, 64)))
     assert len(runner.prefixes) == 1
     enter(runner, speaker, 0, text=(5,))
     torch.testing.assert_close(contents(runner, 0, read), exact, rtol=1e-5, atol=1e-5)

@@ -46,7 +46,7 @@ class Late:
 def ends_after(speaker: Speaker, frames: int) -> None:
     """Let the model end each job after so many frames."""
     real, launched = speaker.runner.advance, [0] * speaker.runner.slots
-    join = speaker.runner.join
+    join = speaker.runner.prefill
 
     def entering(entries: Any) -> None:
         for entry in entries:
@@ -58,7 +58,7 @@ def ends_after(speaker: Speaker, frames: int) -> None:
             launched[slot] += 1
         return Scripted(real(slots, texts), [launched[slot] == frames + 1 for slot in slots])
 
-    speaker.runner.join, speaker.runner.advance = entering, advance  # type: ignore[method-assign, assignment]
+    speaker.runner.prefill, speaker.runner.advance = entering, advance  # type: ignore[method-assign, assignment]
 
 
 def late(speaker: Speaker) -> None:
@@ -213,14 +213,14 @@ def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
     speaker = Speaker(lag=lag)
     speaker.start(1, TEXTS[0])
     parts = speaker.engine.step()
-    real = speaker.runner.join
+    real = speaker.runner.prefill
 
     def join(entries: Any) -> None:
         if any(len(entry.prompt.body) > 5 for entry in entries):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         real(entries)
 
-    speaker.runner.join = join  # type: ignore[method-assign]
+    speaker.runner.prefill = join  # type: ignore[method-assign]
     speaker.start(2, TEXTS[1], flowing=False)
     speaker.start(3, TEXTS[2])
     parts += speaker.rest()
