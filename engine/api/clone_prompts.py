@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model.config import CODEBOOK_SIZE
 from ..voices.prompt import VoicePrompt
-
-CODEBOOK_SIZE = 2048
 
 
 @dataclass

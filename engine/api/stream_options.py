@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..model.config import SAMPLE_RATE
+from ..model.config import FRAME_SAMPLES
 from ..prompt.sampling_params import SamplingParams
 from ..prompt.validation import check_bool, check_number
 from ..scheduler.chunking import TwoPhasePlan
 from .inputs import checked_sampling
 from .optimizations import LONGEST_WINDOW
 
-FRAME_SAMPLES = SAMPLE_RATE * 2 // 25
 _MANY = 2**31 - 1
 _RANGES = {
     "emit_every_frames": (1, _MANY),
