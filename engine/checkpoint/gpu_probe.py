@@ -19,7 +19,6 @@ def probe() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "architectures": torch.cuda.get_arch_list(),
         "devices": [_device(torch, number) for number in range(torch.cuda.device_count())],
     }
 

@@ -38,7 +38,6 @@ class Torch:
 
     version: str
     cuda: str | None
-    architectures: tuple[str, ...]
     gpus: tuple[Gpu, ...]
 
 
@@ -72,7 +71,7 @@ def read_probe(answer: CommandResult) -> Torch | Finding:
             each["fault"])
         for each in found["devices"]
     )  # fmt: skip
-    return Torch(found["torch"], found["cuda"], tuple(found["architectures"]), gpus)
+    return Torch(found["torch"], found["cuda"], gpus)
 
 
 def check_gpus(torch: Torch, wanted: Sequence[str]) -> list[Finding]:

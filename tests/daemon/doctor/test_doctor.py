@@ -116,7 +116,7 @@ def test_a_command_that_fails_or_hangs_is_told_in_words(command, fault):
 
 
 def torch(*gpus, cuda="12.8"):
-    return Torch("2.13.0", cuda, ("sm_80", "sm_90"), gpus)
+    return Torch("2.13.0", cuda, gpus)
 
 
 def gpu(total_gb=12.0, capability=(8, 6), fault=None):
