@@ -131,19 +131,19 @@ class MarkdownStripper:
 
     A state machine over contexts; `_return` is the context to come back to after what is dropped.
 
-    | context          | place                                           | next                                           |
-    |------------------|-------------------------------------------------|------------------------------------------------|
-    | _START           | start of a line, at and between its markers     | text, row → inline; fence → code;              |
-    |                  |                                                 | definition → _DEFINITION_REST                  |
-    | _INLINE          | within a line                                   | newline → _START; ticks → _VERBATIM;           |
-    |                  |                                                 | url → _URL_REST; endless → _TARGET_REST;       |
-    |                  |                                                 | comment → _COMMENT_REST                        |
-    | _VERBATIM        | in a code span, or everywhere without markdown  | newline → _START; ticks → _INLINE;             |
-    |                  |                                                 | url → _URL_REST                                |
-    | _SPOKEN_CODE,    | a line of a fenced code block                   | code_line → _CODE_START; url → _URL_REST       |
-    | _SILENT_CODE     |                                                 |                                                |
-    | _CODE_START      | start of a line in a fenced code block          | fence_end → _START; code → code                |
-    | _..._REST        | an address, target, comment or definition       | closed, back → _return                         |
+    | context          | place                                          | next                                     |
+    |------------------|------------------------------------------------|------------------------------------------|
+    | _START           | start of a line, at and between its markers    | text, row → inline; fence → code;        |
+    |                  |                                                | definition → _DEFINITION_REST            |
+    | _INLINE          | within a line                                  | newline → _START; ticks → _VERBATIM;     |
+    |                  |                                                | url → _URL_REST; endless → _TARGET_REST; |
+    |                  |                                                | comment → _COMMENT_REST                  |
+    | _VERBATIM        | in a code span, or everywhere without markdown | newline → _START; ticks → _INLINE;       |
+    |                  |                                                | url → _URL_REST                          |
+    | _SPOKEN_CODE,    | a line of a fenced code block                  | code_line → _CODE_START; url → _URL_REST |
+    | _SILENT_CODE     |                                                |                                          |
+    | _CODE_START      | start of a line in a fenced code block         | fence_end → _START; code → code          |
+    | _..._REST        | an address, target, comment or definition      | closed, back → _return                   |
     """
 
     def __init__(self, cleaning: CleaningOptions) -> None:
