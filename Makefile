@@ -28,7 +28,7 @@ QUICK := $(addprefix tests/daemon/,announcements audio config text voices test_b
 	$(addprefix tests/engine/,prompt paged/test_block_pool.py paged/test_block_manager.py model/test_config.py \
 	$(addprefix scheduler/test_,chunking.py edges.py sequence.py) worker/test_selection.py worker/test_espeak_text.py)
 
-.PHONY: demo run test quick kernels boot parity lint bench audit clean
+.PHONY: demo run test coverage quick kernels boot parity lint bench audit clean
 
 demo: $(VENV)/$(DEMO_EXTRAS).installed
 	@sh .ci/demo.sh $(BIN)/qwentts-daemon out/demo.wav "$(TEXT)" "$(MODEL)"
@@ -38,7 +38,12 @@ run: $(VENV)/$(DEMO_EXTRAS).installed
 
 test: $(VENV)/test.installed
 	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
-	@$(PYTEST) --durations=20 --cov --cov-report=term
+	@$(PYTEST) --durations=20
+
+# Branch coverage of the daemon by its own tests, in every process that they start, and its gate: pyproject.toml.
+coverage: $(VENV)/test.installed
+	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
+	@$(PYTEST) --cov --cov-report=term tests/daemon
 
 # What needs neither processes nor models: for every change, while it is being made.
 quick: $(VENV)/test.installed
