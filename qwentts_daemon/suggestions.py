@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-LISTED = 12
+LISTED = 40
 """Known names that a message lists at most."""
 
 

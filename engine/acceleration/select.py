@@ -68,6 +68,7 @@ def accelerate(runner: Runner, wanted: AccelerationOptions) -> AccelerationResul
         return AccelerationResult("plain", runner.slots, {})
     torch.cuda.set_device(runner.device)
     kernels, chosen = choose(runner, wanted)
+    runner.strategies = chosen  # frees the eager codec's state before graphs take memory
     if wanted.graphs:
         chosen = capture(runner, chosen)
     elif wanted.predictor_graph and isinstance(chosen.step, EagerDecodeStep):

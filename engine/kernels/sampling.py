@@ -1,4 +1,4 @@
-"""Drawing a code and making the next input from it: what `engine.sampling` does, a program for each row.
+"""Drawing a code and making the next input from it: what `engine.runtime.sampler` does, a program for each row.
 
 The noise is the same hash of (seed, sample, group, code), so both draw the same codes from the same scores.
 """

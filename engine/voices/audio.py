@@ -7,6 +7,7 @@ import binascii
 import io
 import math
 import re
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 AudioSource: TypeAlias = str | Path | tuple[npt.NDArray[Any], int]
 
 _MAX_CHANNELS = 8
-_MAX_REDIRECTS = 5
+_MAX_REDIRECTS = 10
 _RATES = range(1_000, 384_001)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _LONGEST_NAME = 256  # a longer string of base64 characters is taken for base64; a file's name would have a dot
@@ -167,6 +168,7 @@ def _fetch(url: str, limits: AudioLimits) -> bytes:
     try:
         with (
             httpx.Client(
+                verify=ssl.create_default_context(),  # the system's certificates, a home's own CA among them
                 headers={"Accept-Encoding": "identity"},  # the size limit is on what is sent
                 timeout=limits.timeout_s,
                 follow_redirects=True,
@@ -182,7 +184,10 @@ def _fetch(url: str, limits: AudioLimits) -> bytes:
                 if len(data) > limits.max_bytes:
                     raise AudioError(f"{url} is larger than the limit of {limits.max_bytes} bytes")
                 check_deadline()
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:  # ImportError: a SOCKS proxy without socksio
+    except AudioError:
+        raise
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
+        # OSError: certificates that cannot be read; ValueError: an unknown proxy; ImportError: SOCKS without socksio
         raise AudioError(f"cannot read {url}: {error}") from error
     return bytes(data)
 

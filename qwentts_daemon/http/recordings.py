@@ -55,7 +55,7 @@ class RecordingStore:
         return sum(recording.listeners for recording in self._recordings.values())
 
     def begin(self) -> StoredRecording:
-        """A new recording, which can be found and listened to at once. Raises ShelfError."""
+        """A new recording, which can be found and listened to at once. Raises RecordingError."""
         if len(self._recordings) >= MAX_RECORDINGS:
             self.drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
         identity = secrets.token_urlsafe(ID_BYTES)
@@ -68,7 +68,7 @@ class RecordingStore:
         return self._recordings.get(identity)
 
     def take(self, size: int) -> None:
-        """Account for `size` bytes more, for which older recordings may go. Raises ShelfError."""
+        """Account for `size` bytes more, for which older recordings may go. Raises RecordingError."""
         while self.used_bytes + size > self.space.max_bytes:
             self.drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
         self.used_bytes += size
@@ -84,7 +84,7 @@ class RecordingStore:
             recording.withdraw()
 
     def drop_oldest(self, problem: str) -> None:
-        """Make room. Raises ShelfError, for this problem, when there is nothing that could go."""
+        """Make room. Raises RecordingError, for this problem, when there is nothing that could go."""
         idle = (each for each in self._recordings.values() if each.is_complete and not each.listeners)
         oldest = next(idle, None)
         if oldest is None:
@@ -115,7 +115,7 @@ class StoredRecording:
         return (self.size - HEADER_BYTES) / 2 / self._rate if self._rate else 0.0
 
     def append(self, pcm: Pcm) -> None:
-        """More sound, to be heard at once. Raises ShelfError."""
+        """More sound, to be heard at once. Raises RecordingError."""
         if not self._rate:
             self._append(header(pcm.rate, None))
             self._rate = pcm.rate
@@ -181,7 +181,7 @@ class StoredRecording:
         self.size += len(data)
 
     def _write(self, data: memoryview) -> None:
-        """All of it, or a ShelfError; a disk that is full before our space is gets room as the space does."""
+        """All of it, or a RecordingError; a disk that is full before our space is gets room as the space does."""
         while data:
             try:
                 data = data[self._file.write(data) :]

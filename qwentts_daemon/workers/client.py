@@ -156,24 +156,27 @@ class WorkerClient:
 
     async def _run_process(self) -> None:
         """Run one process from its spawn until it ends, must be replaced, or is no longer needed."""
-        async with spawned(self._settings) as process:
-            health = HealthSupervisor(self.name, self._live, process, self._jobs, self._queue, self.slots)
-            self._process, self._health = process, health
-            duties = {
-                "events": self._receive(process, health),
-                "health": health.watch(),
-                "idle": self._close_when_idle(health),
-            }
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    running = [tasks.create_task(duty, name=f"{self.name} {name}") for name, duty in duties.items()]
-                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in running:
-                        task.cancel()
-            finally:
-                health.close()
-                self._process = self._health = self.gpu_memory_bytes = None
-                self._jobs.fail("the engine worker ended while it was speaking", self._queue.has_fallback)
+        try:
+            async with spawned(self._settings) as process:
+                health = HealthSupervisor(self.name, self._live, process, self._jobs, self._queue, self.slots)
+                self._process, self._health = process, health
+                duties = {
+                    "events": self._receive(process, health),
+                    "health": health.watch(),
+                    "idle": self._close_when_idle(health),
+                }
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        running = [tasks.create_task(duty, name=f"{self.name} {name}") for name, duty in duties.items()]
+                        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                        for task in running:
+                            task.cancel()
+                finally:
+                    health.close()
+                    self._process = self.gpu_memory_bytes = None
+                    self._jobs.fail("the engine worker ended while it was speaking", self._queue.has_fallback)
+        finally:
+            self._health = None  # not before it is gone: the watchdog waits for a process that cannot be killed
 
     async def _close_when_idle(self, health: HealthSupervisor) -> None:
         """Return when the engine is no longer needed. A job that begins in the same turn of the event loop keeps it."""

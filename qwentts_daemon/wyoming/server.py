@@ -218,6 +218,8 @@ class WyomingConnection:
                 await asyncio.sleep(0)  # reading buffered events never waits: let other tasks run
             for action in self._exchange.receive_eof(self._half_close):
                 await self._execute(action, tasks)
+            if self.speech and not self._half_close:
+                self.speech.cancel()  # its last bytes may still wait for a client that does not read
 
     async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
@@ -233,6 +235,7 @@ class WyomingConnection:
             case Interrupt():
                 await self._interrupt()
             case StartReply(request):
+                await self._cancel_speech()  # the reply before it has ended, but may still be sending
                 self._reply = reply = self._service.synthesizer.reply(request, self.peer)
                 self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
             case FeedText(text):
@@ -253,12 +256,15 @@ class WyomingConnection:
 
     async def _interrupt(self) -> None:
         """Cancel the running reply and send its end."""
+        await self._cancel_speech()
+        self._write(*self._exchange.end_reply())
+
+    async def _cancel_speech(self) -> None:
         if task := self.speech:
             task.cancel()
             await asyncio.wait([task])
             if not task.cancelled():
                 task.result()  # it has just ended by itself, or failed
-            self._write(*self._exchange.end_reply())
 
     async def _speak(self, reply: Reply) -> None:
         guard = SlowClientGuard(self._service.config.write_timeout)
@@ -272,7 +278,7 @@ class WyomingConnection:
                     raise ConnectionAbortedError("it reads more slowly than it would listen")
         self._write(*self._exchange.end_reply())
         await self._drain()
-        self._restart_idle_timer()
+        self._restart_idle_timer(listening=False)
 
     async def _send(self, event: Event) -> None:
         self._write(event)
@@ -291,9 +297,10 @@ class WyomingConnection:
             self._writer.transport.abort()
             raise ConnectionAbortedError(f"nothing read for {self._service.config.write_timeout:g} s") from None
 
-    def _restart_idle_timer(self) -> None:
+    def _restart_idle_timer(self, listening: bool | None = None) -> None:
         """Let a client be silent while it listens to a reply to a whole text, or else for `idle_timeout`."""
-        listening = self._exchange.replying and not self._exchange.stream_open
+        if listening is None:
+            listening = self.speech is not None and not self._exchange.stream_open
         now_s = asyncio.get_running_loop().time()
         self._idle.reschedule(None if listening else now_s + self._service.config.idle_timeout)
 

@@ -179,6 +179,29 @@ async def test_worker_that_reads_no_commands_is_replaced():
             assert await job.read()
 
 
+async def test_pool_reports_trouble_until_an_unkillable_worker_is_gone(monkeypatch):
+    """Otherwise systemd would be told that all is well for ever, and never restart the service."""
+    ending, may_end, end = asyncio.Event(), asyncio.Event(), worker_process._end
+
+    async def end_late(*arguments):
+        ending.set()
+        await may_end.wait()
+        await end(*arguments)
+
+    monkeypatch.setattr(worker_process, "_end", end_late)
+    async with running_pool("Endless", "engine.heartbeat_timeout=3") as pool:
+        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+            assert await job.read()
+        (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
+        worker.suspend()
+        try:
+            await asyncio.wait_for(ending.wait(), PATIENCE_S)
+            assert pool.trouble(0.5) == "qwentts-qwen3 is silent"
+        finally:
+            worker.resume()
+            may_end.set()
+
+
 class Immortal:
     """A process whose driver hangs: no signal reaches it."""
 
