@@ -33,9 +33,10 @@ def test_a_daemon_without_need_serves_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_port_in_use_stops_the_start():
-    with daemon("http.enabled=true", "http.host=127.0.0.1", "http.port=0") as process:
+def test_a_port_in_use_stops_the_start(tmp_path):
+    cache = f"http.cache_dir={tmp_path}"
+    with daemon("http.enabled=true", "http.host=127.0.0.1", "http.port=0", cache) as process:
         port = process.wait_for(r"listening on http://127\.0\.0\.1:\d+, reached as http://127\.0\.0\.1:(\d+)")[1]
-        with started("http.enabled=true", "http.host=127.0.0.1", f"http.port={port}") as other:
+        with started("http.enabled=true", "http.host=127.0.0.1", f"http.port={port}", cache) as other:
             assert other.wait() == 69
     assert any("choose another port (http.port)" in line for line in other.lines)
