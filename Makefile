@@ -13,6 +13,7 @@ PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
 # The torch that `make test` uses. Without an NVIDIA GPU its CPU build is enough (0.2 GB to download, against 2.5 GB with
 # CUDA); where that index cannot be reached, pip installs the build that it finds. TORCH_INDEX= always takes pip's own.
 TORCH_SPEC ?= $(shell grep '^torch==' constraints.txt)
+CONSTRAINTS := $(VENV)/constraints.txt
 TORCH_INDEX ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),,https://download.pytorch.org/whl/cpu)
 TEXT ?= The kettle has boiled, the washing machine is done, and it will rain at six. Good evening!
 
@@ -51,7 +52,7 @@ quick: $(VENV)/test.installed
 
 # The GPU's kernels without a GPU, by Triton's interpreter and compiler: some minutes.
 kernels: $(VENV)/test.installed
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt triton
+	@$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) triton
 	@$(PYTEST) -m kernels tests/engine
 
 # The service under a real systemd: boots a container over this machine's own files, for which it must be root.
@@ -103,7 +104,7 @@ $(PARITY)/installed: Makefile
 $(VENV)/%.installed: pyproject.toml constraints.txt
 	$(call venv,$(VENV))
 	@echo "installing qwentts-daemon[$*] into $(VENV) ..."
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[$*]'
+	@$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[$*]'
 	@touch $@
 
 $(VENV)/test.installed: $(VENV)/torch.installed
@@ -115,11 +116,12 @@ ifneq ($(TORCH_INDEX),)
 	@$(BIN)/python $(PIP_INSTALL) --retries 1 --timeout 15 --no-deps --index-url $(TORCH_INDEX) '$(TORCH_SPEC)' \
 		|| echo "$(TORCH_INDEX) cannot be used; installing the torch that pip finds, perhaps with CUDA (5 GB) ..." >&2
 endif
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt '$(TORCH_SPEC)'
+	@$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) '$(TORCH_SPEC)'
 	@touch $@
 
 # $(call venv,DIRECTORY): a virtual environment, if it is not there yet.
 define venv
 	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@{ grep -v '^torch==' constraints.txt; echo '$(TORCH_SPEC)'; } > $(1)/constraints.txt
 endef
