@@ -5,7 +5,8 @@ The place in the table that flutters the pitch, the count of voice cycles that t
 are static variables that no function of the library resets, not even a new espeak_Initialize. The noise of breathy
 voices comes from a generator that can be seeded. So the three are set before each piece and read after it, at the
 addresses that the library's own symbol table tells. A library without these symbols speaks as well, but two equal
-requests then differ by an inaudible shade.
+requests then differ by an inaudible shade. The speed lives on as well: characters of another script can load that
+language's voice, whose speed then outlives it, until the rate is set again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the callback runs inside espeak_Sy
 _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: without it, missing data would end the process
 _FLAGS = 1 | 0x1000  # espeakCHARS_UTF8, and espeakENDPAUSE: the last sentence gets its pause like every other
 _BY_CHARACTER = 1  # POS_CHARACTER
+_RATE, _DEFAULT_WPM = 1, 175  # espeakRATE, espeakRATE_NORMAL
 
 _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
@@ -95,6 +97,7 @@ class EspeakLibrary:
 
     def _restore(self, state: SynthState) -> None:
         self._library.espeak_ng_SetRandSeed(state.pieces + 1)
+        self._library.espeak_SetParameter(_RATE, _DEFAULT_WPM, 0)
         for variable, value in zip(self._variables, (state.flutter, state.cycles, state.gain), strict=False):
             variable.value = value
 

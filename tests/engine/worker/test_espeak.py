@@ -106,6 +106,14 @@ def test_other_processes_say_the_same(backend):
     assert python(code, text) == here
 
 
+@pytest.mark.parametrize("voice", ["espeak-uk", "espeak-el", "espeak-en-us", "espeak-ru"])
+def test_text_in_other_scripts_leaves_no_trace_in_the_next_request(backend, voice):
+    """Ideographs load another language's voice inside the library, and its speed used to stay."""
+    before = spoken(backend, LIGHTS, "espeak-es-es", style="whisper")
+    spoken(backend, "Ἀρχή, ц`竷⁋崄, かな, 한국, ไทย and абв.", voice)
+    assert spoken(backend, LIGHTS, "espeak-es-es", style="whisper") == before
+
+
 WHOLES = [
     ("en-us", "When the sun goes down, the lights turn on; however: not always! Really? Yes… Dr. Smith left. Good."),
     ("en-us", 'She said "yes." Then she left, e.g. for approx. five days. No. 7 is U.S. made (or not), J. S. Bach.'),
