@@ -55,7 +55,8 @@ def main() -> None:
     options = parser.parse_args()
     listed = subprocess.run(["git", "ls-files", "*.py", "*.md", "*.yaml"], capture_output=True, text=True, check=True)
     chosen = tuple(options.paths) or ("engine", "qwentts_daemon", "docs", "README", "CONTRIBUTING", "config", ".ci")
-    words, found = 0, {group: [] for group in GROUPS}
+    words = 0
+    found: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name in filter(lambda name: name.startswith(chosen), listed.stdout.split()):
         for line, text in texts(Path(name)):
             prose = CODE.sub(" ", text)
