@@ -55,7 +55,7 @@ class HostCopy:
         self._buffer = buffers.take(source.numel(), source.dtype)
         self._view = self._buffer[: source.numel()].view(source.shape)
         self._view.copy_(source, non_blocking=True)
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event(blocking=True)  # the default kind keeps a CPU core busy while the host waits
         self._event.record(torch.cuda.current_stream(source.device))
 
     @property

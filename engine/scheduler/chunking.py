@@ -15,7 +15,8 @@ class EmissionState:
     """Where a job stands: `waiting` frames after its last chunk, and how much audio its client has not played yet.
 
     `starved`: no frame can be made before more text comes. `step_s` is what a frame takes now, `delivery_s` what
-    passes between the order to decode a chunk and its delivery.
+    passes between the order to decode a chunk and its delivery. `offset` counts frames from the job's start to its last
+    chunk's end, plus the number of its slot.
     """
 
     chunk: int
@@ -24,6 +25,7 @@ class EmissionState:
     in_hand_s: float
     step_s: float
     delivery_s: float
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class BufferedPlan:
 
     A larger chunk is waited for only while it will arrive before half of that audio is gone; so whoever has heard
     nothing gets the first frame, and an engine slower than speech sends all it has.
+
+    The largest chunks of jobs in neighbouring slots end at different frames. Without that, jobs that begin together
+    would complete all their chunks in one step, which then takes several times as long as the others.
     """
 
     sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -62,9 +67,16 @@ class BufferedPlan:
         """How many of the waiting frames are to become a chunk now."""
         if moment.starved:
             return moment.waiting  # nobody knows when the next frame comes
-        if any(self._in_time(size, moment) for size in self.sizes if size > moment.waiting):
+        sizes = self._sizes(moment.offset)
+        if any(self._in_time(size, moment) for size in sizes if size > moment.waiting):
             return 0
-        return max((size for size in self.sizes if size <= moment.waiting), default=0)
+        return max((size for size in sizes if size <= moment.waiting), default=0)
+
+    def _sizes(self, offset: int) -> list[int]:
+        """Return the sizes to choose from: none extends past the next multiple of the largest."""
+        largest = max(self.sizes)
+        left = largest - offset % largest
+        return [*(size for size in self.sizes if size < left), left]
 
     def _in_time(self, size: int, moment: EmissionState) -> bool:
         arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s

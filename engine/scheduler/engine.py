@@ -259,6 +259,7 @@ class Engine:
             in_hand_s=job.playback.in_hand_s(self._clock(), under_way_s),
             step_s=self._step_time.value_s,
             delivery_s=self._delivery_time.value_s,
+            offset=job.closed + (job.slot or 0),
         )
 
     def _decode(self, due: Iterable[tuple[RunningJob, int, bool]]) -> None:
