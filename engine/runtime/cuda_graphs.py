@@ -16,7 +16,10 @@ TensorCall = Callable[..., Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A captured call of tensors of fixed shape; the result is overwritten by the next call."""
+    """A captured call of tensors of fixed shape; the result is overwritten by the next call.
+
+    Its inputs may be on the device or in pinned host memory, which must not change until the call has been carried out.
+    """
 
     inputs: tuple[Tensor, ...]
     output: Tensor
@@ -24,7 +27,7 @@ class Graph:
 
     def __call__(self, *given: Tensor) -> Tensor:
         for mine, new in zip(self.inputs, given, strict=True):
-            mine.copy_(new)
+            mine.copy_(new, non_blocking=True)
         self.replay()
         return self.output
 

@@ -90,8 +90,9 @@ class Runner:
         self._embedder = PromptEmbedder(model.talker)
         self._buffers = HostBuffers(pinned=on_gpu)
         self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
-        self._frame_done: torch.cuda.Event | None = None
+        self._frame_done = torch.cuda.Event() if on_gpu else None
         self._reads: deque[tuple[int, torch.cuda.Event]] = deque()  # codec steps, each with the launches before it
+        self._free_events: list[torch.cuda.Event] = []
         self._launches = 0
         # What the device counts too, on the host, a number per slot:
         self._next = [0] * (slots + 1)  # position of the next input
@@ -204,36 +205,37 @@ class Runner:
         """Launch the next frame of running sequences, each with its next text id."""
         fill = self._batch(len(slots)) - len(slots)
         ids = [*text_ids, *[0] * fill]
-        index, text = upload([[*slots, *[self.slots] * fill], ids], self.device)
-        if self.model.talker.text.table.device != self.device:
-            text = self._embedder.text(ids)
+        rows, staged = self._buffers.stage([[*slots, *[self.slots] * fill], ids])
+        text = rows[1] if self.model.talker.text.table.device == self.device else self._embedder.text(ids)
         length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
         self._keep_ring()
-        codes = self._make_frame(index, text, length)
+        codes = self._make_frame(rows[0], text, length)
         self._mark_frame()
         for slot in slots:
             self._next[slot] += 1
             self._made[slot] += 1
-        return PendingCodes(HostCopy(codes, self._buffers), len(slots))
+        return PendingCodes(HostCopy(codes, self._buffers, staged), len(slots))
 
     def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
         """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
         graphs = self.strategies.frame_graphs
         if graphs and (graph := graphs.find(len(slots), positions)):
             return graph(slots, text)
+        slots, text = (rows.to(self.device, non_blocking=True) for rows in (slots, text))
         return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
 
     def _mark_frame(self) -> None:
         self._launches += 1
-        if self._side is not None:
-            self._frame_done = torch.cuda.Event()
+        if self._frame_done is not None:
             self._frame_done.record(torch.cuda.current_stream(self.device))
 
     def _keep_ring(self) -> None:
         """Let no frame overwrite codes that the codec has been told to read and has not read yet."""
         while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
-            torch.cuda.current_stream(self.device).wait_event(self._reads.popleft()[1])
+            _, read = self._reads.popleft()
+            torch.cuda.current_stream(self.device).wait_event(read)
+            self._free_events.append(read)
 
     # --- sound --------------------------------------------------------------------------------------------------
 
@@ -249,20 +251,21 @@ class Runner:
         with self.beside():
             if self._side is not None and self._frame_done is not None:
                 self._side.wait_event(self._frame_done)
-            index, first = upload([[*slots, *[self.slots] * fill], starts], self.device)
-            wave = self._make_wave(index, first, frames)
+            rows, staged = self._buffers.stage([[*slots, *[self.slots] * fill], starts])
+            wave = self._make_wave(rows, frames)
             self._mark_read()
-            arrival = HostCopy(wave, self._buffers)
+            arrival = HostCopy(wave, self._buffers, staged)
         if urgent and self._side is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._side)
         for slot in slots:
             self._decoded[slot] += frames
         return PendingAudio(arrival, len(slots))
 
-    def _make_wave(self, slots: Tensor, starts: Tensor, frames: int) -> Tensor:
-        """Slots of a padded batch and where in the ring their codes begin → [B, 1920 · frames]."""
+    def _make_wave(self, rows: Tensor, frames: int) -> Tensor:
+        """Slots of a padded batch and where in the ring their codes begin, [2, B] → [B, 1920 · frames]."""
         waves = []
         codec, graphs = self.strategies.codec, self.strategies.codec_graphs
+        slots, starts = rows.to(self.device, non_blocking=True)
         for size in in_steps(frames, codec.sizes):
             graph = graphs.find(len(slots), size) if graphs else None
             step = graph or partial(codec.step, self.state.codes, frames=size)
@@ -272,7 +275,7 @@ class Runner:
 
     def _mark_read(self) -> None:
         if self._side is not None:
-            read = torch.cuda.Event()
+            read = self._free_events.pop() if self._free_events else torch.cuda.Event()
             read.record(self._side)
             self._reads.append((self._launches, read))
 
