@@ -211,7 +211,7 @@ class Runner:
         self._reserve(length)
         self._keep_ring()
         codes = self._make_frame(rows[0], text, length)
-        self._mark_frame()
+        self._launches += 1
         for slot in slots:
             self._next[slot] += 1
             self._made[slot] += 1
@@ -224,11 +224,6 @@ class Runner:
             return graph(slots, text)
         slots, text = (rows.to(self.device, non_blocking=True) for rows in (slots, text))
         return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
-
-    def _mark_frame(self) -> None:
-        self._launches += 1
-        if self._frame_done is not None:
-            self._frame_done.record(torch.cuda.current_stream(self.device))
 
     def _keep_ring(self) -> None:
         """Let no frame overwrite codes that the codec has been told to read and has not read yet."""
@@ -248,9 +243,10 @@ class Runner:
         assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
         fill = self._batch(len(slots)) - len(slots)
         starts = [*(self._decoded[slot] % RING_FRAMES for slot in slots), *[0] * fill]
+        if self._side is not None and self._frame_done is not None:
+            self._frame_done.record(torch.cuda.current_stream(self.device))
+            self._side.wait_event(self._frame_done)
         with self.beside():
-            if self._side is not None and self._frame_done is not None:
-                self._side.wait_event(self._frame_done)
             rows, staged = self._buffers.stage([[*slots, *[self.slots] * fill], starts])
             wave = self._make_wave(rows, frames)
             self._mark_read()
