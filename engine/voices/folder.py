@@ -179,7 +179,7 @@ def _read(file: Path) -> str:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise VoiceFolderError(f"{file}: is larger than {MAX_FILE_BYTES} bytes")
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors write a byte order mark and CR LF
     except OSError as error:
         raise VoiceFolderError(f"{file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -225,6 +225,7 @@ class _Sheet:
         """Return one word or a list of them as a tuple."""
         value = self._values.get(key)
         words = value if isinstance(value, list) else [] if value is None else [value]
+        words = ["no" if word is False else word for word in words]  # YAML 1.1 reads Norwegian's code as a boolean
         if not all(isinstance(word, str) and word for word in words):
             raise VoiceFolderError(f"{self.file}: `{key}` must be a tag such as de-DE or a list of them, not {value!r}")
         return tuple(words)

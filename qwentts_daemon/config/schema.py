@@ -102,7 +102,11 @@ PRIVATE_NETWORKS = tuple(
 """This machine, private and link-local networks, and the shared one that VPNs such as Tailscale use."""
 
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_as_network), PlainSerializer(str)]
-Language = Annotated[str, AfterValidator(check_language)]
+Language = Annotated[
+    str,
+    BeforeValidator(lambda tag: "no" if tag is False else tag),  # YAML 1.1 reads Norwegian's code as a boolean
+    AfterValidator(check_language),
+]
 Name = Annotated[str, AfterValidator(_check_name)]
 Devices = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_several), AfterValidator(_check_devices)]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -129,7 +129,7 @@ def _no_password() -> str:
 
 def _read(path: Path, key: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key} {path}: {getattr(error, 'strerror', None) or error}") from error
 

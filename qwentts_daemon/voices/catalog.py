@@ -7,13 +7,14 @@ So both are part of the id: `ryan@de-DE` pins a language, `ryan+whisper` a style
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..config.schema import Voices
 from ..errors import Code, ConfigError, SpeechError
 from ..suggestions import did_you_mean
+from .languages import distance, match_language
 from .request import SynthesisRequest
 
 
@@ -117,9 +118,9 @@ class VoiceCatalog:
         asked = name
         if name is None and language is not None:
             name = self._for_language(language)
-        name = self._config.aliases.get(name or self.default, name or self.default)
+        name = self._meant(name or self.default)
         base, style, pinned = _split(name)
-        voice = self._voices.get(base)
+        voice = self._voice(base)
         if voice is None:
             names = [*self._voices, *self._config.aliases]
             raise SpeechError(Code.VOICE_NOT_FOUND, f"no voice {name!r:.80}{did_you_mean(base, names)}")
@@ -128,20 +129,34 @@ class VoiceCatalog:
         tag = self._language(voice, wanted or self._config.language)
         if style is None:
             return SynthesisRequest(voice.id, tag)
-        if style not in self._styles(voice):
-            known = self._styles(voice)
+        known = self._styles(voice)
+        found = _find(style, known)
+        if found is None:
             raise SpeechError(
                 Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{did_you_mean(style, known)}"
             )
+        style = found
         return SynthesisRequest(
             voice.id, tag, style, self._config.styles.get(style) if voice.follows_instruct else None
         )
 
     def _instead(self, name: str | None, language: str | None) -> SynthesisRequest:
         """For a name or a style that only a voice has which cannot be had at present."""
-        base, _, pinned = _split(self._config.aliases.get(name or self.default, name or self.default))
+        base, _, pinned = _split(self._meant(name or self.default))
         wanted = pinned or language or self._config.language or "en"
-        return SynthesisRequest((self._voices.get(base) or best_voice(list(self._voices.values()), wanted)).id)
+        return SynthesisRequest((self._voice(base) or best_voice(list(self._voices.values()), wanted)).id)
+
+    def _meant(self, name: str) -> str:
+        """Return what an alias stands for, and any other name as it is. A voice's exact name goes before an alias in
+        another spelling."""
+        if name in self._voices and name not in self._config.aliases:
+            return name
+        alias = _find(name, self._config.aliases)
+        return name if alias is None else self._config.aliases[alias]
+
+    def _voice(self, name: str) -> EngineVoice | None:
+        known = _find(name, self._voices)
+        return None if known is None else self._voices[known]
 
     def instructed(self, request: SynthesisRequest, words: str) -> SynthesisRequest:
         """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
@@ -191,33 +206,37 @@ class VoiceCatalog:
             yield VoiceEntry(alias, alias.capitalize(), languages, self._styles(voice))
 
 
-def match_language(wanted: str, offered: Sequence[str]) -> str | None:
-    """The offered BCP-47 tag that fits best: the same, else one of the same language. Case and `_` do not matter."""
-    tag = wanted.replace("_", "-").lower()
-    same = [other for other in offered if other.lower() == tag]
-    related = [other for other in offered if other.lower().split("-")[0] == tag.split("-")[0]]
-    return next(iter(same + related), None)
-
-
 def best_voice(voices: Sequence[EngineVoice], language: str, strict: bool = False) -> EngineVoice:
-    """The voice that speaks a language best: as its own, in that region, or at all.
+    """Return the voice that speaks a language best: in that region, as its own language, or at all.
 
-    With `strict` a language nobody speaks raises SpeechError.
+    With `strict`, raises SpeechError for a language that no voice speaks.
     """
-    exact = language.replace("_", "-").lower()
-    fits: list[Callable[[EngineVoice], bool]] = [
-        lambda voice: exact in (tag.lower() for tag in voice.languages[:1]),
-        lambda voice: exact in (tag.lower() for tag in voice.languages),
-        lambda voice: match_language(language, voice.languages[:1]) is not None,
-        lambda voice: not voice.languages or match_language(language, voice.languages) is not None,
-    ]
-    for fit in fits:
-        for voice in voices:
-            if fit(voice):
-                return voice
+    fitting = [(fit, voice) for voice in voices if (fit := _fit(voice, language)) is not None]
+    if fitting:
+        return min(fitting, key=lambda item: item[0])[1]
     if strict:
         raise SpeechError(Code.LANGUAGE_NOT_SUPPORTED, f"no voice speaks {language!r:.40}")
     return voices[0]
+
+
+def _fit(voice: EngineVoice, language: str) -> tuple[int, bool] | None:
+    """Return how far a voice is from a language, and whether it is a foreign one to it: less is better."""
+    if not voice.languages:
+        return 3, True
+    apart = distance(language, voice.languages)
+    return None if apart is None else (apart, distance(language, voice.languages[:1]) != apart)
+
+
+def _find(name: str, known: Collection[str]) -> str | None:
+    """Return the known spelling of a name; case does not matter, nor do blanks and hyphens in the place of `_`."""
+    if name in known:
+        return name
+    folded = _folded(name)
+    return next((each for each in known if _folded(each) == folded), None)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
 def _split(name: str) -> tuple[str, str | None, str | None]:

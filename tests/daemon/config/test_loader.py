@@ -30,6 +30,11 @@ def test_empty_sources_give_defaults(tmp_path):
     assert load(None, {}) == load(written(tmp_path, ""), {}) == load(written(tmp_path, "wyoming:\n"), {}) == Config()
 
 
+def test_load_understands_unquoted_norwegian(tmp_path):
+    voices = load(written(tmp_path, "voices: {language: no, pin_languages: [no, nb]}"), {}).voices
+    assert (voices.language, voices.pin_languages) == ("no", ("no", "nb"))
+
+
 def test_environment_values_are_yaml():
     environment = {"QWENTTS_VOICES_PIN_LANGUAGES": "[de-DE, fr]", "QWENTTS_VOICES_STYLES": "{calm: Speak calmly.}"}
     voices = load(None, environment).voices

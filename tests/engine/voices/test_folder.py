@@ -29,6 +29,13 @@ def test_a_clone_is_its_sheet_its_recording_and_its_words(tmp_path):
     )
 
 
+def test_read_voice_accepts_byte_order_mark_windows_lines_and_unquoted_norwegian(tmp_path):
+    directory = put_voice(tmp_path, "anna", 1, "\ufeffGood evening.\r\nIt rains.\r\n", kind="clone")
+    (directory / "voice.yaml").write_bytes(b"\xef\xbb\xbfkind: clone\r\nlanguage: [no, de]\r\n")
+    voice = read_voice(directory)
+    assert (voice.transcript, voice.languages) == ("Good evening.\nIt rains.", ("no", "de"))
+
+
 def test_a_designed_voice_is_its_description_and_styles(tmp_path):
     directory = put_voice(
         tmp_path,
@@ -54,7 +61,7 @@ def test_a_designed_voice_is_its_description_and_styles(tmp_path):
         ("kind: design\ninstruct: 5", "`instruct` must be a text, not 5"),
         ("kind: design\ninstruct: x\nstyles: [a]", "`styles` must map names to words"),
         ("kind: design\ninstruct: x\nstyles: {a b: c}", "'a b': a voice's name has no blank"),
-        ("kind: design\ninstruct: x\nlanguage: no", "`language` must be a tag such as de-DE"),
+        ("kind: design\ninstruct: x\nlanguage: 5", "`language` must be a tag such as de-DE"),
         ("kind: [", r"voice\.yaml: no valid YAML"),
         ("- kind", r"expected keys such as `kind: clone`"),
         ("", r"expected keys such as `kind: clone`"),
