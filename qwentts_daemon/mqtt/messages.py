@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MAX_PAYLOAD_BYTES = 16 * 1024
 ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
 SETTINGS = ("voice", "language", "style", "volume")
 MAX_PROBLEMS = 3
+SWITCHES = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,25 @@ def _as_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _as_switch(value: Any) -> Any:
+    return SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _as_keyword(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
 def check_text(text: str) -> str:
     """Raises ValueError when nothing is said."""
     if not text.strip():
@@ -85,23 +105,33 @@ Several = Annotated[list[Word], Field(min_length=1, max_length=64), BeforeValida
 
 
 class _Payload(BaseModel):
+    """JSON as Home Assistant's templates make it: every state is a string there, and an empty one sets nothing."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        optional = set(cls.model_fields) - {"text"}
+        return {key: value for key, value in values.items() if not (value == "" and key in optional)}
 
 
 class Say(_Payload):
     """Speak a text. None: as the settings say."""
 
-    text: Annotated[str, AfterValidator(check_text)]
+    text: Annotated[str, BeforeValidator(_as_text), AfterValidator(check_text)]
     id: Id | None = None
     voice: Word | None = None
     language: Word | None = None
     style: Word | None = None
     instruct: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    volume: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
-    priority: Literal["high", "normal", "low"] = "normal"
+    volume: Annotated[float, BeforeValidator(_as_number), Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    priority: Annotated[Literal["high", "normal", "low"], BeforeValidator(_as_keyword)] = "normal"
     targets: Several | None = None
-    chime: bool | None = None
-    expires_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
+    chime: Annotated[bool, BeforeValidator(_as_switch)] | None = None
+    expires_s: Annotated[float, BeforeValidator(_as_number), Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
 
 
 class Stop(_Payload):
