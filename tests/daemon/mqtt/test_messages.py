@@ -42,7 +42,8 @@ def test_say_understands_values_that_arrive_as_strings(given, expected):
         ({"volume": "150"}, "volume: "), ({"volume": True}, "volume: "),
         ({"chime": "maybe"}, "chime: "), ({"chime": 2}, "chime: "),
         ({"expires_s": "-1"}, "expires_s: "), ({"priority": "urgent"}, "priority: "), ({"text": True}, "text: "),
-        ({"text": ""}, "text: "), ({"text": None}, "text: "), ({"voice": 5}, "voice: "), ({"voise": ""}, "voise: unknown"),
+        ({"text": ""}, "text: "), ({"text": None}, "text: "), ({"voice": 5}, "voice: "),
+        ({"voise": ""}, "voise: unknown"),
     ],
 )  # fmt: skip
 def test_say_rejects_values_without_a_clear_meaning_by_name(given, named):
