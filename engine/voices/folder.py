@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,13 +187,22 @@ def _read(file: Path) -> str:
         raise VoiceFolderError(f"{file}: is not UTF-8 text") from error
 
 
+class _SheetLoader(yaml.SafeLoader):
+    """Reject aliases: a few of them expand to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported: write the value out")
+        return super().compose_node(parent, index)
+
+
 class _Sheet:
     """The mapping in a voice.yaml. Methods raise VoiceFolderError with path and key."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         try:
-            values = yaml.safe_load(_read(file))
+            values = yaml.load(_read(file), Loader=_SheetLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date that does not exist
             raise VoiceFolderError(f"{file}: no valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
@@ -205,12 +215,12 @@ class _Sheet:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise VoiceFolderError(f"{self.file}: unknown key {key!r}; {hint}")
+                raise VoiceFolderError(f"{self.file}: unknown key {reprlib.repr(key)}; {hint}")
 
     def choice(self, key: str, known: tuple[str, ...]) -> str:
         value = self._values.get(key)
         if value not in known:
-            raise VoiceFolderError(f"{self.file}: `{key}` must be {' or '.join(known)}, not {value!r}")
+            raise VoiceFolderError(f"{self.file}: `{key}` must be {' or '.join(known)}, not {reprlib.repr(value)}")
         return str(value)
 
     def text(self, key: str) -> str | None:
@@ -218,7 +228,7 @@ class _Sheet:
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip() or _is_broken(value):
-            raise VoiceFolderError(f"{self.file}: `{key}` must be a text, not {value!r}")
+            raise VoiceFolderError(f"{self.file}: `{key}` must be a text, not {reprlib.repr(value)}")
         return " ".join(value.split())
 
     def words(self, key: str) -> tuple[str, ...]:
@@ -227,14 +237,16 @@ class _Sheet:
         words = value if isinstance(value, list) else [] if value is None else [value]
         words = ["no" if word is False else word for word in words]  # YAML 1.1 reads Norwegian's code as a boolean
         if not all(isinstance(word, str) and word for word in words):
-            raise VoiceFolderError(f"{self.file}: `{key}` must be a tag such as de-DE or a list of them, not {value!r}")
+            raise VoiceFolderError(
+                f"{self.file}: `{key}` must be a tag such as de-DE or a list of them, not {reprlib.repr(value)}"
+            )
         return tuple(words)
 
     def mapping(self, key: str) -> dict[str, str]:
         value = self._values.get(key)
         pairs = {} if value is None else value
         if not isinstance(pairs, dict) or not all(isinstance(word, str) for pair in pairs.items() for word in pair):
-            raise VoiceFolderError(f"{self.file}: `{key}` must map names to words, not {value!r}")
+            raise VoiceFolderError(f"{self.file}: `{key}` must map names to words, not {reprlib.repr(value)}")
         for name in pairs:
             check_name(name)
         return pairs

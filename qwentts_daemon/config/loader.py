@@ -101,11 +101,15 @@ def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last, and what contains itself."""
+    """Reject duplicate keys, the last of which YAML would silently take, and aliases, which expand without bound."""
 
-    def construct_document(self, node: yaml.Node) -> Any:
-        self.deep_construct = True  # else an alias inside its own anchor would be no error
-        return super().construct_document(node)
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not supported: write the value out", problem_mark=alias.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
