@@ -3,6 +3,9 @@
 
 def main() -> None:
     """Run the command line."""
+    from .service import early_signals
+
+    early_signals.install()
     from .cli.app import run_cli
 
     run_cli()

@@ -19,6 +19,7 @@ from .config.schema import Config
 from .config.target_schema import UrlTarget
 from .errors import ConfigError
 from .http.recordings import RecordingStore
+from .service import early_signals
 from .service.reload import Reload
 from .service.sd_notify import take_notifier, take_sockets, take_watchdog_s
 from .service.watchdog import WatchdogReporter
@@ -177,6 +178,8 @@ def _on_signals(stopping: asyncio.Event, reload: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
+    if early_signals.hung_up():
+        hang_up()
 
 
 def program_uri(config: Config) -> str:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from ..ipc.channel import ChannelClosed, Inbox, Outbox
 from ..ipc.messages import (
@@ -36,6 +37,8 @@ from .backends import Backend, BackendError, JobError
 
 HEALTH_INTERVAL_S = 0.5
 IDLE_INTERVAL_S = 1.0
+OOM_SCORE_ADJ = "500"
+"""When memory runs out, the kernel takes a worker, which is replaced, and not the daemon."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 log = logging.getLogger(__name__)
@@ -167,8 +170,8 @@ class Worker:
 
 def _settle(settings: Settings, parent: int) -> None:
     """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when its worker ends,
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also when a signal goes to the whole group
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the daemon decides when its worker ends,
+        signal.signal(number, signal.SIG_IGN)  # also when a signal is sent to the whole group
     os.dup2(sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY), 1)  # it may be stdio://
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(settings.log_formatter)
@@ -177,5 +180,7 @@ def _settle(settings: Settings, parent: int) -> None:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_NAME, settings.name.encode()[:15], 0, 0, 0)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with contextlib.suppress(OSError):  # a sandbox may have a read-only /proc
+            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
     if os.getppid() != parent:  # it ended before the line above; elsewhere the end of the pipe tells
         raise SystemExit(1)

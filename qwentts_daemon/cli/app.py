@@ -30,7 +30,7 @@ from ..daemon import program_uri, serve
 from ..doctor import findings
 from ..doctor.checks import examine
 from ..errors import ConfigError, QwenTtsError, SpeechError, StartError, first_error
-from ..service import install
+from ..service import early_signals, install
 from ..workers import engine_settings
 from ..workers.engine_settings import Clone
 from ..wyoming import client
@@ -55,9 +55,11 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the d
 def run_cli() -> None:
     """Run the command line. Exits with a status whatever became of the standard streams."""
     streams.set_up()
+    early_signals.imported()
     try:
         _run_command(sys.argv[1:])
     finally:
+        early_signals.install()  # the interpreter's own end is no place for a traceback either
         _flush_results()
 
 

@@ -105,10 +105,8 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            alias = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not supported: write the value out", problem_mark=alias.start_mark
-            )
+            problem = "aliases are not supported: write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -178,11 +178,11 @@ class CommandHandler:
         return False
 
     def _reply_to(self, incoming: Incoming) -> ReplyTo | None:
-        """Where to answer; not where the answer would be taken for something else."""
+        """Return where to answer, or None: a reply must not press another device's buttons with our rights."""
         topic = incoming.response_topic
         if not topic or len(topic) > MAX_TOPIC_LENGTH or not topic.isprintable() or set(topic) & set("+#"):
             return None
-        if topic.startswith(("$", *self._panel.own_prefixes)):
+        if topic.startswith(("$", *self._panel.reserved_prefixes)):
             return None
         return ReplyTo(topic, incoming.correlation)
 

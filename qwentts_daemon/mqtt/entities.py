@@ -82,9 +82,10 @@ class EntityPublisher:
         return [*self.topics.commands(self._device.buttons), self.birth_topic]
 
     @property
-    def own_prefixes(self) -> tuple[str, ...]:
-        """Topics below which nobody else's messages belong."""
-        return (f"{self.topics.base}/", f"{self._device.config.discovery_prefix}/")
+    def reserved_prefixes(self) -> tuple[str, ...]:
+        """Where a reply would be a command: this daemon and its siblings, Home Assistant's discovery, and Hermes."""
+        config = self._device.config
+        return (f"{config.base_topic}/", f"{config.discovery_prefix}/", "hermes/", self.birth_topic)
 
     async def run(self, queue_depth: Callable[[], int]) -> None:
         """Show what changes, at most once a second, until cancelled."""

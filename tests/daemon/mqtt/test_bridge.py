@@ -99,16 +99,22 @@ async def test_response_topic_receives_events(house):
         assert {answer.properties.CorrelationData for answer in answers} == {b"\x00\x01"}
 
 
-async def test_response_topic_below_command_topics_is_ignored(house):
+@pytest.mark.parametrize(
+    "topic", ["qwentts/test/say/set", "qwentts/other/clear", "qwentts/other/reload", "hermes/tts/say",
+              "homeassistant/status", "homeassistant/switch/x/config"],
+)  # fmt: skip
+async def test_response_topic_that_would_be_a_command_is_ignored(house, topic):
     mosquitto, *_ = house
     properties = Properties(PacketTypes.PUBLISH)
-    properties.ResponseTopic = "qwentts/test/say/set"
+    properties.ResponseTopic = topic
     async with ear(mosquitto.port) as heard:
+        before = len(heard.on(topic))
         await heard.send("say/set", '{"text": "Yes?", "id": "r2"}', properties=properties)
         await heard.event("finished", "r2")
         await heard.say("Next.", id="r3")
         await heard.event("finished", "r3")
-        assert len(heard.on("qwentts/test/say/set")) == 2
+        own = 2 if topic == "qwentts/test/say/set" else 0
+        assert len(heard.on(topic)) == before + own
 
 
 async def test_response_topic_with_too_many_levels_is_ignored(house):

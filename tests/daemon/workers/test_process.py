@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from wyoming.info import Describe
@@ -165,8 +166,17 @@ async def test_worker_ignores_signals_for_the_daemon():
         for worker in process.workers():
             worker.send_signal(signal.SIGINT)
             worker.send_signal(signal.SIGTERM)
+            worker.send_signal(signal.SIGHUP)
         assert (await speak(process, "Nothing happened.")).rate == RATE
         assert len([line for line in process.lines if "is ready" in line]) <= 2
+
+
+def test_worker_is_killed_for_memory_before_the_daemon():
+    with daemon(fake="ToneBackend") as process:
+        own = int(Path(f"/proc/{process.process.pid}/oom_score_adj").read_text())
+        scores = [int(Path(f"/proc/{worker.pid}/oom_score_adj").read_text()) for worker in process.workers()]
+        assert scores
+        assert min(scores) > own
 
 
 def test_worker_exits_when_daemon_is_killed():

@@ -1,0 +1,57 @@
+"""Signals in the first second of a command, while it still imports its modules."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.harness import PATIENCE_S
+
+INSTALL = "import os, signal, sys; sys.argv = ['qwentts-daemon', *{words}]\n" + (
+    "from qwentts_daemon.service import early_signals; early_signals.install()\n"
+)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["say", "Hello."]])
+def test_interrupt_while_importing_is_quiet_and_status_130(words):
+    finished = python(INSTALL.format(words=words) + "os.kill(os.getpid(), signal.SIGINT); signal.pause()")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
+def test_interrupt_while_importing_the_command_line_is_quiet_and_status_130():
+    interrupt = "import builtins; original = builtins.__import__\n" + (
+        "def slow(name, *rest):\n"
+        "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return original(name, *rest)\n"
+        "builtins.__import__ = slow\n"
+        "from qwentts_daemon.__main__ import main; main()"
+    )
+    finished = python("import os, signal, sys; sys.argv = ['qwentts-daemon', 'voices']\n" + interrupt)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [([], 0), (["run"], 0), (["--debug"], 0), (["say", "Hello."], -signal.SIGHUP)]
+)
+def test_hang_up_while_importing_ends_only_commands_that_belong_to_their_terminal(words, status):
+    code = INSTALL.format(words=words) + "os.kill(os.getpid(), signal.SIGHUP); sys.exit(not early_signals.hung_up())"
+    assert python(code).returncode == status
+
+
+def test_hang_up_while_importing_makes_the_daemon_read_its_configuration_again(tmp_path):
+    words = ["run", "--config", "/dev/null", "--uri", f"unix://{tmp_path}/wyoming", "--backend", "espeak"]
+    code = INSTALL.format(words=words) + (
+        "os.kill(os.getpid(), signal.SIGHUP)\nfrom qwentts_daemon.cli.app import run_cli; run_cli()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            assert any("configuration read again" in line for line in process.stderr)
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE_S) == 0
