@@ -159,11 +159,17 @@ def test_generated_pages_are_current() -> None:
     assert stale == [], "run .venv/bin/python .ci/docs.py"
 
 
+@every_page
+def test_named_files_exist(page: Path) -> None:
+    named = re.findall(r"`((?:engine|qwentts_daemon|tests|systemd|docs|\.ci)/[\w./-]+)`", prose(page))
+    assert [path for path in named if not ((ROOT / path).exists() or (ROOT / f"{path}.py").exists())] == []
+
+
 def test_named_tests_exist() -> None:
     rows = re.findall(r"^\|.*\| `([\w/]+\.py)`: (.*) \|$", read(ROOT / "docs/security.md"), re.MULTILINE)
     assert len(rows) > 20
     for file, tests in rows:
-        source = read(ROOT / "tests" / file)
+        source = read(ROOT / file)
         assert [test for test in re.findall(r"`(\w+)`", tests) if f"def {test}(" not in source] == []
 
 
