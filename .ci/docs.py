@@ -44,7 +44,7 @@ Later sources override earlier ones:
 3. the command line: `--set SECTION.KEY=VALUE`, and the shortcuts `--uri`, `--voice`, `--backend` and `--debug`.
 
 `qwentts-daemon check-config` prints the values in effect. A key that is unknown, misspelt or of the wrong type stops
-the start; the message names the key, the reason and the nearest valid name.
+the start; the message names the key, the reason and the nearest valid name. YAML aliases are rejected.
 
 ## Reload
 
