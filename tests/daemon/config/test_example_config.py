@@ -8,7 +8,7 @@ import yaml
 from qwentts_daemon.config.loader import load
 from qwentts_daemon.config.schema import Config
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "docs/announcements.md"
 EXAMPLE = Path(__file__).parents[3] / "config.example.yaml"
 
 
@@ -36,7 +36,7 @@ def test_the_targets_in_its_comments_are_right(tmp_path):
 
 
 def test_the_targets_in_the_readme_are_right(tmp_path):
-    (block,) = re.findall(r"^```yaml\n(announce:.*?)^```", README.read_text(), re.M | re.S)
+    block = re.findall(r"^```yaml\n(announce:.*?)^```", README.read_text(), re.M | re.S)[0]
     path = tmp_path / "targets.yaml"
     path.write_text(block)
     assert len(load(path, {}).announce.targets) == 6

@@ -198,7 +198,7 @@ def test_password_is_never_printed(tmp_path):
 async def test_readme_acl_is_sufficient(tmp_path, passwords):
     acl = tmp_path / "acl"
     acl.write_text(
-        re.search(r"```\n(user voice\n.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+        re.search(r"```\n(user voice\n.*?)```", (ROOT / "docs/mqtt.md").read_text(), re.S)[1]
         + "user person\ntopic readwrite #\n"
     )
     lines = ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
