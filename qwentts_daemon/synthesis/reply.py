@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,6 +13,7 @@ from ..audio.pcm import Pcm, Playback, silence
 from ..config.live import LiveConfig
 from ..config.schema import Text
 from ..errors import Code, QwenTtsError, SpeechError, WorkerLost
+from ..text.replacements import rule
 from ..text.segmenter import CleaningOptions, Segmenter, separator
 from ..voices.request import SynthesisRequest
 from ..workers.job import Job
@@ -223,5 +223,5 @@ def cleaning(text: Text) -> CleaningOptions:
         emoji=text.strip_emoji,
         urls=text.strip_urls,
         code_blocks=text.strip_code_blocks,
-        replacements=tuple((re.compile(rule.regex), rule.replace) for rule in text.replacements),
+        replacements=tuple(rule(each.regex, each.replace) for each in text.replacements),
     )

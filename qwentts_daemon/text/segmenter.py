@@ -9,6 +9,7 @@ import unicodedata
 
 from .characters import BREAK, LEFT_OUT, UNSPACED, CharacterFilter, CleaningOptions, tidy
 from .markdown import MarkdownStripper
+from .replacements import Replacer
 
 __all__ = ["CleaningOptions", "Segmenter", "clean"]
 
@@ -19,6 +20,7 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 _AT_ONCE = "。｡।॥"  # only a closer may still follow
 _WIDE = f"{_AT_ONCE}！？؟۔።၊။។"  # no blank needs to follow
 _LATIN = ".!?…‼⁇⁈⁉‽"
+_MARK_SET = frozenset(_LATIN)
 _LOUD = frozenset("!?‼⁇⁈⁉‽")
 _CLOSERS = r"」』）】〕〉》］｣”’\"')\]}"
 _ENDING = re.compile(
@@ -138,6 +140,7 @@ def _is_cluster(text: str, at: int) -> bool:
 # A shortcut for what is only added to a sentence.
 _WORD = f"[^{_LATIN}{_WIDE}{BREAK}{LEFT_OUT} ]+"
 _WORDS = re.compile(f"{_WORD}(?: {_WORD})*")
+_MARKS = re.compile(f"[{_LATIN}]+")
 
 
 class _Sentences:
@@ -157,17 +160,20 @@ class _Sentences:
             if not undecided and (words := _WORDS.match(text, at, at + room)):
                 self._text += words.group()
                 self._scanned, at = len(self._text), words.end()
+            elif self._text[-1:] in _MARK_SET and (marks := _MARKS.match(text, at, at + room)):
+                self._push(marks.group())  # a run of marks decides nothing, so look at it once
+                at = marks.end()
             else:
                 self._push(text[at])
                 at += 1
         done, self._done = self._done, []
         return done
 
-    def _push(self, char: str) -> None:
-        if char == BREAK:
+    def _push(self, chars: str) -> None:
+        if chars == BREAK:
             self._release(len(self._text))
-        elif char != " " or self._text[-1:] not in ("", " "):
-            self._text += char
+        elif chars != " " or self._text[-1:] not in ("", " "):
+            self._text += chars
             while end := self._find_end():
                 self._release(end)
 
@@ -198,6 +204,7 @@ class Segmenter:
         self._characters = CharacterFilter(cleaning.emoji)
         self._markup = MarkdownStripper(cleaning)
         self._sentences = _Sentences(max_chars)
+        self._replacer = Replacer(cleaning.replacements)
 
     def feed(self, text: str) -> list[str]:
         """The segments that are complete now, cleaned, none of them empty."""
@@ -208,8 +215,11 @@ class Segmenter:
         return self._speak(self._markup.feed(self._characters.end()) + self._markup.end() + BREAK)
 
     def _speak(self, plain: str) -> list[str]:
-        segments = (tidy(sentence, self._cleaning) for sentence in self._sentences.feed(plain))
-        return [segment for segment in segments if segment]
+        segments = map(self._finish, self._sentences.feed(plain))
+        return [segment for segment in segments if any(map(str.isalnum, segment))]
+
+    def _finish(self, sentence: str) -> str:
+        return " ".join(self._replacer.apply(tidy(sentence, self._cleaning)).split())
 
 
 def clean(text: str, cleaning: CleaningOptions) -> str:
