@@ -24,6 +24,7 @@ from .stats import ReplyStats
 NOTHING_TO_SAY_S = 0.1
 DEFAULT_RATE = 22_050
 COMFORT_CHUNK_S = 0.1
+SLICE_CHARS = 256
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,19 @@ class Reply:
         self._began_s = time.monotonic()
         self._playback = Playback()
 
-    def feed(self, text: str) -> None:
-        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`."""
+    async def feed(self, text: str) -> None:
+        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`.
+
+        Cleaning a long text takes a while, so other tasks get a turn after each slice of it.
+        """
         self._length += len(text)
         limit = self._config.text.max_length
         if self._length > limit:
             raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
-        self._pass_on(self._segmenter.feed(text))
+        for start in range(0, len(text), SLICE_CHARS):
+            if start:
+                await asyncio.sleep(0)
+            self._pass_on(self._segmenter.feed(text[start : start + SLICE_CHARS]))
 
     def require_time(self) -> None:
         """Raise SpeechError if the text has been incomplete for longer than `text.timeout`."""

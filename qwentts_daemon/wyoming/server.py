@@ -21,6 +21,7 @@ from ..errors import Code, SpeechError, WireError, first_error
 from ..synthesis.reply import Reply, Synthesizer
 from ..voices.catalog import VoiceCatalog
 from .exchange import (
+    DATA_LIMITS,
     SAMPLE_BYTES,
     Action,
     CountRequest,
@@ -35,7 +36,7 @@ from .exchange import (
 )
 from .info import info_bytes
 from .rate_limit import ClientLimiter
-from .wire import encode_event, read_event
+from .wire import encode_event, read_data, read_header, skip
 
 CLOSE_TIMEOUT_S = 2.0
 LINGER_BYTES = 64 * 1024
@@ -92,11 +93,11 @@ class WyomingServer:
             raise SpeechError(
                 Code.TOO_MANY_CONNECTIONS, f"{limit} connections are open (wyoming.max_connections); try again later"
             )
-        self._service.addresses.enter(connection.address)
+        self._service.addresses.acquire(connection.address)
 
     def _leave(self, connection: WyomingConnection) -> None:
         del self._open[connection]
-        self._service.addresses.leave(connection.address)
+        self._service.addresses.release(connection.address)
 
     async def _refuse(self, connection: WyomingConnection, error: SpeechError) -> None:
         self._warn(connection.peer, error)
@@ -209,7 +210,7 @@ class WyomingConnection:
     async def _converse(self) -> None:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
             self._restart_idle_timer()
-            while event := await read_event(self._reader):
+            while event := await self._receive():
                 for action in self._exchange.receive(event):
                     await self._execute(action, tasks)
                 if self._exchange.stream_open and self._reply:
@@ -221,10 +222,25 @@ class WyomingConnection:
             if self.speech and not self._half_close:
                 self.speech.cancel()  # its last bytes may still wait for a client that does not read
 
+    async def _receive(self) -> Event | None:
+        """Return the next event, without its payload; the body of an unknown one is not even parsed."""
+        header = await read_header(self._reader)
+        if header is None:
+            return None
+        if delay_s := self._service.addresses.count_event(self.address, header.size):
+            await asyncio.sleep(delay_s)  # meanwhile TCP slows the sender down
+        limit = DATA_LIMITS.get(header.type)
+        if limit is None:
+            await skip(self._reader, header, header.data_length + header.payload_length)
+            return Event(header.type)
+        data = await read_data(self._reader, header, limit)
+        await skip(self._reader, header, header.payload_length)
+        return Event(header.type, data)
+
     async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
             case CountRequest():
-                self._service.addresses.ask(self.address)
+                self._service.addresses.count_request(self.address)
             case SendInfo():
                 self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
                 await self._drain()
@@ -239,7 +255,7 @@ class WyomingConnection:
                 self._reply = reply = self._service.synthesizer.reply(request, self.peer)
                 self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
             case FeedText(text):
-                self._last_reply.feed(text)
+                await self._last_reply.feed(text)
             case EndText():
                 self._last_reply.end_text()
 

@@ -134,6 +134,14 @@ async def test_unknown_events_are_ignored(tone_daemon):
         assert (await hear(client, "audio-stop")).pcm == tones("Still here.")
 
 
+async def test_body_of_unknown_event_is_not_parsed(tone_daemon):
+    reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
+    writer.write(b'{"type": "transcript", "data_length": 1000000, "payload_length": 9}\n' + b"[" * 1_000_009)
+    writer.write(b'{"type": "ping"}\n')
+    assert json.loads(await reader.readline())["type"] == "pong"
+    writer.close()
+
+
 @pytest.mark.parametrize("voice", [{"language": ""}, {"name": "", "language": "", "speaker": ""}])
 async def test_empty_voice_or_language_means_default(tone_daemon, voice):
     async with connected(tone_daemon) as client:
@@ -164,6 +172,12 @@ async def test_language_with_voice_name_is_used(tone_daemon):
         (Event("synthesize", {"text": 5}), "invalid-request"),
         (Event("synthesize", {"text": "Hi.", "voice": "ryan"}), "invalid-request"),
         (Event("synthesize", {"text": "Hi.", "voice": {"name": 1}}), "invalid-request"),
+        (Event("synthesize", {"text": "Hi.", "voice": {"name": "@" * 100_000}}), "invalid-request"),
+        (Event("synthesize", {"text": "Hi.", "voice": {"language": "_" * 100_000}}), "invalid-request"),
+        (Event("synthesize-start", {"voice": {"speaker": "a" * 201}}), "invalid-request"),
+        (Event("synthesize-start", {"context": "a" * 70_000}), "invalid-request"),
+        (Event("select-program", {"name": "a" * 201}), "invalid-request"),
+        (Event("ping", {"text": "a" * 70_000}), "invalid-request"),
         (SynthesizeChunk("Hi.").event(), "invalid-request"),
         (SynthesizeStop().event(), "invalid-request"),
     ],
