@@ -211,6 +211,7 @@ class Text(Section):
 
     max_length: Count = 5000
     timeout: Seconds = 600
+    stall: Seconds = 1.5
     strip_markdown: bool = True
     strip_emoji: bool = True
     strip_urls: bool = True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from ..config.live import LiveConfig
-from ..errors import StartError, WorkerLost
+from ..errors import Code, SpeechError, StartError, WorkerLost
 from ..voices.catalog import EngineVoice, best_voice
 from ..voices.request import SynthesisRequest
 from .group import WorkerGroup
 from .job import Job
-from .queue import Priority
+from .queue import Turn
 
 
 class WorkerPool:
@@ -61,29 +61,34 @@ class WorkerPool:
         return self.primary.voices or (self._fallback.voices if self._fallback else ())
 
     @asynccontextmanager
-    async def job(
-        self, request: SynthesisRequest, text: str, priority: Priority, again: bool = False
-    ) -> AsyncIterator[Job]:
+    async def job(self, request: SynthesisRequest, text: str, turn: Turn, again: bool = False) -> AsyncIterator[Job]:
         """Begin a job (see `WorkerGroup.job`), with the fallback voice while the primary engine cannot speak.
 
         With `again` the primary engine is skipped: it has been lost with this text.
         """
         async with AsyncExitStack() as stack:
-            yield await self._begin(stack, request, text, priority, again)
+            yield await self._begin(stack, request, text, turn, again)
 
-    async def _begin(
-        self, stack: AsyncExitStack, request: SynthesisRequest, text: str, priority: Priority, again: bool
-    ) -> Job:
+    async def _begin(self, stack: AsyncExitStack, request: SynthesisRequest, text: str, turn: Turn, again: bool) -> Job:
         if not (again or self._only_fallback_has(request.voice)):
             if self._primary_takes_jobs:
-                with suppress(WorkerLost):  # its last worker died while this job was waiting
-                    return await stack.enter_async_context(self.primary.job(request, text, priority))
+                try:
+                    return await stack.enter_async_context(self.primary.job(request, text, turn))
+                except SpeechError as error:  # lost while this job was waiting, or too busy for it
+                    if self._fallback is None or not (
+                        isinstance(error, WorkerLost) or error.code == Code.QUEUE_TIMEOUT
+                    ):
+                        raise
             else:
                 self.primary.wake()
         if self._fallback is None:
             raise WorkerLost
         request = self._fallback_request(self._fallback, request)
-        return await stack.enter_async_context(self._fallback.job(request, text, priority))
+        return await stack.enter_async_context(self._fallback.job(request, text, turn))
+
+    def exceeds_share(self, client: str) -> bool:
+        """Whether `client` holds more than its share of the primary engine's slots while others wait for one."""
+        return self.primary.exceeds_share(client)
 
     @property
     def _primary_takes_jobs(self) -> bool:

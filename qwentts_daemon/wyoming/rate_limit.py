@@ -113,7 +113,7 @@ class ClientLimiter:
 
     def _client(self, address: str) -> _ClientState | None:
         """Return the state of an address; None for loopback. Forgets the address that was absent for longest."""
-        host = _host(address)
+        host = host_of(address)
         if host is None:
             return None
         client = self._clients.get(host) or self._new_client()
@@ -149,7 +149,8 @@ def is_allowed(address: str, networks: Sequence[Network]) -> bool:
     return any(ip.version == network.version and ip in network for network in networks)
 
 
-def _host(address: str) -> str | None:
+def host_of(address: str) -> str | None:
+    """Return the machine behind an address: an IPv4 address or an IPv6 network; None for loopback."""
     ip = _plain(address)
     if ip.is_loopback:
         return None

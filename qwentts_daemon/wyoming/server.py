@@ -35,7 +35,7 @@ from .exchange import (
     StartReply,
 )
 from .info import info_bytes
-from .rate_limit import ClientLimiter
+from .rate_limit import ClientLimiter, host_of
 from .wire import encode_event, read_data, read_header, skip
 
 CLOSE_TIMEOUT_S = 2.0
@@ -168,6 +168,7 @@ class WyomingConnection:
         self._shutting_down = False
         peername = writer.get_extra_info("peername")
         self.address: str | None = peername[0] if isinstance(peername, tuple) else None
+        self._owner = (host_of(self.address) if self.address else None) or "local"
         self.peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else "local"
 
     @property
@@ -252,7 +253,7 @@ class WyomingConnection:
                 await self._interrupt()
             case StartReply(request):
                 await self._cancel_speech()  # the reply before it has ended, but may still be sending
-                self._reply = reply = self._service.synthesizer.reply(request, self.peer)
+                self._reply = reply = self._service.synthesizer.reply(request, self.peer, owner=self._owner)
                 self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
             case FeedText(text):
                 await self._last_reply.feed(text)

@@ -1,6 +1,7 @@
 """What a Wyoming client sees; each trap that Home Assistant sets is a test here."""
 
 import asyncio
+import contextlib
 import json
 import socket
 
@@ -335,6 +336,22 @@ async def test_stalled_text_gets_silence_up_to_limit():
             assert (await hear(client, "synthesize-stopped")).pcm == tones(" So there.")
 
 
+async def test_stalled_streams_do_not_hold_the_slots_of_the_engine():
+    with daemon("engine.fallback=false", "text.stall=0.2", "queue.max_wait=20", fake="ToneBackend") as process:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(process)) for _ in range(4)]
+            for client in clients:
+                await client.write_event(SynthesizeStart().event())
+                await client.write_event(SynthesizeChunk("Hm. So").event())
+                await hear(client, "audio-chunk")
+            assert (await speak(process, "Hello there.")).pcm == tones("Hello there.")
+            await clients[0].write_event(SynthesizeChunk(" it goes on.").event())
+            await clients[0].write_event(SynthesizeStop().event())
+            rest = await hear(clients[0], "synthesize-stopped")
+            assert rest.types[-2:] == ["audio-stop", "synthesize-stopped"]
+            assert tones("So it goes on.") in rest.pcm
+
+
 async def test_lead_and_tail_silence_are_added():
     with daemon("audio.lead_silence=0.25", "audio.tail_silence=0.5", fake="ToneBackend") as process:
         heard = await speak(process, "Hi.")
@@ -342,7 +359,7 @@ async def test_lead_and_tail_silence_are_added():
 
 
 async def test_queue_is_bounded_in_length_and_time():
-    with daemon("queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
+    with daemon("engine.fallback=false", "queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
         async with connected(process) as a, connected(process) as b, connected(process) as c, connected(process) as d:
             for client in (a, b, c, d):  # as many as the engine takes
                 await client.write_event(Synthesize("On and on.").event())
