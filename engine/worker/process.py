@@ -7,12 +7,14 @@ import ctypes
 import importlib
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from ..ipc.channel import ChannelClosed, Inbox, Outbox
 from ..ipc.messages import (
@@ -36,6 +38,7 @@ from .backends import Backend, BackendError, JobError
 
 HEALTH_INTERVAL_S = 0.5
 IDLE_INTERVAL_S = 1.0
+OOM_SCORE_ADJ = 500
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 log = logging.getLogger(__name__)
@@ -52,10 +55,17 @@ def make_backend(settings: Settings) -> Backend:
     return backend
 
 
-def run(settings: Settings, commands: Connection, events: Connection, parent: int) -> None:
-    """Body of the process. Returns when told to stop, or when the daemon is gone."""
+def run(packed: bytes, commands: Connection, events: Connection, parent: int) -> None:
+    """Run the process until `Stop`, or until the daemon is gone.
+
+    packed: the pickled Settings. The daemon may be of another version, so greet it before anything of it is unpickled.
+    """
+    outbox = Outbox(events)
+    with contextlib.suppress(ChannelClosed):  # the loop notices that as well
+        outbox.greet()
+    settings: Settings = pickle.loads(packed)
     _settle(settings, parent)
-    worker = Worker(Inbox(commands), Outbox(events))
+    worker = Worker(Inbox(commands), outbox)
     try:
         worker.serve(settings)
     except ChannelClosed:
@@ -136,7 +146,7 @@ class Worker:
         began_s, backend = self._step_began_s, self._backend
         if not (began_s and backend):
             return Health()
-        return Health(max(0.0, time.monotonic() - began_s - backend.step_limit_s), backend.lengthy)
+        return Health(max(0.0, time.monotonic() - began_s - backend.step_limit_s), backend.long_running)
 
     def _apply(self, backend: Backend, command: Command) -> None:
         match command:
@@ -167,8 +177,10 @@ class Worker:
 
 def _settle(settings: Settings, parent: int) -> None:
     """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when its worker ends,
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also when a signal goes to the whole group
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to the whole group: the daemon decides
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # under memory pressure the kernel kills the worker rather than the daemon
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
     os.dup2(sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY), 1)  # it may be stdio://
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(settings.log_formatter)

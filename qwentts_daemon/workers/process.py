@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 from collections.abc import AsyncIterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -37,8 +38,12 @@ class WorkerProcess:
         """Send a command without waiting; see `is_choked`."""
         self._commands.write(channel.pack(command))
 
+    async def greeted(self) -> None:
+        """Wait until the process runs. Raises VersionMismatch, or ChannelClosed when it has ended."""
+        await channel.expect_greeting(self._events)
+
     async def receive(self) -> Event:
-        """Return the next event. Raises ChannelClosed when the process has ended."""
+        """Return the next event. Raises ChannelClosed when the process has ended, and ChannelError."""
         event: Event = await channel.receive(self._events)
         return event
 
@@ -55,7 +60,7 @@ async def spawned(settings: Settings) -> AsyncIterator[WorkerProcess]:
     events_reader, events_writer = _spawn.Pipe(duplex=False)
     channel.enlarge(commands_writer)
     channel.enlarge(events_writer)
-    arguments = (settings, commands_reader, events_writer, os.getpid())
+    arguments = (pickle.dumps(settings), commands_reader, events_writer, os.getpid())
     _ensure_working_directory()
     process = _spawn.Process(target=host.run_worker, args=arguments, name=settings.name, daemon=True)
     process.start()  # from this thread: PR_SET_PDEATHSIG follows the thread that forked

@@ -34,7 +34,7 @@ class Backend(Protocol):
     """Whether voices may come while it runs."""
     step_limit_s: float
     """What a step may take beyond a moment: nothing on a GPU, seconds on a CPU."""
-    lengthy: bool
+    long_running: bool
     """Whether it is doing what may take minutes and is no fault; read from another thread."""
 
     def voices(self) -> tuple[Voice, ...]:

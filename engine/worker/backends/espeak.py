@@ -106,7 +106,7 @@ class EspeakBackend:
     capacity = 32
     takes_new_voices = False
     step_limit_s = 0.0
-    lengthy = False
+    long_running = False
 
     def __init__(self, _settings: Settings | None = None) -> None:
         self._library: EspeakLibrary | None = None

@@ -70,7 +70,7 @@ class Qwen3Backend:
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
         self.step_limit_s = 0.0
-        self.lengthy = False
+        self.long_running = False
         self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
     def voices(self) -> tuple[Voice, ...]:
@@ -297,14 +297,14 @@ class Qwen3Backend:
     def _read_folder(self) -> None:
         """Hear what is new in the folder; say once what is wrong with it."""
         listing, unusable = list_voices(self._card, self._folder), {}
-        self.lengthy = True  # a CPU needs half a minute to hear a voice
+        self.long_running = True  # a CPU needs half a minute to hear a voice
         for voice in listing.folder.values():
             if voice.kind == "clone":
                 try:
                     self._ready().clones.learn(voice)
                 except VoiceFolderError as error:
                     unusable[voice.name] = str(error)
-        self.lengthy = False
+        self.long_running = False
         self._listing = listing.without(unusable)
         self._report(self._listing.problems)
 
