@@ -52,7 +52,8 @@ class _Unpickler(pickle.Unpickler):
         """Return a class of `messages`; https://docs.python.org/3/library/pickle.html#restricting-globals."""
         if module != messages.__name__ or name not in _CLASSES:
             raise pickle.UnpicklingError(f"{module}.{name} is not a message")
-        return _CLASSES[name]
+        found: type = _CLASSES[name]
+        return found
 
 
 def greeting() -> bytes:

@@ -150,7 +150,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job has failed; the worker goes on. `code` is one of the daemon's stable error codes."""
+    """A job has failed; the worker continues. `code` is one of the daemon's stable error codes."""
 
     job: int
     code: str

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def make_backend(settings: Settings) -> Backend:
-    """The backend that `settings` names, not loaded yet. Raises BackendError when there is none of that name."""
+    """Return the backend that `settings` names, not loaded yet. Raises BackendError for an unknown name."""
     module, _, name = settings.backend.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
@@ -76,7 +76,7 @@ def run(packed: bytes, commands: Connection, events: Connection, parent: int) ->
 
 
 class Worker:
-    """The loop between the daemon's commands and a backend."""
+    """Carries out the daemon's commands and drives a backend."""
 
     def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
         self._inbox = inbox
@@ -86,7 +86,7 @@ class Worker:
         self._step_began_s: float | None = None
 
     def serve(self, settings: Settings) -> None:
-        """Load the backend, then work until `Stop`."""
+        """Load the backend, then run jobs until `Stop`."""
         with self._heartbeat():
             backend = self._loaded(settings)
             if backend:
@@ -95,7 +95,7 @@ class Worker:
                 self._loop(backend)
 
     def _loaded(self, settings: Settings) -> Backend | None:
-        """The backend, ready to speak; None when the daemon has been told why there is none."""
+        """Load and return the backend; return None after a failure has been reported to the daemon."""
         try:
             backend = make_backend(settings)
             backend.load()
@@ -104,7 +104,7 @@ class Worker:
             return None
         except ChannelClosed:
             raise
-        except Exception as error:  # a fault of ours or of a package: the daemon shall know why, and try again
+        except Exception as error:  # a fault of ours or of a package: the daemon logs it and tries again
             log.exception("%s cannot be loaded", settings.name)
             self._outbox.put(LoadFailed(f"{type(error).__name__}: {error}", permanent=False))
             return None
@@ -126,7 +126,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Show life from a thread of its own, whatever keeps the loop from it, and say how long that has lasted."""
+        """Send heartbeats from a separate thread, with the length of the call that the loop is in."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -176,7 +176,7 @@ class Worker:
 
 
 def _settle(settings: Settings, parent: int) -> None:
-    """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
+    """Set up the process: its name, ignored signals, its death with the parent, logs on stderr."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to the whole group: the daemon decides
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # under memory pressure the kernel kills the worker rather than the daemon
@@ -189,5 +189,5 @@ def _settle(settings: Settings, parent: int) -> None:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_NAME, settings.name.encode()[:15], 0, 0, 0)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above; elsewhere the end of the pipe tells
+    if os.getppid() != parent:  # it ended before the line above; on other systems the pipe closes
         raise SystemExit(1)

@@ -60,7 +60,7 @@ class Synthesizer:
 class Reply:
     """Speaks one text, which may still be arriving.
 
-    It is one job of an engine. When the text stalls, though, the job ends with the text so far and gives its slot back;
+    It is one job of an engine. When the text stalls, though, the job ends with the text so far and releases its slot;
     text that arrives later begins another job.
     """
 
@@ -211,7 +211,7 @@ class Reply:
         return True
 
     def _chunk(self, job: Job, samples: bytes | None) -> list[Pcm]:
-        """Return a chunk of the engine, with silence before the first; comfort silence when none came in time."""
+        """Return a chunk of the engine, with silence before the first; comfort silence if it is late."""
         if samples is None:
             return [self._comfort(job.rate)]
         if self._playback.rate not in (0, job.rate):

@@ -1,6 +1,6 @@
-"""What single characters and finished segments need before they can be spoken.
+"""Cleans single characters, and finished segments, for speech.
 
-`CharacterFilter` decides one character at a time, so how a text was cut into fragments can never matter.
+`CharacterFilter` decides one character at a time, so the fragments in which a text arrives do not matter.
 """
 
 import re
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from .replacements import Rule
 
-BREAK = "\n"  # in the output of a filter: here a segment ends
-LEFT_OUT = "\ufffc"  # in the output of a filter: here stood something that is not spoken
+BREAK = "\n"  # in the output of a filter: the end of a segment
+LEFT_OUT = "\ufffc"  # in the output of a filter: the place of something that is not spoken
 # Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Han and kana, with the full-width forms.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
@@ -19,7 +19,7 @@ UNSPACED = (
 
 @dataclass(frozen=True, slots=True)
 class CleaningOptions:
-    """What is taken out before speaking, since not every house wants the same read to it."""
+    """What is removed before speaking."""
 
     markdown: bool = True
     emoji: bool = True
@@ -55,7 +55,7 @@ _WORDS = re.compile(f"{_WORD}(?: {_WORD})*")
 
 
 def visible(char: str, emoji: bool) -> str:
-    """The character itself, a plain newline or blank, LEFT_OUT for an emoji if those go, or nothing."""
+    """Return the character, a plain newline or blank, LEFT_OUT for an emoji if those are removed, or nothing."""
     if char.isascii() and char.isprintable():
         return char
     if char in _NEWLINES:
@@ -72,7 +72,7 @@ def _is_high(char: str) -> bool:
 
 
 class CharacterFilter:
-    """Lets visible characters through, with single blanks, so that nothing behind it meets a stray code point."""
+    """Passes visible characters on, with single blanks, so that later filters never see other code points."""
 
     def __init__(self, emoji: bool) -> None:
         self._emoji = emoji
@@ -133,7 +133,7 @@ _AFTER_UNSPOKEN = frozenset(".,;:!?…、，。；：！？" + re.sub(r"\\(.)", 
 # `Markup` knows lower case only: to hold back every capital H would delay each sentence that begins with How.
 _SHOUTED_URL = re.compile(r"(?<![\w@.-])(?i:https?://|www\.)(?=\w)[^\s<>\"|]*[\w/]")
 _CELL_BORDER = re.compile(r"(?P<stop>[.,;:!?…]?) \|(?: \|)*(?= )")
-_BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to what has been spoken already
+_BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to the segment before
 
 
 def tidy(segment: str, cleaning: CleaningOptions) -> str:

@@ -50,7 +50,7 @@ _URL_STOP = rf"""(?:[ \n<>"`|{LEFT_OUT}\u00ab\u00bb\u2010-\u205e\uac00-\ud7af{UN
 _URL_TRAIL = r"[.,;:!?'*_~)\]}]"  # at the end of an address it belongs to the sentence
 _URL_BRACKETED = rf"\((?:(?!{_URL_STOP})[^()]){{0,100}}"
 
-# The beginning of a line, behind any number of markers. Indentation is gone already: nobody speaks indented code.
+# The beginning of a line, behind any number of markers. Indentation has been removed: indented code is spoken.
 _START = _context(
     [
         *(r"#{1,6}", r"(?P<c>[-*_=])(?P=c){0,19}", r"[+–—]", r"\d{1,9}[.)]?"),
@@ -153,7 +153,7 @@ class MarkdownStripper:
         self._context = _START
         self._return = self._inline  # the context behind what is passed over
         self._held = ""
-        self._before = "\n"  # the last character taken: it tells an opening star from a closing one
+        self._before = "\n"  # the last character taken: it decides between an opening and a closing star
         self._open: Counter[str] = Counter()
         self._ticks = self._fence = ""
         self._own_line = self._heading = False  # whether the line is a thing of its own, such as a list item

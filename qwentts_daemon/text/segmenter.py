@@ -1,7 +1,7 @@
-"""Cuts a text that is still being written into segments to speak, each given as soon as its end is certain.
+"""Splits a text that is still being written into segments to speak, each returned as soon as its end is certain.
 
-Three filters in a row: visible characters, markup taken out, sentences. What each of them decides depends on nothing
-but the characters up to there, so the fragments in which a text arrives never change its segments.
+Three filters in a row: characters, markup, sentences. Each decides by the characters up to the present one alone, so
+the fragments in which a text arrives never change its segments.
 """
 
 import re
@@ -76,7 +76,7 @@ def _ends_unspaced(mark: str, before: str, following: str) -> bool:
 
 def _ends_spaced(before: str, mark: str, following: str, quoted: bool) -> bool:
     if _LOUD.intersection(mark):
-        return not (quoted and following.islower())  # "Why?" she said.
+        return not (quoted and following.islower())  # `"Why?" she said.`
     return not following.islower() and (mark != "." or not _is_abbreviated(before, following))
 
 
@@ -111,7 +111,7 @@ _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
 
 
 def _cut(text: str, limit: int) -> int:
-    """The last sensible place with at least one and at most `limit` characters before it."""
+    """Return the last sensible place with at least one and at most `limit` characters before it."""
     for place in (_CLAUSE, _BLANK, _UNSPACED):
         ends = [match.end() for match in place.finditer(text, limit // 2, limit + 1)]
         ends = [end for end in ends if 0 < end <= limit and not _is_cluster(text, end)]
@@ -144,7 +144,7 @@ _MARKS = re.compile(f"[{_LATIN}]+")
 
 
 class _Sentences:
-    """Finds the sentences in plain text. It holds no more than one that is not finished."""
+    """Finds the sentences in plain text. It keeps only the unfinished one."""
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
@@ -197,7 +197,7 @@ class _Sentences:
 
 
 class Segmenter:
-    """Gives the segments of one text that arrives in fragments; `max_chars` bounds a segment and what is held back."""
+    """Returns the segments of a text that arrives in fragments; `max_chars` bounds a segment and the text held back."""
 
     def __init__(self, cleaning: CleaningOptions, max_chars: int = 400) -> None:
         self._cleaning = cleaning
@@ -207,11 +207,11 @@ class Segmenter:
         self._replacer = Replacer(cleaning.replacements)
 
     def feed(self, text: str) -> list[str]:
-        """The segments that are complete now, cleaned, none of them empty."""
+        """Append text and return the segments that are complete now: cleaned and not empty."""
         return self._speak(self._markup.feed(self._characters.feed(text)))
 
     def end(self) -> list[str]:
-        """The rest."""
+        """Return the segments of the rest."""
         return self._speak(self._markup.feed(self._characters.end()) + self._markup.end() + BREAK)
 
     def _speak(self, plain: str) -> list[str]:
@@ -223,7 +223,7 @@ class Segmenter:
 
 
 def clean(text: str, cleaning: CleaningOptions) -> str:
-    """A whole text at once, as it would be spoken."""
+    """Return a whole text as it would be spoken."""
     segmenter = Segmenter(cleaning, max_chars=10_000)
     joined = ""
     for segment in segmenter.feed(text) + segmenter.end():
@@ -232,5 +232,5 @@ def clean(text: str, cleaning: CleaningOptions) -> str:
 
 
 def separator(before: str) -> str:
-    """What belongs between two segments: a blank behind `before`, the last character, if its script has blanks."""
+    """Return what joins two segments: a blank after the character `before` if its script uses blanks."""
     return " " if before and not _UNSPACED.match(before) else ""

@@ -152,7 +152,7 @@ class WorkerClient:
                     await self._idle.activated()
 
     def _folder_signature(self) -> object:
-        """Return a value that changes with the voices folder; None if the engine has none."""
+        """Return a value that changes with the voices folder; None for an engine without a folder."""
         return host.voices_signature(self._folder) if self._folder else None
 
     async def _run_process(self) -> None:

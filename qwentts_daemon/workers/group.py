@@ -120,7 +120,7 @@ class WorkerGroup:
                 self._queue.release(worker.slots, turn)
 
     async def run(self) -> None:
-        """Keep every worker alive until cancelled. Returns when none can ever be loaded."""
+        """Keep every worker alive until cancelled. Returns when the engine can never be loaded."""
         async with asyncio.TaskGroup() as tasks:
             for worker in self.workers:
                 tasks.create_task(worker.run(), name=f"worker {worker.name}")

@@ -57,7 +57,7 @@ class WorkerPool:
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        """The voices of the primary engine, or of the fallback engine while that has none."""
+        """The voices of the primary engine, or of the fallback engine while that list is empty."""
         return self.primary.voices or (self._fallback.voices if self._fallback else ())
 
     @asynccontextmanager
@@ -92,18 +92,18 @@ class WorkerPool:
 
     @property
     def _primary_takes_jobs(self) -> bool:
-        """Whether the primary engine can speak now, or there is no working fallback, so that jobs wait for it."""
+        """Whether the primary engine can speak now, or jobs must wait for it because a working fallback is missing."""
         speaks = self.primary.ready and bool(self.primary.voices)
         return speaks or self._fallback is None or self._fallback.failure is not None
 
     def _only_fallback_has(self, voice: str) -> bool:
-        """Whether only the fallback engine has `voice`: it was chosen while the primary engine had none yet."""
+        """Whether only the fallback engine has `voice`: it was chosen before the primary engine had voices."""
         if self._fallback is None or voice in {each.id for each in self.primary.voices}:
             return False
         return voice in {each.id for each in self._fallback.voices}
 
     async def run(self) -> None:
-        """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
+        """Keep every worker alive until cancelled. Raises StartError when every engine has failed for good."""
         async with asyncio.TaskGroup() as tasks:
             for group in self._groups:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")

@@ -49,7 +49,7 @@ class WorkerProcess:
 
     @property
     def is_choked(self) -> bool:
-        """Whether the worker leaves so many commands unread that they would fill the memory."""
+        """Whether the worker does not read its commands, which would fill the memory."""
         return self._commands.get_write_buffer_size() > UNREAD_COMMANDS_BYTES
 
 
@@ -76,7 +76,7 @@ async def spawned(settings: Settings) -> AsyncIterator[WorkerProcess]:
 
 @contextlib.asynccontextmanager
 async def _connected(commands: Connection, events: Connection) -> AsyncIterator[WorkerProcess]:
-    """Attach both pipes to the event loop; leaving tells the worker to stop."""
+    """Attach both pipes to the event loop; leaving stops the worker."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=channel.CAPACITY_BYTES)
     incoming, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), events)
@@ -101,7 +101,7 @@ def _ensure_working_directory() -> None:
 
 
 async def _end(process: BaseProcess, pidfd: int) -> None:
-    """Give the process STOP_TIMEOUT_S to exit, then kill it. It may be unresponsive, so SIGTERM is not enough.
+    """Wait STOP_TIMEOUT_S for the process to exit, then kill it. It may be unresponsive, so SIGTERM is not enough.
 
     The pidfd reports the exit without a waiting thread: two threads in waitpid() would steal it from each other.
     """

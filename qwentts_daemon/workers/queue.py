@@ -59,8 +59,8 @@ class _Waiter:
 class JobQueue:
     """Assigns each job to the least loaded worker with a free slot; further jobs wait in one queue.
 
-    No job waits for a certain worker, so none idles while jobs wait, and a worker that dies takes no waiting job along.
-    A free slot is given to the client that holds the fewest, so that one with many requests delays only itself.
+    Jobs do not wait for a certain worker, so workers never idle while jobs wait, and waiting jobs survive a worker.
+    A free slot is assigned to the client that holds the fewest, so one with many requests delays only itself.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class JobQueue:
         return len(self._waiters)
 
     def add_worker(self) -> WorkerSlots:
-        """Add a worker, which has no slots at first."""
+        """Add a worker, at first without slots."""
         self._workers.append(WorkerSlots())
         return self._workers[-1]
 
@@ -102,7 +102,7 @@ class JobQueue:
         self._assign()
 
     def set_hung(self, slots: WorkerSlots) -> None:
-        """Record that a worker does not react. When none does, waiting jobs fail."""
+        """Record that a worker does not react. When all hang, waiting jobs fail."""
         slots.hung = True
         if self._all_hung:
             self._reject_waiting(_no_reaction())
@@ -116,7 +116,7 @@ class JobQueue:
         return self._held[client] > max(1, capacity // len(others | self._held.keys()))
 
     async def acquire(self, turn: Turn) -> WorkerSlots:
-        """Wait for a slot, and give it back with `release`. Raises SpeechError if the queue or the wait is too long."""
+        """Wait for a slot, to be returned with `release`. Raises SpeechError if the queue or the wait is too long."""
         if self._closed:
             raise self._closed
         if self._all_hung:
@@ -140,7 +140,7 @@ class JobQueue:
             raise
 
     def release(self, slots: WorkerSlots, turn: Turn) -> None:
-        """Give back a slot that was acquired for `turn`."""
+        """Return a slot that was acquired for `turn`."""
         slots.running -= 1
         self._held[turn.client] -= 1
         if not self._held[turn.client]:

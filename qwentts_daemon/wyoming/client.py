@@ -54,7 +54,7 @@ class ClientOptions:
 
 @dataclass(slots=True)
 class ClientResult:
-    """What came back; times in seconds from the first text sent."""
+    """The result of a request; times in seconds since the first text was sent."""
 
     first_audio_s: float = 0.0
     total_s: float = 0.0
@@ -78,7 +78,7 @@ async def voices(request: ClientOptions) -> list[TtsVoice]:
 
 
 async def programs(request: ClientOptions) -> list[TtsProgram]:
-    """What the daemon says of itself."""
+    """Return the programs and voices of the daemon."""
     async with _connected(request) as wyoming:
         await wyoming.write_event(Describe().event())
         async for event in _events(wyoming):
@@ -107,7 +107,7 @@ async def stdin_pieces() -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def sink(output: Path | None, play: bool) -> Iterator[Write]:
-    """Where the audio goes: a WAV file, a loudspeaker, or both."""
+    """Open the outputs for the audio: a WAV file, a loudspeaker, or both."""
     with contextlib.ExitStack() as stack:
         writers = [writer for writer in (_wav_writer(stack, output), _player(stack, play)) if writer]
 
@@ -119,7 +119,7 @@ def sink(output: Path | None, play: bool) -> Iterator[Write]:
 
 
 def _wav_writer(stack: contextlib.ExitStack, output: Path | None) -> Write | None:
-    """The file is made when there is audio for it, so that a failure leaves none behind."""
+    """Return a writer that creates the file at the first audio, so that a failure does not leave an empty one."""
     if output is None:
         return None
     files: list[wave.Wave_write] = []
@@ -176,7 +176,7 @@ async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
             if time.monotonic() >= until_s:
                 reason = error.strerror or error
                 raise StartError(f"no daemon answers at {request.uri}: {reason} (start one, or use --uri)") from error
-        await asyncio.sleep(RETRY_S)  # the daemon is another process and tells nobody when it listens
+        await asyncio.sleep(RETRY_S)  # another process does not signal when it listens
     try:
         yield wyoming
     finally:
@@ -186,7 +186,7 @@ async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
 
 async def _send_text(wyoming: AsyncClient, request: ClientOptions, pieces: AsyncIterator[str]) -> None:
     voice = SynthesizeVoice(request.voice, speaker=request.speaker) if request.voice else None
-    with contextlib.suppress(ConnectionError):  # the reader hears why
+    with contextlib.suppress(ConnectionError):  # the reader gets the reason
         await wyoming.write_event(SynthesizeStart(voice=voice).event())
         async for piece in pieces:
             await wyoming.write_event(SynthesizeChunk(piece).event())

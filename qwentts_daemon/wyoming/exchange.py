@@ -238,7 +238,7 @@ class SpeechExchange:
 def _text(event: Event) -> str:
     text = event.data.get("text")
     if not isinstance(text, str):
-        raise SpeechError(Code.INVALID_REQUEST, f"{event.type} has no text")
+        raise SpeechError(Code.INVALID_REQUEST, f"{event.type} needs a text")
     return text
 
 

@@ -58,7 +58,7 @@ class _ClientState:
 
 
 class ClientLimiter:
-    """The rules for addresses, and a bounded memory of those that connect. Loopback has no limits."""
+    """The rules for addresses, and a bounded memory of those that connect. Loopback is not limited."""
 
     def __init__(self, live: LiveConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._live = live

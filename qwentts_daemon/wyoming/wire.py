@@ -43,7 +43,7 @@ def parse_header(line: bytes) -> Header:
     header = _json_object(line, "header")
     kind = header.get("type")
     if not isinstance(kind, str) or not kind:
-        raise WireError("the event's header has no type")
+        raise WireError("the event's header lacks a type")
     data = header.get("data")
     if data is not None and not isinstance(data, dict):
         raise WireError(f"the data of {kind[:40]!r} is not a JSON object")
