@@ -45,17 +45,12 @@ SAMPLE_BYTES = 2
 NAME_CHARS = 200
 """The greatest length of a name, language, speaker or other short text from a client."""
 EVENT_DATA_BYTES = 64 * 1024
-TEXT_DATA_BYTES = 1024 * 1024
-DATA_LIMITS = {
-    "describe": EVENT_DATA_BYTES,
-    "ping": EVENT_DATA_BYTES,
-    "select-program": EVENT_DATA_BYTES,
-    "synthesize": TEXT_DATA_BYTES,
-    "synthesize-start": EVENT_DATA_BYTES,
-    "synthesize-chunk": TEXT_DATA_BYTES,
-    "synthesize-stop": EVENT_DATA_BYTES,
-}
-"""The event types that `SpeechExchange.receive` handles, and how much data each may have; it ignores all others."""
+"""The greatest length of the data of an event, besides its text."""
+CHARACTER_BYTES = 12
+"""The greatest length of a character in JSON: an escaped surrogate pair."""
+TEXT_EVENTS = frozenset({"synthesize", "synthesize-chunk"})
+EVENTS = TEXT_EVENTS | {"describe", "ping", "select-program", "synthesize-start", "synthesize-stop"}
+"""The event types that `SpeechExchange.receive` handles; it ignores all others."""
 
 Resolve = Callable[[str | None, str | None, str | None], SynthesisRequest]
 """Turns voice name, language and speaker into a request. Raises SpeechError."""

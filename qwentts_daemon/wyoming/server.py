@@ -21,8 +21,11 @@ from ..errors import Code, SpeechError, WireError, first_error
 from ..synthesis.reply import Reply, Synthesizer
 from ..voices.catalog import VoiceCatalog
 from .exchange import (
-    DATA_LIMITS,
+    CHARACTER_BYTES,
+    EVENT_DATA_BYTES,
+    EVENTS,
     SAMPLE_BYTES,
+    TEXT_EVENTS,
     Action,
     CountRequest,
     EndText,
@@ -36,12 +39,11 @@ from .exchange import (
 )
 from .info import info_bytes
 from .rate_limit import ClientLimiter, host_of
-from .wire import encode_event, read_data, read_header, skip
+from .wire import Header, encode_event, read_data, read_header, skip
 
 CLOSE_TIMEOUT_S = 2.0
 LINGER_BYTES = 64 * 1024
 WARNING_INTERVAL_S = 10.0
-"""Log each kind of rejection as a warning at most once per interval."""
 REFUSALS = 32
 """The number of rejected clients that receive an error at the same time; further ones are disconnected."""
 
@@ -63,6 +65,21 @@ class Service:
         return self.live.current.wyoming
 
 
+class WarningLimiter:
+    """Logs each kind of warning at most once per WARNING_INTERVAL_S, and the others at DEBUG."""
+
+    def __init__(self) -> None:
+        self._next_s: dict[str, float] = {}
+
+    def warn(self, kind: str, message: str, *arguments: object) -> None:
+        """Log a warning of a kind."""
+        now_s = time.monotonic()
+        due = now_s >= self._next_s.get(kind, 0.0)
+        if due:
+            self._next_s[kind] = now_s + WARNING_INTERVAL_S
+        log.log(logging.WARNING if due else logging.DEBUG, message, *arguments)
+
+
 class WyomingServer:
     """Accepts connections up to a limit, and closes them in order."""
 
@@ -71,13 +88,13 @@ class WyomingServer:
         self._tasks = tasks
         self._open: dict[WyomingConnection, asyncio.Task[None]] = {}
         self._refusals = 0
-        self._next_warning_s: dict[str, float] = {}
+        self._warnings = WarningLimiter()
 
     def accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool = False
     ) -> asyncio.Task[None]:
         """Serve a connection in its own task. With `half_close` a client still reads after its end of file."""
-        connection = WyomingConnection(self._service, reader, writer, half_close)
+        connection = WyomingConnection(self._service, reader, writer, half_close, self._warnings)
         try:
             self._admit(connection)
         except SpeechError as error:
@@ -100,7 +117,7 @@ class WyomingServer:
         self._service.addresses.release(connection.address)
 
     async def _refuse(self, connection: WyomingConnection, error: SpeechError) -> None:
-        self._warn(connection.peer, error)
+        self._warnings.warn(error.code, "%s refused: %s", connection.peer, error)
         if self._refusals >= REFUSALS:
             connection.cut_off()
             return
@@ -109,13 +126,6 @@ class WyomingServer:
             await connection.refuse(error)
         finally:
             self._refusals -= 1
-
-    def _warn(self, peer: str, error: SpeechError) -> None:
-        now_s = asyncio.get_running_loop().time()
-        due = now_s >= self._next_warning_s.get(error.code, 0.0)
-        if due:
-            self._next_warning_s[error.code] = now_s + WARNING_INTERVAL_S
-        log.log(logging.WARNING if due else logging.DEBUG, "%s refused: %s", peer, error)
 
     async def drain(self, timeout_s: float) -> None:
         """Let running replies finish for up to `timeout_s`, then close every connection."""
@@ -155,8 +165,14 @@ class WyomingConnection:
     """One client, from its first event until either side closes: the I/O around a `SpeechExchange`."""
 
     def __init__(
-        self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool
+        self,
+        service: Service,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        half_close: bool,
+        warnings: WarningLimiter,
     ) -> None:
+        self._warnings = warnings
         self._service = service
         self._reader = reader
         self._writer = writer
@@ -184,7 +200,7 @@ class WyomingConnection:
             await self._converse()
         except* (SpeechError, WireError, TimeoutError) as errors:
             error = self._as_speech_error(first_error(errors))
-            log.warning("%s: %s (%s)", self.peer, error, error.code)
+            self._warnings.warn(f"served {error.code}", "%s: %s (%s)", self.peer, error, error.code)
         except* OSError as errors:
             log.info("%s: connection lost: %s", self.peer, first_error(errors))
         except* Exception as errors:
@@ -230,13 +246,22 @@ class WyomingConnection:
             return None
         if delay_s := self._service.addresses.count_event(self.address, header.size):
             await asyncio.sleep(delay_s)  # meanwhile TCP slows the sender down
-        limit = DATA_LIMITS.get(header.type)
-        if limit is None:
+        if header.type not in EVENTS:
             await skip(self._reader, header, header.data_length + header.payload_length)
             return Event(header.type)
-        data = await read_data(self._reader, header, limit)
+        data = await read_data(self._reader, header, self._data_limit(header))
         await skip(self._reader, header, header.payload_length)
         return Event(header.type, data)
+
+    def _data_limit(self, header: Header) -> int:
+        """Return the greatest length of an event's data. Raises SpeechError for a text that is certainly too long."""
+        if header.type not in TEXT_EVENTS:
+            return EVENT_DATA_BYTES
+        max_length = self._service.live.current.text.max_length
+        limit = EVENT_DATA_BYTES + CHARACTER_BYTES * max_length
+        if header.data_length > limit:
+            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {max_length} characters (text.max_length)")
+        return limit
 
     async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:

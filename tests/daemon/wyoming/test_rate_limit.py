@@ -15,7 +15,7 @@ from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
 from qwentts_daemon.errors import Code, SpeechError
 from qwentts_daemon.network import interface_addresses
 from qwentts_daemon.wyoming.rate_limit import BURST_S, BYTES_PER_S, EVENTS_PER_S, REMEMBERED, ClientLimiter, is_allowed
-from qwentts_daemon.wyoming.server import Service, WyomingConnection
+from qwentts_daemon.wyoming.server import Service, WarningLimiter, WyomingConnection
 from tests.support.harness import daemon, hear, started
 
 HOME = "192.168.1.7"
@@ -180,8 +180,16 @@ async def test_server_counts_events_of_every_type_before_their_body():
     lines = [b'{"type": "ping"}\n', b'{"type": "zzz", "data_length": 5, "payload_length": 7}\n']
     reader.feed_data(lines[0] + lines[1] + b"?" * 12)
     reader.feed_eof()
-    connection = WyomingConnection(Service(None, None, None, Limiter()), reader, Writer(), half_close=False)
+    connection = WyomingConnection(Service(None, None, None, Limiter()), reader, Writer(), False, WarningLimiter())
     assert await connection._receive() == Event("ping")
     assert await connection._receive() == Event("zzz")
     assert await connection._receive() is None
     assert counted == [(HOME, len(lines[0])), (HOME, len(lines[1]) + 12)]
+
+
+def test_warnings_of_one_kind_are_limited(caplog):
+    warnings = WarningLimiter()
+    with caplog.at_level("DEBUG"):
+        for kind in ("invalid-request", "invalid-request", "text-too-long"):
+            warnings.warn(kind, "%s refused", HOME)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "WARNING"]

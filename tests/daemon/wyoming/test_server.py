@@ -168,6 +168,8 @@ async def test_language_with_voice_name_is_used(tone_daemon):
         (Synthesize("Hi.", SynthesizeVoice(language="fr")).event(), "language-not-supported"),
         (Synthesize("<speak/>", text_format="ssml").event(), "text-format-not-supported"),
         (Synthesize("Hi." * 2000).event(), "text-too-long"),
+        (Synthesize("Hi." * 100_000).event(), "text-too-long"),
+        (Event("synthesize", {"text": "Hi.", "context": [[]] * 100_000}), "text-too-long"),
         (Synthesize("Please [refuse] this.").event(), "synthesis-failed"),
         (Event("synthesize", {}), "invalid-request"),
         (Event("synthesize", {"text": 5}), "invalid-request"),
