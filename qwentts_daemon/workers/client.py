@@ -187,8 +187,14 @@ class WorkerClient:
 
     async def _receive(self, process: WorkerProcess, health: HealthSupervisor) -> None:
         """Handle the worker's events until its process has ended. Raises ChannelError."""
-        with contextlib.suppress(ChannelClosed):
+        try:
             await process.greeted()
+        except ChannelClosed:
+            log.error(
+                "%s ended before it was running; after an upgrade of the packages, restart the service", self.name
+            )
+            return
+        with contextlib.suppress(ChannelClosed):
             while True:
                 event = await process.receive()
                 health.monitor.message()

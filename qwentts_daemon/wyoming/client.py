@@ -1,4 +1,4 @@
-"""A Wyoming client for the command line: speaks through a running daemon as Home Assistant would."""
+"""A Wyoming client for the command line, which uses a running daemon as Home Assistant does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Write = Callable[[int, bytes], None]
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """Which daemon, which voice and style, and how many seconds to wait for the daemon."""
+    """The daemon, voice and style of a request, and how many seconds to wait for the daemon."""
 
     uri: str
     voice: str | None
@@ -63,7 +63,7 @@ class ClientResult:
 
 
 async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) -> ClientResult:
-    """Send text while reading audio. `write` gets rate and PCM. Raises SpeechError and StartError."""
+    """Send text while reading audio. `write` is called with rate and PCM. Raises SpeechError and StartError."""
     async with _connected(request) as wyoming, asyncio.TaskGroup() as tasks:
         began_s = time.monotonic()
         sender = tasks.create_task(_send_text(wyoming, request, pieces), name="text")
@@ -73,7 +73,7 @@ async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) 
 
 
 async def voices(request: ClientOptions) -> list[TtsVoice]:
-    """The voices that the daemon lists."""
+    """Return the voices that the daemon lists."""
     return [voice for program in await programs(request) for voice in program.voices]
 
 
@@ -88,12 +88,12 @@ async def programs(request: ClientOptions) -> list[TtsProgram]:
 
 
 async def whole(text: str) -> AsyncIterator[str]:
-    """A text that is there already."""
+    """Yield a text that is complete."""
     yield text
 
 
 async def stdin_pieces() -> AsyncIterator[str]:
-    """Standard input as it arrives."""
+    """Yield standard input as it arrives."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):  # a file is never waited for, and cannot be
         yield sys.stdin.buffer.read().decode(errors="replace")
@@ -213,7 +213,7 @@ async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> Client
 
 
 async def _events(wyoming: AsyncClient) -> AsyncIterator[Event]:
-    """Events until the end of the connection. Raises SpeechError for an error event."""
+    """Yield events until the end of the connection. Raises SpeechError for an error event."""
     while (event := await wyoming.read_event()) is not None:
         if Error.is_type(event.type):
             error = Error.from_event(event)

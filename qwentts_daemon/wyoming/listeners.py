@@ -33,7 +33,7 @@ SocketsByName = Mapping[str, Sequence[socket.socket]]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Host and port of a TCP socket, None for others; `close` accepts no more."""
+    """An open listener: `address` is host and port of a TCP socket, else None; `close` stops accepting connections."""
 
     address: tuple[str, int] | None
     close: Callable[[], None]
@@ -45,7 +45,7 @@ async def listening(
 ) -> AsyncIterator[Listener]:
     """Accept connections for `server` while the context is open, on the sockets from systemd or else on `uri`.
 
-    `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
+    `finished` is set at the end of stdin, after which no client can connect. Raises StartError.
     """
     inherited = _for_wyoming(given)
     asyncio.get_running_loop().set_exception_handler(_AcceptErrorLog())
@@ -184,7 +184,7 @@ async def _serve_stdio(server: WyomingServer, finished: asyncio.Event) -> None:
 
 
 def _is_pipe(stream: TextIO | None) -> bool:
-    """Whether the event loop can wait for it; a file or /dev/null it cannot."""
+    """Whether the event loop can wait for a stream: not for a file or /dev/null."""
     if stream is None:
         return False
     mode = os.fstat(stream.fileno()).st_mode

@@ -1,6 +1,6 @@
 """The fallback voices: which of eSpeak NG's voices are offered, under which names, and which one a language gets.
 
-The table is static, so that the voices are known before the library is loaded; a test holds it against the data.
+The table is static, so that the voices are known before the library is loaded; a test compares it with the data.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def voice_with_id(voice_id: str) -> EspeakVoice | None:
 
 
 def voice_for_language(tag: str, preferred: EspeakVoice) -> EspeakVoice | None:
-    """The voice for a BCP-47 tag, in any case, with `-` or `_`: `preferred` if it speaks it, else the default.
+    """Return the voice for a BCP-47 tag, in any case, with `-` or `_`: `preferred` if it speaks it, else the default.
 
-    A tag that nothing speaks is shortened from its end (RFC 4647 lookup): `de-AT` gets the voice of `de`.
+    An unknown tag is shortened from its end (RFC 4647 lookup): `de-AT` gets the voice of `de`.
     """
     wanted = tag.strip().replace("_", "-").lower()
     while wanted:

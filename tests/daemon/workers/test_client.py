@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import sys
 
 import pytest
 
+from engine import host
 from engine.ipc import channel
 from qwentts_daemon.errors import Code, SpeechError, StartError
 from qwentts_daemon.voices.request import SynthesisRequest
@@ -58,3 +60,22 @@ async def test_worker_of_another_version_is_refused_with_the_remedy(monkeypatch)
             await spoken(pool, "One.")
         with pytest.raises(StartError, match="restart the service"):
             await asyncio.wait_for(pool.run(), 60)
+
+
+async def test_process_that_cannot_run_is_reported_with_the_remedy(monkeypatch):
+    reported, lines = asyncio.Event(), []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+            reported.set()
+
+    handler = Handler(logging.ERROR)
+    monkeypatch.setattr(host, "run_worker", sys.exit)
+    logging.getLogger("qwentts_daemon").addHandler(handler)
+    try:
+        async with running_pool("ToneBackend"):
+            await asyncio.wait_for(reported.wait(), 60)
+    finally:
+        logging.getLogger("qwentts_daemon").removeHandler(handler)
+    assert lines[0].startswith("qwentts-qwen3 ended before it was running; after an upgrade")
