@@ -1,1 +1,1 @@
-"""What the daemon and an engine worker process say to each other over a pair of pipes."""
+"""The messages between the daemon and an engine worker process, and the pipes that carry them."""

@@ -1,6 +1,7 @@
-"""What crosses the border between the daemon and an engine worker: small frozen dataclasses, never tensors.
+"""The messages between the daemon and an engine worker: small frozen dataclasses, never tensors.
 
-Commands go to the worker, events come back. A job's id is chosen by the daemon and known to both processes.
+The daemon sends commands, the worker sends events. The daemon chooses the ids of jobs. A change of any field here
+changes `channel.greeting`.
 Clock readings are `time.monotonic()` seconds, which every process of one Linux machine shares.
 """
 
@@ -14,7 +15,7 @@ class Voice:
     """A named way to speak.
 
     `languages` are BCP-47 tags, the voice's own first; `styles` are the backend's own ways to vary it;
-    `follows_instruct` says whether it also takes a style described in words.
+    `follows_instruct`: whether it also takes a style described in words.
     """
 
     id: str
@@ -42,7 +43,7 @@ class Synthesize:
 
 @dataclass(frozen=True, slots=True)
 class AppendText:
-    """More text of an open job: always whole words with the blank that belongs between them."""
+    """Append text to an open job: always whole words, with the blank between them."""
 
     job: int
     text: str
@@ -50,21 +51,21 @@ class AppendText:
 
 @dataclass(frozen=True, slots=True)
 class EndText:
-    """No more text will come for this job."""
+    """Mark the text of a job as complete."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Forget a job. Nothing more is sent for it; an unknown job is no error."""
+    """Drop a job. The worker sends nothing more for it, and ignores an unknown job."""
 
     job: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Make no more audio for a job until `held` is False: its listener has enough unread."""
+    """Pause a job while `held`: its client has not read the audio that exists."""
 
     job: int
     held: bool
@@ -72,7 +73,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class SetLogLevel:
-    """Log from this level on."""
+    """Set the log level."""
 
     level: str
 
@@ -90,7 +91,7 @@ Command = Synthesize | AppendText | EndText | Cancel | Hold | SetLogLevel | Stop
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The backend is loaded and speaks up to `capacity` jobs at once."""
+    """The backend is loaded and runs up to `capacity` jobs at once."""
 
     voices: tuple[Voice, ...]
     capacity: int
@@ -106,14 +107,14 @@ class Voices:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """How much of the GPU's memory is in use, by whomever."""
+    """The GPU memory in use by all processes."""
 
     used_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The backend cannot be loaded; the worker exits after this. `permanent`: trying again is of no use."""
+    """The backend cannot be loaded, and the worker exits. `permanent`: another attempt cannot succeed."""
 
     reason: str
     permanent: bool
@@ -139,7 +140,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job has ended well. `busy_s` is the time the backend spent on it; `cut` says why, if a guard ended it early."""
+    """A job is complete. `busy_s`: time that the backend spent on it; `cut`: the reason if a guard ended it early."""
 
     job: int
     samples: int
@@ -149,7 +150,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job has ended badly; the worker lives on. `code` is one of the daemon's stable error codes."""
+    """A job has failed; the worker continues. `code` is one of the daemon's stable error codes."""
 
     job: int
     code: str
@@ -158,14 +159,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The process is alive: sent twice a second by a thread of its own.
+    """A heartbeat, which a separate thread of the worker sends twice a second.
 
-    `step_s` is how long the loop has been in one call, beyond what the backend says is usual; `lengthy`: the backend
-    says that this one may take minutes.
+    step_s: how long the loop has been in one call, beyond the usual time of the backend.
+    long_running: the backend reports that this call may take minutes.
     """
 
     step_s: float = 0.0
-    lengthy: bool = False
+    long_running: bool = False
 
 
 Event = Ready | Voices | Memory | LoadFailed | Started | Chunk | Done | Failed | Health

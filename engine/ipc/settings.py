@@ -1,4 +1,4 @@
-"""What a worker process is told when it is spawned; plain values, validated by the daemon's config."""
+"""The settings of a worker process: plain values, which the daemon's configuration has validated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which checkpoint speaks, where and how. `sampling` holds what was given, under the reference's names."""
+    """The checkpoint, its device and its options. `sampling`: the configured values under the reference's names."""
 
     name: str
     voices_dir: str
@@ -27,7 +27,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`backend` names a class as `module:Class`; the worker makes it with these settings and drives it."""
+    """The settings of one worker. `backend` names a class as `module:Class`, which is created with these settings."""
 
     name: str
     backend: str

@@ -7,6 +7,7 @@ import ctypes
 import importlib
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -37,15 +38,14 @@ from .backends import Backend, BackendError, JobError
 
 HEALTH_INTERVAL_S = 0.5
 IDLE_INTERVAL_S = 1.0
-OOM_SCORE_ADJ = "500"
-"""When memory runs out, the kernel takes a worker, which is replaced, and not the daemon."""
+OOM_SCORE_ADJ = 500
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 log = logging.getLogger(__name__)
 
 
 def make_backend(settings: Settings) -> Backend:
-    """The backend that `settings` names, not loaded yet. Raises BackendError when there is none of that name."""
+    """Return the backend that `settings` names, not loaded yet. Raises BackendError for an unknown name."""
     module, _, name = settings.backend.partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
@@ -55,10 +55,17 @@ def make_backend(settings: Settings) -> Backend:
     return backend
 
 
-def run(settings: Settings, commands: Connection, events: Connection, parent: int) -> None:
-    """Body of the process. Returns when told to stop, or when the daemon is gone."""
+def run(packed: bytes, commands: Connection, events: Connection, parent: int) -> None:
+    """Run the process until `Stop`, or until the daemon is gone.
+
+    packed: the pickled Settings. The daemon may be of another version, so greet it before anything of it is unpickled.
+    """
+    outbox = Outbox(events)
+    with contextlib.suppress(ChannelClosed):  # the loop notices that as well
+        outbox.greet()
+    settings: Settings = pickle.loads(packed)
     _settle(settings, parent)
-    worker = Worker(Inbox(commands), Outbox(events))
+    worker = Worker(Inbox(commands), outbox)
     try:
         worker.serve(settings)
     except ChannelClosed:
@@ -69,7 +76,7 @@ def run(settings: Settings, commands: Connection, events: Connection, parent: in
 
 
 class Worker:
-    """The loop between the daemon's commands and a backend."""
+    """Carries out the daemon's commands and drives a backend."""
 
     def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
         self._inbox = inbox
@@ -79,7 +86,7 @@ class Worker:
         self._step_began_s: float | None = None
 
     def serve(self, settings: Settings) -> None:
-        """Load the backend, then work until `Stop`."""
+        """Load the backend, then run jobs until `Stop`."""
         with self._heartbeat():
             backend = self._loaded(settings)
             if backend:
@@ -88,7 +95,7 @@ class Worker:
                 self._loop(backend)
 
     def _loaded(self, settings: Settings) -> Backend | None:
-        """The backend, ready to speak; None when the daemon has been told why there is none."""
+        """Load and return the backend; return None after a failure has been reported to the daemon."""
         try:
             backend = make_backend(settings)
             backend.load()
@@ -97,7 +104,7 @@ class Worker:
             return None
         except ChannelClosed:
             raise
-        except Exception as error:  # a fault of ours or of a package: the daemon shall know why, and try again
+        except Exception as error:  # a fault of ours or of a package: the daemon logs it and tries again
             log.exception("%s cannot be loaded", settings.name)
             self._outbox.put(LoadFailed(f"{type(error).__name__}: {error}", permanent=False))
             return None
@@ -119,7 +126,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Show life from a thread of its own, whatever keeps the loop from it, and say how long that has lasted."""
+        """Send heartbeats from a separate thread, with the length of the call that the loop is in."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -139,7 +146,7 @@ class Worker:
         began_s, backend = self._step_began_s, self._backend
         if not (began_s and backend):
             return Health()
-        return Health(max(0.0, time.monotonic() - began_s - backend.step_limit_s), backend.lengthy)
+        return Health(max(0.0, time.monotonic() - began_s - backend.step_limit_s), backend.long_running)
 
     def _apply(self, backend: Backend, command: Command) -> None:
         match command:
@@ -169,9 +176,11 @@ class Worker:
 
 
 def _settle(settings: Settings, parent: int) -> None:
-    """Become a well-behaved child: a name, no signals of its own, an end when the parent ends, logs to stderr."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the daemon decides when its worker ends,
-        signal.signal(number, signal.SIG_IGN)  # also when a signal is sent to the whole group
+    """Set up the process: its name, ignored signals, its death with the parent, logs on stderr."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to the whole group: the daemon decides
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # under memory pressure the kernel kills the worker rather than the daemon
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
     os.dup2(sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY), 1)  # it may be stdio://
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(settings.log_formatter)
@@ -180,7 +189,5 @@ def _settle(settings: Settings, parent: int) -> None:
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_NAME, settings.name.encode()[:15], 0, 0, 0)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        with contextlib.suppress(OSError):  # a sandbox may have a read-only /proc
-            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
-    if os.getppid() != parent:  # it ended before the line above; elsewhere the end of the pipe tells
+    if os.getppid() != parent:  # it ended before the line above; on other systems the pipe closes
         raise SystemExit(1)

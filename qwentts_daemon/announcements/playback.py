@@ -140,7 +140,7 @@ class AnnouncementPlayback:
         announcement = self.announcement
         name = f"announcement {announcement.id}"
         reply = self._stage.speaker.reply(announcement.request, name, Priority.ANNOUNCEMENT)
-        reply.feed(announcement.text)
+        await reply.feed(announcement.text)
         reply.end_text()
         async with aclosing(reply.pcm()) as speech:
             async for pcm in speech:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import regex
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from .mqtt_schema import Mqtt
@@ -42,9 +43,9 @@ def _check_quiet_hours(words: str) -> str:
 
 def _check_pattern(pattern: str) -> str:
     try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from None
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
     return pattern
 
 
@@ -199,8 +200,8 @@ class Replacement(Section):
     @model_validator(mode="after")
     def _check_template(self) -> Self:
         try:
-            re.sub(f"{self.regex}|", self.replace, "")
-        except (re.error, IndexError) as error:
+            regex.sub(f"{self.regex}|", self.replace, "")
+        except (regex.error, IndexError) as error:
             raise ValueError(f"replace does not fit regex: {error}") from None
         return self
 
@@ -210,6 +211,7 @@ class Text(Section):
 
     max_length: Count = 5000
     timeout: Seconds = 600
+    stall: Seconds = 1.5
     strip_markdown: bool = True
     strip_emoji: bool = True
     strip_urls: bool = True

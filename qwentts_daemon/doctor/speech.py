@@ -97,7 +97,7 @@ async def _timed(speaker: Synthesizer, catalogue: VoiceCatalog) -> SpokenSentenc
     """The second of two, since the first waits for the engine to load."""
     for _ in range(2):
         reply = speaker.reply(catalogue.resolve(), "doctor")
-        reply.feed(SENTENCE)
+        await reply.feed(SENTENCE)
         reply.end_text()
         began_s, first_s, audio_s = time.monotonic(), 0.0, 0.0
         async with aclosing(reply.pcm()) as audio:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,16 +13,18 @@ from ..audio.pcm import Pcm, Playback, silence
 from ..config.live import LiveConfig
 from ..config.schema import Text
 from ..errors import Code, QwenTtsError, SpeechError, WorkerLost
+from ..text.replacements import rule
 from ..text.segmenter import CleaningOptions, Segmenter, separator
 from ..voices.request import SynthesisRequest
 from ..workers.job import Job
 from ..workers.pool import WorkerPool
-from ..workers.queue import Priority
+from ..workers.queue import Priority, Turn
 from .stats import ReplyStats
 
 NOTHING_TO_SAY_S = 0.1
 DEFAULT_RATE = 22_050
 COMFORT_CHUNK_S = 0.1
+SLICE_CHARS = 256
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,18 @@ class Synthesizer:
         self._numbers = itertools.count(1)
         self._closed = False
 
-    def reply(self, request: SynthesisRequest, client: str, priority: Priority = Priority.ASSIST) -> Reply:
-        """Return a new reply, which starts when its `pcm` is read. Raises SpeechError after `close`."""
+    def reply(
+        self, request: SynthesisRequest, client: str, priority: Priority = Priority.ASSIST, owner: str | None = None
+    ) -> Reply:
+        """Return a new reply, which starts when its `pcm` is read. Raises SpeechError after `close`.
+
+        client: how the log names it.
+        owner: whose share of the engine it counts for, such as an address; default: `client`.
+        """
         if self._closed:
             raise SpeechError(Code.SHUTTING_DOWN, "this server is shutting down")
-        return Reply(self, request, f"{client}/{next(self._numbers)}", priority)
+        turn = Turn(priority, client if owner is None else owner)
+        return Reply(self, request, f"{client}/{next(self._numbers)}", turn)
 
     def close(self) -> None:
         """Refuse new replies. Running ones may finish."""
@@ -50,33 +58,44 @@ class Synthesizer:
 
 
 class Reply:
-    """Speaks one text, which may still be arriving."""
+    """Speaks one text, which may still be arriving.
 
-    def __init__(self, synthesizer: Synthesizer, request: SynthesisRequest, name: str, priority: Priority) -> None:
+    It is one job of an engine. When the text stalls, though, the job ends with the text so far and releases its slot;
+    text that arrives later begins another job.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, request: SynthesisRequest, name: str, turn: Turn) -> None:
         self.name = name
         self._config = synthesizer.live.current  # a reload affects later replies only
         self._synthesizer = synthesizer
         self._request = request
-        self._priority = priority
+        self._turn = turn
         self._segmenter = Segmenter(cleaning(self._config.text))
         self._length = 0
         self._waiting: list[str] = []
-        self._given = ""
+        self._given = ""  # the text of the present job
         self._last_character = ""
         self._segments = 0
         self._ended = False
-        self._job: Job | None = None
+        self._job: Job | None = None  # takes text
+        self._jobs: list[Job] = []
         self._changed = asyncio.Event()
-        self._began_s = time.monotonic()
+        self._began_s = self._progress_s = time.monotonic()
         self._playback = Playback()
 
-    def feed(self, text: str) -> None:
-        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`."""
+    async def feed(self, text: str) -> None:
+        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`.
+
+        Cleaning a long text takes a while, so other tasks get a turn after each slice of it.
+        """
         self._length += len(text)
         limit = self._config.text.max_length
         if self._length > limit:
             raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
-        self._pass_on(self._segmenter.feed(text))
+        for start in range(0, len(text), SLICE_CHARS):
+            if start:
+                await asyncio.sleep(0)
+            self._pass_on(self._segmenter.feed(text[start : start + SLICE_CHARS]))
 
     def require_time(self) -> None:
         """Raise SpeechError if the text has been incomplete for longer than `text.timeout`."""
@@ -88,8 +107,7 @@ class Reply:
         """Mark the text as complete."""
         self._pass_on(self._segmenter.end())
         self._ended = True
-        if self._job:
-            self._job.end_text()
+        self._end_job_text()
         self._changed.set()
 
     async def pcm(self) -> AsyncGenerator[Pcm, None]:
@@ -112,53 +130,103 @@ class Reply:
             self._report(result)
 
     async def _speech(self) -> AsyncGenerator[Pcm, None]:
+        """Yield the audio of one job after another, with comfort silence while the text between them is awaited."""
+        while True:
+            while not (self._waiting or self._ended):
+                if not await self._text_arrived(self._patience_s()):
+                    yield self._comfort(self._playback.rate)
+            if not self._waiting:
+                break
+            async with aclosing(self._job_audio()) as audio:
+                async for pcm in audio:
+                    yield pcm
+        if not any(job.samples for job in self._jobs):
+            yield silence(self._rate or DEFAULT_RATE, NOTHING_TO_SAY_S)
+        elif tail_s := self._config.audio.tail_silence:
+            yield silence(self._rate, tail_s)
+
+    async def _job_audio(self) -> AsyncGenerator[Pcm, None]:
         """Yield the audio of one job; of a second one when the first engine is lost before any audio."""
-        while not (self._waiting or self._ended):
-            await self._changed.wait()
-        if not self._waiting:
-            yield silence(DEFAULT_RATE, NOTHING_TO_SAY_S)
-            return
+        self._given = self._last_character = ""
         for again in (False, True):
             try:
                 async with self._open_job(again) as job:
-                    while (samples := await job.read(self._patience_s())) != b"":
+                    while (samples := await self._read(job)) != b"":
                         for pcm in self._chunk(job, samples):
                             yield pcm
-                    for pcm in self._ending(job):
-                        yield pcm
+                    if self._job:  # the engine has cut it before its text ended, and so the reply
+                        self._waiting.clear()
+                        self._ended = True
                 return
             except WorkerLost:
                 if again or self._playback.rate:
                     raise
+                self._jobs.clear()
+            finally:
                 self._job = None
 
     @asynccontextmanager
     async def _open_job(self, again: bool) -> AsyncIterator[Job]:
         """Open a job with all text so far. Text that arrives while it waits in the queue is appended."""
         self._take_text()
-        async with self._synthesizer.pool.job(self._request, self._given, self._priority, again) as job:
-            self._job = job
+        async with self._synthesizer.pool.job(self._request, self._given, self._turn, again) as job:
+            self._job, self._progress_s = job, time.monotonic()
+            self._jobs.append(job)
             if text := self._take_text():
                 job.append(text)
             if self._ended:
-                job.end_text()
+                self._end_job_text()
             yield job
 
+    async def _read(self, job: Job) -> bytes | None:
+        """Return the next samples, b"" at the end, or None when comfort silence is due.
+
+        A job that has neither produced audio nor received text for `text.stall` gets no more text.
+        """
+        while True:
+            comfort_s, stall_s = self._patience_s(), self._stall_s()
+            known = [seconds for seconds in (comfort_s, stall_s) if seconds is not None]
+            samples = await job.read(min(known, default=None))
+            if samples is not None:
+                self._progress_s = time.monotonic()
+                return samples
+            if stall_s is None or (comfort_s is not None and comfort_s <= stall_s):
+                return None
+            self._end_job_text()
+
+    def _stall_s(self) -> float | None:
+        """Return the seconds until the text stalls, or None if the present job gets no more text."""
+        if self._job is None:
+            return None
+        return max(0.0, self._progress_s + self._config.text.stall - time.monotonic())
+
+    async def _text_arrived(self, patience_s: float | None) -> bool:
+        """Wait for text or its end; return False if neither arrives within `patience_s`."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def _chunk(self, job: Job, samples: bytes | None) -> list[Pcm]:
-        """Return a chunk of the engine, with silence before the first; comfort silence when none came in time."""
+        """Return a chunk of the engine, with silence before the first; comfort silence if it is late."""
         if samples is None:
-            self._playback.comfort_s += COMFORT_CHUNK_S
-            return [silence(job.rate, COMFORT_CHUNK_S)]
+            return [self._comfort(job.rate)]
+        if self._playback.rate not in (0, job.rate):
+            raise SpeechError(Code.ENGINE_UNAVAILABLE, "the engine that began this reply is not available any more")
         self._playback.comfort_s = 0.0
         chunk, lead_s = Pcm(job.rate, samples), self._config.audio.lead_silence
         return [chunk] if self._playback.rate or not lead_s else [silence(job.rate, lead_s), chunk]
 
-    def _ending(self, job: Job) -> list[Pcm]:
-        """Return the silence after the last chunk, or a short silence if there was none."""
-        if not job.samples:
-            return [silence(job.rate or DEFAULT_RATE, NOTHING_TO_SAY_S)]
-        tail_s = self._config.audio.tail_silence
-        return [silence(job.rate, tail_s)] if tail_s else []
+    def _comfort(self, rate: int) -> Pcm:
+        self._playback.comfort_s += COMFORT_CHUNK_S
+        return silence(rate, COMFORT_CHUNK_S)
+
+    @property
+    def _rate(self) -> int:
+        return max((job.rate for job in self._jobs), default=0)
 
     def _patience_s(self) -> float | None:
         """Seconds until comfort silence is due, or None. Some satellites hang when a reply pauses for seconds."""
@@ -173,9 +241,18 @@ class Reply:
             return
         self._segments += len(segments)
         self._waiting += segments
+        self._progress_s = time.monotonic()
+        if self._job and self._synthesizer.pool.exceeds_share(self._turn.client):
+            self._end_job_text()
         if self._job:
             self._job.append(self._take_text())
         self._changed.set()
+
+    def _end_job_text(self) -> None:
+        """Let the present job, if there is one, end with the text it has."""
+        if self._job:
+            self._job.end_text()
+            self._job = None
 
     def _take_text(self) -> str:
         """Remove and return the waiting segments, with the separators before and between them."""
@@ -189,19 +266,20 @@ class Reply:
 
     def _report(self, result: str) -> None:
         """Log one line with ids and figures, never the text."""
-        job = self._job
         size = f"{self._length} characters in {self._segments} segments"
-        if job is None:
+        if not self._jobs:
             log.info("%s %s: %s, nothing spoken", self.name, result, size)
             return
-        hops = self._hops(job) if self._playback.rate else "none"
-        audio_s = job.samples / job.rate if job.rate else 0.0
-        if job.samples and self._playback.rate:
-            waited_s = self._playback.began_s - job.timing.requested_s
-            self._synthesizer.activity.measured(waited_s, job.timing.busy_s / audio_s)
-        cut = f", cut: {job.cut}" if job.cut else ""
-        spoken = f"voice {self._request.voice}, {audio_s:.2f} s of audio, engine {job.timing.busy_s:.3f} s{cut}"
-        log.info("%s %s: job %d, %s, %s, first audio ms [%s]", self.name, result, job.id, size, spoken, hops)
+        first, rate, samples = self._jobs[0], self._rate, sum(job.samples for job in self._jobs)
+        hops = self._hops(first) if self._playback.rate else "none"
+        busy_s, audio_s = sum(job.timing.busy_s for job in self._jobs), samples / rate if rate else 0.0
+        if samples and self._playback.rate:
+            waited_s = self._playback.began_s - first.timing.requested_s
+            self._synthesizer.activity.measured(waited_s, busy_s / audio_s)
+        cut = next((f", cut: {job.cut}" for job in self._jobs if job.cut), "")
+        spoken = f"voice {self._request.voice}, {audio_s:.2f} s of audio, engine {busy_s:.3f} s{cut}"
+        ids = ", ".join(str(job.id) for job in self._jobs)
+        log.info("%s %s: job %s, %s, %s, first audio ms [%s]", self.name, result, ids, size, spoken, hops)
 
     def _hops(self, job: Job) -> str:
         """Format the time to the first audio by stage, in milliseconds."""
@@ -223,5 +301,5 @@ def cleaning(text: Text) -> CleaningOptions:
         emoji=text.strip_emoji,
         urls=text.strip_urls,
         code_blocks=text.strip_code_blocks,
-        replacements=tuple((re.compile(rule.regex), rule.replace) for rule in text.replacements),
+        replacements=tuple(rule(each.regex, each.replace) for each in text.replacements),
     )

@@ -1,1 +1,1 @@
-"""Text made speakable while it is still arriving."""
+"""Cleans and splits text for speech while it is still arriving."""

@@ -1,14 +1,16 @@
-"""What single characters and finished segments need before they can be spoken.
+"""Cleans single characters, and finished segments, for speech.
 
-`CharacterFilter` decides one character at a time, so how a text was cut into fragments can never matter.
+`CharacterFilter` decides one character at a time, so the fragments in which a text arrives do not matter.
 """
 
 import re
 import unicodedata
 from dataclasses import dataclass
 
-BREAK = "\n"  # in the output of a filter: here a segment ends
-LEFT_OUT = "\ufffc"  # in the output of a filter: here stood something that is not spoken
+from .replacements import Rule
+
+BREAK = "\n"  # in the output of a filter: the end of a segment
+LEFT_OUT = "\ufffc"  # in the output of a filter: the place of something that is not spoken
 # Scripts without blanks between words: Thai, Lao, Burmese, Khmer, Han and kana, with the full-width forms.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
@@ -17,13 +19,13 @@ UNSPACED = (
 
 @dataclass(frozen=True, slots=True)
 class CleaningOptions:
-    """What is taken out before speaking, since not every house wants the same read to it."""
+    """What is removed before speaking."""
 
     markdown: bool = True
     emoji: bool = True
     urls: bool = True
     code_blocks: bool = True
-    replacements: tuple[tuple[re.Pattern[str], str], ...] = ()
+    replacements: tuple[Rule, ...] = ()
 
 
 # --- characters ------------------------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ _WORDS = re.compile(f"{_WORD}(?: {_WORD})*")
 
 
 def visible(char: str, emoji: bool) -> str:
-    """The character itself, a plain newline or blank, LEFT_OUT for an emoji if those go, or nothing."""
+    """Return the character, a plain newline or blank, LEFT_OUT for an emoji if those are removed, or nothing."""
     if char.isascii() and char.isprintable():
         return char
     if char in _NEWLINES:
@@ -70,7 +72,7 @@ def _is_high(char: str) -> bool:
 
 
 class CharacterFilter:
-    """Lets visible characters through, with single blanks, so that nothing behind it meets a stray code point."""
+    """Passes visible characters on, with single blanks, so that later filters never see other code points."""
 
     def __init__(self, emoji: bool) -> None:
         self._emoji = emoji
@@ -123,26 +125,32 @@ class CharacterFilter:
 
 _OPENERS = r"(\[{<（【「『《“‘„\"'«‹"
 _CLOSERS = r")\]}>）】」』》”’\"'»›"
-_UNSPOKEN = rf"[ {LEFT_OUT}]*{LEFT_OUT}[ {LEFT_OUT}]*"
-_EMPTIED = re.compile(rf"[{_OPENERS}]{_UNSPOKEN}[{_CLOSERS}]")
-_AT_AN_EDGE = re.compile(
-    rf"(?:^|(?<=[{_OPENERS}¿¡])){_UNSPOKEN}|{_UNSPOKEN}(?=[.,;:!?…{_CLOSERS}、，。；：！？]|$)",
-)
+# Possessive quantifiers, and one look at each run, keep the time linear: a run may fill a whole segment.
+_EMPTIED = re.compile(rf"[{_OPENERS}] *+{LEFT_OUT}[ {LEFT_OUT}]*+[{_CLOSERS}]")
+_UNSPOKEN = re.compile(rf"[ {LEFT_OUT}]++")
+_BEFORE_UNSPOKEN = frozenset(re.sub(r"\\(.)", r"\1", _OPENERS) + "¿¡")
+_AFTER_UNSPOKEN = frozenset(".,;:!?…、，。；：！？" + re.sub(r"\\(.)", r"\1", _CLOSERS))
 # `Markup` knows lower case only: to hold back every capital H would delay each sentence that begins with How.
 _SHOUTED_URL = re.compile(r"(?<![\w@.-])(?i:https?://|www\.)(?=\w)[^\s<>\"|]*[\w/]")
 _CELL_BORDER = re.compile(r"(?P<stop>[.,;:!?…]?) \|(?: \|)*(?= )")
-_BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to what has been spoken already
+_BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to the segment before
 
 
 def tidy(segment: str, cleaning: CleaningOptions) -> str:
-    """The segment as it is spoken, in single blanks; empty if there is neither letter nor digit in it."""
+    """Return the segment without marks and border characters; the user's rules are applied after it."""
     text = _SHOUTED_URL.sub(LEFT_OUT, segment) if cleaning.urls else segment
-    text = " ".join(_AT_AN_EDGE.sub("", _EMPTIED.sub(LEFT_OUT, text)).replace(LEFT_OUT, " ").split())
+    text = " ".join(_UNSPOKEN.sub(_without_edge_run, _EMPTIED.sub(LEFT_OUT, text)).replace(LEFT_OUT, " ").split())
     if belated := _BELATED.match(text):
         text = text[belated.end() :]
     if cleaning.markdown:
         text = _CELL_BORDER.sub(lambda border: border["stop"] or ",", text.strip(" |"))
-    for pattern, replacement in cleaning.replacements:
-        text = pattern.sub(replacement, text)
-    text = " ".join(text.split())
-    return text if any(map(str.isalnum, text)) else ""
+    return text
+
+
+def _without_edge_run(run: re.Match[str]) -> str:
+    """Return a run of blanks and LEFT_OUT marks; nothing if it has a mark and touches an edge or punctuation."""
+    if LEFT_OUT not in run[0]:
+        return run[0]
+    text, start, end = run.string, run.start(), run.end()
+    at_edge = start == 0 or end == len(text) or text[start - 1] in _BEFORE_UNSPOKEN or text[end] in _AFTER_UNSPOKEN
+    return "" if at_edge else run[0]

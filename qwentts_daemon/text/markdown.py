@@ -1,6 +1,6 @@
-"""Takes markdown, HTML and addresses out of a text that is still being written.
+"""Removes markdown, HTML and addresses from a text that is still being written.
 
-It decides one character at a time and in bounded memory: an address or a code block that is passed over is not kept.
+It decides one character at a time and in bounded memory: a skipped address or code block is not kept.
 """
 
 import re
@@ -16,7 +16,7 @@ from .characters import BREAK, LEFT_OUT, UNSPACED, CleaningOptions, visible
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """Which tokens there are at one kind of place.
+    """The tokens that may occur at one kind of place.
 
     Text is held back as long as `growing` matches all of it, for it may still become a longer token; then the first of
     `tokens` that fits its beginning is taken. So `growing` must match every true beginning of a token that needs
@@ -50,7 +50,7 @@ _URL_STOP = rf"""(?:[ \n<>"`|{LEFT_OUT}\u00ab\u00bb\u2010-\u205e\uac00-\ud7af{UN
 _URL_TRAIL = r"[.,;:!?'*_~)\]}]"  # at the end of an address it belongs to the sentence
 _URL_BRACKETED = rf"\((?:(?!{_URL_STOP})[^()]){{0,100}}"
 
-# The beginning of a line, behind any number of markers. Indentation is gone already: nobody speaks indented code.
+# The beginning of a line, behind any number of markers. Indentation has been removed: indented code is spoken.
 _START = _context(
     [
         *(r"#{1,6}", r"(?P<c>[-*_=])(?P=c){0,19}", r"[+–—]", r"\d{1,9}[.)]?"),
@@ -127,7 +127,7 @@ def _is_word(char: str) -> bool:
 
 
 class MarkdownStripper:
-    """Keeps of visible characters what is spoken, with a BREAK where one element ends.
+    """Keeps the visible characters that are spoken, with a BREAK at the end of each element.
 
     A state machine over contexts; `_return` is the context to come back to after what is dropped.
 
@@ -153,7 +153,7 @@ class MarkdownStripper:
         self._context = _START
         self._return = self._inline  # the context behind what is passed over
         self._held = ""
-        self._before = "\n"  # the last character taken: it tells an opening star from a closing one
+        self._before = "\n"  # the last character taken: it decides between an opening and a closing star
         self._open: Counter[str] = Counter()
         self._ticks = self._fence = ""
         self._own_line = self._heading = False  # whether the line is a thing of its own, such as a list item
@@ -196,7 +196,7 @@ class MarkdownStripper:
         pass
 
     def _enter(self, context: _Context, token: re.Match[str]) -> None:
-        """Reads the token again in another context."""
+        """Read the token again in another context."""
         self._context = context
         self._held = token.group() + self._held
 
@@ -292,7 +292,7 @@ class MarkdownStripper:
         self._out.append(token.group()[1:])
 
     def _on_ticks(self, token: re.Match[str]) -> None:
-        """Opens a code span or closes it; one that is never closed ends with its line, so that it does little harm."""
+        """Open or close a code span. One that is never closed ends with its line."""
         if not self._cleaning.markdown or self._ticks not in ("", token.group()):
             self._emit(token)
             return
@@ -304,7 +304,7 @@ class MarkdownStripper:
             self._emit(token)
 
     def _is_emphasis(self, run: str, before: str, after: str) -> bool:
-        """Nearly as in CommonMark, but decided at once, and more willing: models write **“好”**的 as well."""
+        """Decide nearly as CommonMark does, but at once, and more leniently: models write **“好”**的 as well."""
         kind = run[:2]
         if (before.isspace() and not after.strip()) or (before.isdigit() and after.isdigit()):
             return False
@@ -349,7 +349,7 @@ class MarkdownStripper:
         else:
             self._emit(token)
 
-    # What is passed over, however long it is.
+    # Skipped elements of any length.
 
     def _pass_over(self, rest: _Context, then: _Context) -> None:
         self._context, self._return = rest, then

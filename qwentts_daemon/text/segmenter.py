@@ -1,7 +1,7 @@
-"""Cuts a text that is still being written into segments to speak, each given as soon as its end is certain.
+"""Splits a text that is still being written into segments to speak, each returned as soon as its end is certain.
 
-Three filters in a row: visible characters, markup taken out, sentences. What each of them decides depends on nothing
-but the characters up to there, so the fragments in which a text arrives never change its segments.
+Three filters in a row: characters, markup, sentences. Each decides by the characters up to the present one alone, so
+the fragments in which a text arrives never change its segments.
 """
 
 import re
@@ -9,6 +9,7 @@ import unicodedata
 
 from .characters import BREAK, LEFT_OUT, UNSPACED, CharacterFilter, CleaningOptions, tidy
 from .markdown import MarkdownStripper
+from .replacements import Replacer
 
 __all__ = ["CleaningOptions", "Segmenter", "clean"]
 
@@ -19,6 +20,7 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 _AT_ONCE = "。｡।॥"  # only a closer may still follow
 _WIDE = f"{_AT_ONCE}！？؟۔።၊။។"  # no blank needs to follow
 _LATIN = ".!?…‼⁇⁈⁉‽"
+_MARK_SET = frozenset(_LATIN)
 _LOUD = frozenset("!?‼⁇⁈⁉‽")
 _CLOSERS = r"」』）】〕〉》］｣”’\"')\]}"
 _ENDING = re.compile(
@@ -74,7 +76,7 @@ def _ends_unspaced(mark: str, before: str, following: str) -> bool:
 
 def _ends_spaced(before: str, mark: str, following: str, quoted: bool) -> bool:
     if _LOUD.intersection(mark):
-        return not (quoted and following.islower())  # "Why?" she said.
+        return not (quoted and following.islower())  # `"Why?" she said.`
     return not following.islower() and (mark != "." or not _is_abbreviated(before, following))
 
 
@@ -109,7 +111,7 @@ _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
 
 
 def _cut(text: str, limit: int) -> int:
-    """The last sensible place with at least one and at most `limit` characters before it."""
+    """Return the last sensible place with at least one and at most `limit` characters before it."""
     for place in (_CLAUSE, _BLANK, _UNSPACED):
         ends = [match.end() for match in place.finditer(text, limit // 2, limit + 1)]
         ends = [end for end in ends if 0 < end <= limit and not _is_cluster(text, end)]
@@ -138,10 +140,11 @@ def _is_cluster(text: str, at: int) -> bool:
 # A shortcut for what is only added to a sentence.
 _WORD = f"[^{_LATIN}{_WIDE}{BREAK}{LEFT_OUT} ]+"
 _WORDS = re.compile(f"{_WORD}(?: {_WORD})*")
+_MARKS = re.compile(f"[{_LATIN}]+")
 
 
 class _Sentences:
-    """Finds the sentences in plain text. It holds no more than one that is not finished."""
+    """Finds the sentences in plain text. It keeps only the unfinished one."""
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
@@ -157,17 +160,20 @@ class _Sentences:
             if not undecided and (words := _WORDS.match(text, at, at + room)):
                 self._text += words.group()
                 self._scanned, at = len(self._text), words.end()
+            elif self._text[-1:] in _MARK_SET and (marks := _MARKS.match(text, at, at + room)):
+                self._push(marks.group())  # a run of marks decides nothing, so look at it once
+                at = marks.end()
             else:
                 self._push(text[at])
                 at += 1
         done, self._done = self._done, []
         return done
 
-    def _push(self, char: str) -> None:
-        if char == BREAK:
+    def _push(self, chars: str) -> None:
+        if chars == BREAK:
             self._release(len(self._text))
-        elif char != " " or self._text[-1:] not in ("", " "):
-            self._text += char
+        elif chars != " " or self._text[-1:] not in ("", " "):
+            self._text += chars
             while end := self._find_end():
                 self._release(end)
 
@@ -191,29 +197,33 @@ class _Sentences:
 
 
 class Segmenter:
-    """Gives the segments of one text that arrives in fragments; `max_chars` bounds a segment and what is held back."""
+    """Returns the segments of a text that arrives in fragments; `max_chars` bounds a segment and the text held back."""
 
     def __init__(self, cleaning: CleaningOptions, max_chars: int = 400) -> None:
         self._cleaning = cleaning
         self._characters = CharacterFilter(cleaning.emoji)
         self._markup = MarkdownStripper(cleaning)
         self._sentences = _Sentences(max_chars)
+        self._replacer = Replacer(cleaning.replacements)
 
     def feed(self, text: str) -> list[str]:
-        """The segments that are complete now, cleaned, none of them empty."""
+        """Append text and return the segments that are complete now: cleaned and not empty."""
         return self._speak(self._markup.feed(self._characters.feed(text)))
 
     def end(self) -> list[str]:
-        """The rest."""
+        """Return the segments of the rest."""
         return self._speak(self._markup.feed(self._characters.end()) + self._markup.end() + BREAK)
 
     def _speak(self, plain: str) -> list[str]:
-        segments = (tidy(sentence, self._cleaning) for sentence in self._sentences.feed(plain))
-        return [segment for segment in segments if segment]
+        segments = map(self._finish, self._sentences.feed(plain))
+        return [segment for segment in segments if any(map(str.isalnum, segment))]
+
+    def _finish(self, sentence: str) -> str:
+        return " ".join(self._replacer.apply(tidy(sentence, self._cleaning)).split())
 
 
 def clean(text: str, cleaning: CleaningOptions) -> str:
-    """A whole text at once, as it would be spoken."""
+    """Return a whole text as it would be spoken."""
     segmenter = Segmenter(cleaning, max_chars=10_000)
     joined = ""
     for segment in segmenter.feed(text) + segmenter.end():
@@ -222,5 +232,5 @@ def clean(text: str, cleaning: CleaningOptions) -> str:
 
 
 def separator(before: str) -> str:
-    """What belongs between two segments: a blank behind `before`, the last character, if its script has blanks."""
+    """Return what joins two segments: a blank after the character `before` if its script uses blanks."""
     return " " if before and not _UNSPACED.match(before) else ""

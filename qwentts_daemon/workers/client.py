@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import host
-from engine.ipc.channel import ChannelClosed
+from engine.ipc.channel import ChannelClosed, ChannelError, VersionMismatch
 from engine.ipc.messages import (
     Chunk,
     Command,
@@ -31,7 +31,7 @@ from engine.ipc.messages import (
 from engine.ipc.settings import Settings
 
 from ..config.live import LiveConfig
-from ..errors import Code, SpeechError, StartError
+from ..errors import Code, SpeechError, StartError, first_error
 from ..voices.request import SynthesisRequest
 from .idle import IdleManager
 from .job import Job
@@ -120,12 +120,13 @@ class WorkerClient:
         """
         delay_s = FIRST_RESTART_DELAY_S
         while True:
-            await self._activated()
             began_s = time.monotonic()
             try:
+                await self._activated()
+                began_s = time.monotonic()
                 await self._run_process()
-            except OSError as error:  # out of processes or file descriptors
-                log.error("%s cannot be started: %s", self.name, error)
+            except Exception as error:  # one worker must not end the daemon
+                self._report_error(first_error(error))
             if self.failure:
                 return
             if not self._idle.is_active:
@@ -151,7 +152,7 @@ class WorkerClient:
                     await self._idle.activated()
 
     def _folder_signature(self) -> object:
-        """Return a value that changes with the voices folder; None if the engine has none."""
+        """Return a value that changes with the voices folder; None for an engine without a folder."""
         return host.voices_signature(self._folder) if self._folder else None
 
     async def _run_process(self) -> None:
@@ -185,7 +186,14 @@ class WorkerClient:
         health.close()
 
     async def _receive(self, process: WorkerProcess, health: HealthSupervisor) -> None:
-        """Handle the worker's events until its process has ended."""
+        """Handle the worker's events until its process has ended. Raises ChannelError."""
+        try:
+            await process.greeted()
+        except ChannelClosed:
+            log.error(
+                "%s ended before it was running; after an upgrade of the packages, restart the service", self.name
+            )
+            return
         with contextlib.suppress(ChannelClosed):
             while True:
                 event = await process.receive()
@@ -210,6 +218,8 @@ class WorkerClient:
                 self.gpu_memory_bytes = used_bytes
             case LoadFailed(reason, permanent):
                 self._report_load_error(reason, permanent)
+            case _:
+                raise ChannelError(f"{type(event).__name__} is not an event")
 
     def _set_voices(self, voices: tuple[Voice, ...]) -> None:
         self.voices, self._known_folder = voices, self._folder_signature()
@@ -221,3 +231,15 @@ class WorkerClient:
         log.log(level, "%s cannot be loaded: %s%s", self.name, reason, advice)
         self._load_error = reason
         self.failure = reason if permanent else None
+
+    def _report_error(self, error: BaseException) -> None:
+        """Log why a process could not be started, or must be replaced."""
+        match error:
+            case VersionMismatch():
+                self._report_load_error(f"{error}; restart the service", permanent=True)
+            case ChannelError():
+                log.error("%s sent what is not a message, and is replaced: %s", self.name, error)
+            case OSError():  # out of processes or file descriptors
+                log.error("%s cannot be started: %s", self.name, error)
+            case _:
+                log.error("%s is replaced after an unexpected error", self.name, exc_info=error)

@@ -13,7 +13,7 @@ from ..voices.request import SynthesisRequest
 from .client import WorkerClient
 from .idle import IdleManager
 from .job import Job
-from .queue import JobQueue, Priority
+from .queue import JobQueue, Turn
 
 
 class WorkerGroup:
@@ -39,6 +39,10 @@ class WorkerGroup:
     def waiting(self) -> int:
         """The number of waiting jobs."""
         return self._queue.waiting
+
+    def exceeds_share(self, client: str) -> bool:
+        """Whether `client` holds more than its share of the slots while others wait for one."""
+        return self._queue.exceeds_share(client)
 
     @property
     def state(self) -> str:
@@ -104,31 +108,31 @@ class WorkerGroup:
         return tuple(voice for voice in first.voices if all(voice.id in names for names in shared))
 
     @asynccontextmanager
-    async def job(self, request: SynthesisRequest, text: str, priority: Priority) -> AsyncIterator[Job]:
+    async def job(self, request: SynthesisRequest, text: str, turn: Turn) -> AsyncIterator[Job]:
         """Wait for a slot and begin a job; leaving the context cancels an unfinished one. Raises SpeechError."""
         requested_s = time.monotonic()
         with self._idle.job():
-            worker = await self._acquire(priority)
+            worker = await self._acquire(turn)
             try:
                 with worker.job(request, text, requested_s) as job:
                     yield job
             finally:
-                self._queue.release(worker.slots)
+                self._queue.release(worker.slots, turn)
 
     async def run(self) -> None:
-        """Keep every worker alive until cancelled. Returns when none can ever be loaded."""
+        """Keep every worker alive until cancelled. Returns when the engine can never be loaded."""
         async with asyncio.TaskGroup() as tasks:
             for worker in self.workers:
                 tasks.create_task(worker.run(), name=f"worker {worker.name}")
         assert self.failure, "a worker ended without a reason"
         self._queue.close(SpeechError(Code.ENGINE_UNAVAILABLE, self.failure))
 
-    async def _acquire(self, priority: Priority) -> WorkerClient:
+    async def _acquire(self, turn: Turn) -> WorkerClient:
         """Acquire a slot of a ready worker. Raises WorkerLost if the last one has just died."""
         while True:
-            slots = await self._queue.acquire(priority)
+            slots = await self._queue.acquire(turn)
             if self._by_slots[slots].ready:
                 return self._by_slots[slots]
-            self._queue.release(slots)  # it died after the slot had been assigned
+            self._queue.release(slots, turn)  # it died after the slot had been assigned
             if not self.ready:
                 raise WorkerLost

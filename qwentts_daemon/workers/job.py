@@ -32,7 +32,7 @@ class Timing:
 class Job:
     """A text that an engine worker speaks.
 
-    Unread audio is bounded: above HOLD_ABOVE_BYTES the worker is told to pause the job, so a reader that stops
+    Unread audio is bounded: above HOLD_ABOVE_BYTES the worker pauses the job, so a reader that stops
     costs a few MiB and no computing time.
     """
 

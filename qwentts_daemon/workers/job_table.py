@@ -21,7 +21,7 @@ class JobTable:
     """Maps job ids to open jobs. It outlives the worker's processes, so an id is never used twice."""
 
     def __init__(self, send: Callable[[Command], None]) -> None:
-        """`send` passes a command to the worker, or drops it if there is no process."""
+        """`send` passes a command to the worker, or drops it while the worker does not run."""
         self._send = send
         self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
@@ -46,7 +46,7 @@ class JobTable:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the worker last answered any job; while no job is open the value has no meaning."""
+        """Seconds since the worker last answered any job; meaningless while all jobs are finished."""
         return time.monotonic() - self._last_output_s
 
     def dispatch(self, event: JobEvent) -> None:

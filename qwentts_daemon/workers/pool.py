@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from ..config.live import LiveConfig
-from ..errors import StartError, WorkerLost
+from ..errors import Code, SpeechError, StartError, WorkerLost
 from ..voices.catalog import EngineVoice, best_voice
 from ..voices.request import SynthesisRequest
 from .group import WorkerGroup
 from .job import Job
-from .queue import Priority
+from .queue import Turn
 
 
 class WorkerPool:
@@ -57,48 +57,53 @@ class WorkerPool:
 
     @property
     def voices(self) -> tuple[EngineVoice, ...]:
-        """The voices of the primary engine, or of the fallback engine while that has none."""
+        """The voices of the primary engine, or of the fallback engine while that list is empty."""
         return self.primary.voices or (self._fallback.voices if self._fallback else ())
 
     @asynccontextmanager
-    async def job(
-        self, request: SynthesisRequest, text: str, priority: Priority, again: bool = False
-    ) -> AsyncIterator[Job]:
+    async def job(self, request: SynthesisRequest, text: str, turn: Turn, again: bool = False) -> AsyncIterator[Job]:
         """Begin a job (see `WorkerGroup.job`), with the fallback voice while the primary engine cannot speak.
 
         With `again` the primary engine is skipped: it has been lost with this text.
         """
         async with AsyncExitStack() as stack:
-            yield await self._begin(stack, request, text, priority, again)
+            yield await self._begin(stack, request, text, turn, again)
 
-    async def _begin(
-        self, stack: AsyncExitStack, request: SynthesisRequest, text: str, priority: Priority, again: bool
-    ) -> Job:
+    async def _begin(self, stack: AsyncExitStack, request: SynthesisRequest, text: str, turn: Turn, again: bool) -> Job:
         if not (again or self._only_fallback_has(request.voice)):
             if self._primary_takes_jobs:
-                with suppress(WorkerLost):  # its last worker died while this job was waiting
-                    return await stack.enter_async_context(self.primary.job(request, text, priority))
+                try:
+                    return await stack.enter_async_context(self.primary.job(request, text, turn))
+                except SpeechError as error:  # lost while this job was waiting, or too busy for it
+                    if self._fallback is None or not (
+                        isinstance(error, WorkerLost) or error.code == Code.QUEUE_TIMEOUT
+                    ):
+                        raise
             else:
                 self.primary.wake()
         if self._fallback is None:
             raise WorkerLost
         request = self._fallback_request(self._fallback, request)
-        return await stack.enter_async_context(self._fallback.job(request, text, priority))
+        return await stack.enter_async_context(self._fallback.job(request, text, turn))
+
+    def exceeds_share(self, client: str) -> bool:
+        """Whether `client` holds more than its share of the primary engine's slots while others wait for one."""
+        return self.primary.exceeds_share(client)
 
     @property
     def _primary_takes_jobs(self) -> bool:
-        """Whether the primary engine can speak now, or there is no working fallback, so that jobs wait for it."""
+        """Whether the primary engine can speak now, or jobs must wait for it because a working fallback is missing."""
         speaks = self.primary.ready and bool(self.primary.voices)
         return speaks or self._fallback is None or self._fallback.failure is not None
 
     def _only_fallback_has(self, voice: str) -> bool:
-        """Whether only the fallback engine has `voice`: it was chosen while the primary engine had none yet."""
+        """Whether only the fallback engine has `voice`: it was chosen before the primary engine had voices."""
         if self._fallback is None or voice in {each.id for each in self.primary.voices}:
             return False
         return voice in {each.id for each in self._fallback.voices}
 
     async def run(self) -> None:
-        """Keep every worker alive until cancelled. Raises StartError when none can ever be loaded."""
+        """Keep every worker alive until cancelled. Raises StartError when every engine has failed for good."""
         async with asyncio.TaskGroup() as tasks:
             for group in self._groups:
                 tasks.create_task(group.run(), name=f"workers {group.workers[0].name}")

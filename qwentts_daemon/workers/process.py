@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 from collections.abc import AsyncIterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -37,14 +38,18 @@ class WorkerProcess:
         """Send a command without waiting; see `is_choked`."""
         self._commands.write(channel.pack(command))
 
+    async def greeted(self) -> None:
+        """Wait until the process runs. Raises VersionMismatch, or ChannelClosed when it has ended."""
+        await channel.expect_greeting(self._events)
+
     async def receive(self) -> Event:
-        """Return the next event. Raises ChannelClosed when the process has ended."""
+        """Return the next event. Raises ChannelClosed when the process has ended, and ChannelError."""
         event: Event = await channel.receive(self._events)
         return event
 
     @property
     def is_choked(self) -> bool:
-        """Whether the worker leaves so many commands unread that they would fill the memory."""
+        """Whether the worker does not read its commands, which would fill the memory."""
         return self._commands.get_write_buffer_size() > UNREAD_COMMANDS_BYTES
 
 
@@ -55,7 +60,7 @@ async def spawned(settings: Settings) -> AsyncIterator[WorkerProcess]:
     events_reader, events_writer = _spawn.Pipe(duplex=False)
     channel.enlarge(commands_writer)
     channel.enlarge(events_writer)
-    arguments = (settings, commands_reader, events_writer, os.getpid())
+    arguments = (pickle.dumps(settings), commands_reader, events_writer, os.getpid())
     _ensure_working_directory()
     process = _spawn.Process(target=host.run_worker, args=arguments, name=settings.name, daemon=True)
     process.start()  # from this thread: PR_SET_PDEATHSIG follows the thread that forked
@@ -71,7 +76,7 @@ async def spawned(settings: Settings) -> AsyncIterator[WorkerProcess]:
 
 @contextlib.asynccontextmanager
 async def _connected(commands: Connection, events: Connection) -> AsyncIterator[WorkerProcess]:
-    """Attach both pipes to the event loop; leaving tells the worker to stop."""
+    """Attach both pipes to the event loop; leaving stops the worker."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=channel.CAPACITY_BYTES)
     incoming, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), events)
@@ -96,7 +101,7 @@ def _ensure_working_directory() -> None:
 
 
 async def _end(process: BaseProcess, pidfd: int) -> None:
-    """Give the process STOP_TIMEOUT_S to exit, then kill it. It may be unresponsive, so SIGTERM is not enough.
+    """Wait STOP_TIMEOUT_S for the process to exit, then kill it. It may be unresponsive, so SIGTERM is not enough.
 
     The pidfd reports the exit without a waiting thread: two threads in waitpid() would steal it from each other.
     """

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,6 +17,14 @@ class Priority(IntEnum):
 
     ASSIST = 0
     ANNOUNCEMENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """For whom a job waits: its priority, and the client that its slot is counted for."""
+
+    priority: Priority = Priority.ASSIST
+    client: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,10 +48,19 @@ class WorkerSlots:
         return (self.running + 1) / self.capacity
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A job in the queue."""
+
+    turn: Turn
+    slots: asyncio.Future[WorkerSlots]
+
+
 class JobQueue:
     """Assigns each job to the least loaded worker with a free slot; further jobs wait in one queue.
 
-    No job waits for a certain worker, so none idles while jobs wait, and a worker that dies takes no waiting job along.
+    Jobs do not wait for a certain worker, so workers never idle while jobs wait, and waiting jobs survive a worker.
+    A free slot is assigned to the client that holds the fewest, so one with many requests delays only itself.
     """
 
     def __init__(
@@ -59,8 +75,8 @@ class JobQueue:
         self.has_fallback = has_fallback
         self._changed = changed
         self._workers: list[WorkerSlots] = []
-        self._heap: list[tuple[Priority, int, asyncio.Future[WorkerSlots]]] = []
-        self._arrivals = itertools.count()
+        self._waiters: list[_Waiter] = []  # in the order of their arrival
+        self._held: Counter[str] = Counter()  # slots by client
         self._closed: SpeechError | None = None
 
     @property
@@ -71,10 +87,10 @@ class JobQueue:
     @property
     def waiting(self) -> int:
         """The number of jobs in the queue."""
-        return len(self._heap)
+        return len(self._waiters)
 
     def add_worker(self) -> WorkerSlots:
-        """Add a worker, which has no slots at first."""
+        """Add a worker, at first without slots."""
         self._workers.append(WorkerSlots())
         return self._workers[-1]
 
@@ -86,13 +102,21 @@ class JobQueue:
         self._assign()
 
     def set_hung(self, slots: WorkerSlots) -> None:
-        """Record that a worker does not react. When none does, waiting jobs fail."""
+        """Record that a worker does not react. When all hang, waiting jobs fail."""
         slots.hung = True
         if self._all_hung:
             self._reject_waiting(_no_reaction())
 
-    async def acquire(self, priority: Priority) -> WorkerSlots:
-        """Wait for a slot, to be given back with `release`. Raises SpeechError if the queue or the wait is too long."""
+    def exceeds_share(self, client: str) -> bool:
+        """Whether `client` holds more than its share of the slots while others wait for one."""
+        others = {waiter.turn.client for waiter in self._waiters} - {client}
+        if not others:
+            return False
+        capacity = sum(slots.capacity for slots in self._workers)
+        return self._held[client] > max(1, capacity // len(others | self._held.keys()))
+
+    async def acquire(self, turn: Turn) -> WorkerSlots:
+        """Wait for a slot, to be returned with `release`. Raises SpeechError if the queue or the wait is too long."""
         if self._closed:
             raise self._closed
         if self._all_hung:
@@ -100,26 +124,33 @@ class JobQueue:
         limits = self._live.current.queue
         self._changed()
         if not self.waiting and (slots := self._least_loaded()):
-            slots.running += 1
-            return slots
+            return self._hold(slots, turn)
         if self.waiting >= limits.max_size:
             raise SpeechError(Code.QUEUE_FULL, f"{self.waiting} replies are waiting already; try again later")
-        turn: asyncio.Future[WorkerSlots] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._heap, (priority, next(self._arrivals), turn))
+        waiter = _Waiter(turn, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
         try:
             async with asyncio.timeout(limits.max_wait):
-                return await turn
+                return await waiter.slots
         except TimeoutError:
-            self._abandon(turn)
+            self._abandon(waiter)
             raise SpeechError(Code.QUEUE_TIMEOUT, f"no turn within {limits.max_wait:g} s; try again later") from None
         except asyncio.CancelledError:
-            self._abandon(turn)
+            self._abandon(waiter)
             raise
 
-    def release(self, slots: WorkerSlots) -> None:
-        """Give back a slot."""
+    def release(self, slots: WorkerSlots, turn: Turn) -> None:
+        """Return a slot that was acquired for `turn`."""
         slots.running -= 1
+        self._held[turn.client] -= 1
+        if not self._held[turn.client]:
+            del self._held[turn.client]
         self._assign()
+
+    def _hold(self, slots: WorkerSlots, turn: Turn) -> WorkerSlots:
+        slots.running += 1
+        self._held[turn.client] += 1
+        return slots
 
     def close(self, error: SpeechError) -> None:
         """Fail every waiting and every later `acquire` with `error`."""
@@ -127,27 +158,27 @@ class JobQueue:
         self._reject_waiting(error)
 
     def _reject_waiting(self, error: SpeechError) -> None:
-        for *_, turn in self._heap:
-            if not turn.done():  # otherwise its waiter was cancelled and has not run yet
-                turn.set_exception(error)
-        self._heap.clear()
+        for waiter in self._waiters:
+            if not waiter.slots.done():  # otherwise it was cancelled and has not run yet
+                waiter.slots.set_exception(error)
+        self._waiters.clear()
 
-    def _abandon(self, turn: asyncio.Future[WorkerSlots]) -> None:
+    def _abandon(self, waiter: _Waiter) -> None:
         """Leave the queue, or release the slot that was assigned in this very turn of the event loop."""
-        if not turn.done():
-            turn.cancel()
-        elif not turn.cancelled() and not turn.exception():
-            self.release(turn.result())
-        self._heap = [entry for entry in self._heap if entry[2] is not turn]
-        heapq.heapify(self._heap)
+        slots = waiter.slots
+        if not slots.done():
+            slots.cancel()
+        elif not slots.cancelled() and not slots.exception():
+            self.release(slots.result(), waiter.turn)
+        self._waiters = [each for each in self._waiters if each is not waiter]
 
     def _assign(self) -> None:
         self._changed()
-        while self._heap and (slots := self._least_loaded()):
-            *_, turn = heapq.heappop(self._heap)
-            if not turn.done():
-                turn.set_result(slots)
-                slots.running += 1
+        while self._waiters and (slots := self._least_loaded()):
+            waiter = min(self._waiters, key=lambda each: (each.turn.priority, self._held[each.turn.client]))
+            self._waiters.remove(waiter)
+            if not waiter.slots.done():
+                waiter.slots.set_result(self._hold(slots, waiter.turn))
 
     @property
     def _all_hung(self) -> bool:

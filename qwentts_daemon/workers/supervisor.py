@@ -32,13 +32,13 @@ class HealthSupervisor:
         self.loaded = self.ready = False  # a loaded worker that does not react is not ready
 
     def open(self, capacity: int) -> None:
-        """Give the worker up to `capacity` jobs at once: its engine is loaded."""
+        """Assign up to `capacity` jobs at once to the worker: its engine is loaded."""
         self._capacity = capacity
         self.loaded = self.ready = True
         self._queue.set_capacity(self._slots, capacity)
 
     def close(self) -> None:
-        """Give the worker no more jobs."""
+        """Assign no more jobs to the worker."""
         self.loaded = self.ready = False
         self._queue.set_capacity(self._slots, 0)
 
@@ -68,7 +68,7 @@ class HealthSupervisor:
         log.error("%s %s%s", self._name, reason, " and reads no commands" if self._process.is_choked else "")
 
     def _apply(self, health: WorkerHealth) -> None:
-        """Give a healthy worker jobs; take new ones, silent ones or all of them away from others."""
+        """Assign jobs to a healthy worker; withhold new ones from others, and fail silent ones or all."""
         healthy = health is WorkerHealth.HEALTHY
         if healthy != self.ready:
             change = "reacts again" if healthy else f"{self.monitor}; it gets no replies until it reacts"

@@ -1,4 +1,4 @@
-"""A Wyoming client for the command line: speaks through a running daemon as Home Assistant would."""
+"""A Wyoming client for the command line, which uses a running daemon as Home Assistant does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Write = Callable[[int, bytes], None]
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """Which daemon, which voice and style, and how many seconds to wait for the daemon."""
+    """The daemon, voice and style of a request, and how many seconds to wait for the daemon."""
 
     uri: str
     voice: str | None
@@ -54,7 +54,7 @@ class ClientOptions:
 
 @dataclass(slots=True)
 class ClientResult:
-    """What came back; times in seconds from the first text sent."""
+    """The result of a request; times in seconds since the first text was sent."""
 
     first_audio_s: float = 0.0
     total_s: float = 0.0
@@ -63,7 +63,7 @@ class ClientResult:
 
 
 async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) -> ClientResult:
-    """Send text while reading audio. `write` gets rate and PCM. Raises SpeechError and StartError."""
+    """Send text while reading audio. `write` is called with rate and PCM. Raises SpeechError and StartError."""
     async with _connected(request) as wyoming, asyncio.TaskGroup() as tasks:
         began_s = time.monotonic()
         sender = tasks.create_task(_send_text(wyoming, request, pieces), name="text")
@@ -73,12 +73,12 @@ async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) 
 
 
 async def voices(request: ClientOptions) -> list[TtsVoice]:
-    """The voices that the daemon lists."""
+    """Return the voices that the daemon lists."""
     return [voice for program in await programs(request) for voice in program.voices]
 
 
 async def programs(request: ClientOptions) -> list[TtsProgram]:
-    """What the daemon says of itself."""
+    """Return the programs and voices of the daemon."""
     async with _connected(request) as wyoming:
         await wyoming.write_event(Describe().event())
         async for event in _events(wyoming):
@@ -88,12 +88,12 @@ async def programs(request: ClientOptions) -> list[TtsProgram]:
 
 
 async def whole(text: str) -> AsyncIterator[str]:
-    """A text that is there already."""
+    """Yield a text that is complete."""
     yield text
 
 
 async def stdin_pieces() -> AsyncIterator[str]:
-    """Standard input as it arrives."""
+    """Yield standard input as it arrives."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):  # a file is never waited for, and cannot be
         yield sys.stdin.buffer.read().decode(errors="replace")
@@ -107,7 +107,7 @@ async def stdin_pieces() -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def sink(output: Path | None, play: bool) -> Iterator[Write]:
-    """Where the audio goes: a WAV file, a loudspeaker, or both."""
+    """Open the outputs for the audio: a WAV file, a loudspeaker, or both."""
     with contextlib.ExitStack() as stack:
         writers = [writer for writer in (_wav_writer(stack, output), _player(stack, play)) if writer]
 
@@ -119,7 +119,7 @@ def sink(output: Path | None, play: bool) -> Iterator[Write]:
 
 
 def _wav_writer(stack: contextlib.ExitStack, output: Path | None) -> Write | None:
-    """The file is made when there is audio for it, so that a failure leaves none behind."""
+    """Return a writer that creates the file at the first audio, so that a failure does not leave an empty one."""
     if output is None:
         return None
     files: list[wave.Wave_write] = []
@@ -176,7 +176,7 @@ async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
             if time.monotonic() >= until_s:
                 reason = error.strerror or error
                 raise StartError(f"no daemon answers at {request.uri}: {reason} (start one, or use --uri)") from error
-        await asyncio.sleep(RETRY_S)  # the daemon is another process and tells nobody when it listens
+        await asyncio.sleep(RETRY_S)  # another process does not signal when it listens
     try:
         yield wyoming
     finally:
@@ -186,7 +186,7 @@ async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
 
 async def _send_text(wyoming: AsyncClient, request: ClientOptions, pieces: AsyncIterator[str]) -> None:
     voice = SynthesizeVoice(request.voice, speaker=request.speaker) if request.voice else None
-    with contextlib.suppress(ConnectionError):  # the reader hears why
+    with contextlib.suppress(ConnectionError):  # the reader gets the reason
         await wyoming.write_event(SynthesizeStart(voice=voice).event())
         async for piece in pieces:
             await wyoming.write_event(SynthesizeChunk(piece).event())
@@ -213,7 +213,7 @@ async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> Client
 
 
 async def _events(wyoming: AsyncClient) -> AsyncIterator[Event]:
-    """Events until the end of the connection. Raises SpeechError for an error event."""
+    """Yield events until the end of the connection. Raises SpeechError for an error event."""
     while (event := await wyoming.read_event()) is not None:
         if Error.is_type(event.type):
             error = Error.from_event(event)

@@ -42,6 +42,15 @@ from ..errors import Code, SpeechError
 from ..voices.request import SynthesisRequest
 
 SAMPLE_BYTES = 2
+NAME_CHARS = 200
+"""The greatest length of a name, language, speaker or other short text from a client."""
+EVENT_DATA_BYTES = 64 * 1024
+"""The greatest length of the data of an event, besides its text."""
+CHARACTER_BYTES = 12
+"""The greatest length of a character in JSON: an escaped surrogate pair."""
+TEXT_EVENTS = frozenset({"synthesize", "synthesize-chunk"})
+EVENTS = TEXT_EVENTS | {"describe", "ping", "select-program", "synthesize-start", "synthesize-stop"}
+"""The event types that `SpeechExchange.receive` handles; it ignores all others."""
 
 Resolve = Callable[[str | None, str | None, str | None], SynthesisRequest]
 """Turns voice name, language and speaker into a request. Raises SpeechError."""
@@ -146,7 +155,7 @@ class SpeechExchange:
             case "ping":
                 yield Send(Pong(_optional_text(event.data, "text")).event())
             case "select-program":
-                yield SelectProgram(_optional_text(event.data, "name"))
+                yield SelectProgram(_short_text(event.data, "name"))
             case "synthesize" if not self._stream_open:
                 yield from self._start_reply(event, streamed=False)
                 yield FeedText(_text(event))
@@ -202,13 +211,13 @@ class SpeechExchange:
     def _start_reply(self, event: Event, streamed: bool) -> Iterator[Action]:
         """Check a request before it interrupts the running reply."""
         yield CountRequest()
-        text_format = event.data.get("text_format")
+        text_format = _short_text(event.data, "text_format")
         if text_format not in (None, "text"):
             raise SpeechError(Code.TEXT_FORMAT_NOT_SUPPORTED, f"text_format {text_format!r:.40} is not supported")
         voice = event.data.get("voice") or {}
         if not isinstance(voice, dict):
             raise SpeechError(Code.INVALID_REQUEST, "voice must be an object")
-        name, language, speaker = (_optional_text(voice, key) or None for key in ("name", "language", "speaker"))
+        name, language, speaker = (_short_text(voice, key) or None for key in ("name", "language", "speaker"))
         request = self._resolve(name, language, speaker)
         self._stream_open = False
         if self.replying:
@@ -224,7 +233,7 @@ class SpeechExchange:
 def _text(event: Event) -> str:
     text = event.data.get("text")
     if not isinstance(text, str):
-        raise SpeechError(Code.INVALID_REQUEST, f"{event.type} has no text")
+        raise SpeechError(Code.INVALID_REQUEST, f"{event.type} needs a text")
     return text
 
 
@@ -232,4 +241,12 @@ def _optional_text(data: dict[str, object], key: str) -> str | None:
     value = data.get(key)
     if value is not None and not isinstance(value, str):
         raise SpeechError(Code.INVALID_REQUEST, f"{key} must be a text")
+    return value
+
+
+def _short_text(data: dict[str, object], key: str) -> str | None:
+    """Return a text that other code may search, compare and log. Raises SpeechError if it is too long."""
+    value = _optional_text(data, key)
+    if value and len(value) > NAME_CHARS:
+        raise SpeechError(Code.INVALID_REQUEST, f"{key} is longer than {NAME_CHARS} characters")
     return value

@@ -1,4 +1,4 @@
-"""What this server says of itself in answer to `describe`."""
+"""The info event in answer to `describe`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SocketsByName = Mapping[str, Sequence[socket.socket]]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Host and port of a TCP socket, None for others; `close` accepts no more."""
+    """An open listener: `address` is host and port of a TCP socket, else None; `close` stops accepting connections."""
 
     address: tuple[str, int] | None
     close: Callable[[], None]
@@ -45,7 +45,7 @@ async def listening(
 ) -> AsyncIterator[Listener]:
     """Accept connections for `server` while the context is open, on the sockets from systemd or else on `uri`.
 
-    `finished` is set when nothing more can come, at the end of stdin. Raises StartError.
+    `finished` is set at the end of stdin, after which no client can connect. Raises StartError.
     """
     inherited = _for_wyoming(given)
     asyncio.get_running_loop().set_exception_handler(_AcceptErrorLog())
@@ -75,10 +75,10 @@ def _close_all(acceptors: Sequence[asyncio.Server]) -> Callable[[], None]:
 
 
 def _for_wyoming(given: SocketsByName) -> list[socket.socket]:
-    """What systemd has opened for this server: what it calls `wyoming`, or a single socket without a name."""
+    """Return the sockets of systemd for this server: those named `wyoming`, or a single unnamed one."""
     known = given.get(SOCKET_NAME) or (given.get("unknown", ()) if len(given) == 1 else ())
     for name in (name for name, sockets in given.items() if sockets is not known):
-        log.warning("a socket from systemd is named %r, which is nobody's name", name)
+        log.warning("a socket from systemd has the unknown name %r", name)
     return list(known)
 
 
@@ -91,7 +91,7 @@ def _name(listener: socket.socket) -> str:
 
 @contextlib.contextmanager
 def _bound(uri: str) -> Iterator[socket.socket]:
-    """A listening socket of our own; the path of one in the file system goes with it."""
+    """Open a listening socket; remove the path of a unix socket at the end."""
     parts = urlsplit(uri)
     path = Path(unquote(parts.path)) if parts.scheme == "unix" else None
     listener = _unix_socket(path) if path else _tcp_socket(uri)
@@ -104,7 +104,7 @@ def _bound(uri: str) -> Iterator[socket.socket]:
 
 
 class _AcceptErrorLog:
-    """Says once in a while that no connection can be accepted, which asyncio would say a hundred times a second."""
+    """Logs at intervals that connections cannot be accepted; asyncio alone would log it a hundred times a second."""
 
     def __init__(self) -> None:
         self._next_s = 0.0
@@ -115,7 +115,7 @@ class _AcceptErrorLog:
             loop.default_exception_handler(context)
         elif loop.time() >= self._next_s:
             self._next_s = loop.time() + COMPLAINT_INTERVAL_S
-            log.error("no more connections can be accepted at present: %s", error.strerror)
+            log.error("connections cannot be accepted at present: %s", error.strerror)
 
 
 def _accept_with(server: WyomingServer) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
@@ -139,7 +139,7 @@ def _tcp_socket(uri: str) -> socket.socket:
 
 
 def _unix_socket(path: Path) -> socket.socket:
-    """A socket that its owner and group may use; the path of a daemon that is gone is used again."""
+    """Return a socket for its owner and group; the path of a daemon that has ended is reused."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
@@ -184,7 +184,7 @@ async def _serve_stdio(server: WyomingServer, finished: asyncio.Event) -> None:
 
 
 def _is_pipe(stream: TextIO | None) -> bool:
-    """Whether the event loop can wait for it; a file or /dev/null it cannot."""
+    """Whether the event loop can wait for a stream: not for a file or /dev/null."""
     if stream is None:
         return False
     mode = os.fstat(stream.fileno()).st_mode

@@ -21,7 +21,11 @@ from ..errors import Code, SpeechError, WireError, first_error
 from ..synthesis.reply import Reply, Synthesizer
 from ..voices.catalog import VoiceCatalog
 from .exchange import (
+    CHARACTER_BYTES,
+    EVENT_DATA_BYTES,
+    EVENTS,
     SAMPLE_BYTES,
+    TEXT_EVENTS,
     Action,
     CountRequest,
     EndText,
@@ -34,13 +38,12 @@ from .exchange import (
     StartReply,
 )
 from .info import info_bytes
-from .rate_limit import ClientLimiter
-from .wire import encode_event, read_event
+from .rate_limit import ClientLimiter, host_of
+from .wire import Header, encode_event, read_data, read_header, skip
 
 CLOSE_TIMEOUT_S = 2.0
 LINGER_BYTES = 64 * 1024
 WARNING_INTERVAL_S = 10.0
-"""Log each kind of rejection as a warning at most once per interval."""
 REFUSALS = 32
 """The number of rejected clients that receive an error at the same time; further ones are disconnected."""
 
@@ -62,6 +65,21 @@ class Service:
         return self.live.current.wyoming
 
 
+class WarningLimiter:
+    """Logs each kind of warning at most once per WARNING_INTERVAL_S, and the others at DEBUG."""
+
+    def __init__(self) -> None:
+        self._next_s: dict[str, float] = {}
+
+    def warn(self, kind: str, message: str, *arguments: object) -> None:
+        """Log a warning of a kind."""
+        now_s = time.monotonic()
+        due = now_s >= self._next_s.get(kind, 0.0)
+        if due:
+            self._next_s[kind] = now_s + WARNING_INTERVAL_S
+        log.log(logging.WARNING if due else logging.DEBUG, message, *arguments)
+
+
 class WyomingServer:
     """Accepts connections up to a limit, and closes them in order."""
 
@@ -70,13 +88,13 @@ class WyomingServer:
         self._tasks = tasks
         self._open: dict[WyomingConnection, asyncio.Task[None]] = {}
         self._refusals = 0
-        self._next_warning_s: dict[str, float] = {}
+        self._warnings = WarningLimiter()
 
     def accept(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool = False
     ) -> asyncio.Task[None]:
         """Serve a connection in its own task. With `half_close` a client still reads after its end of file."""
-        connection = WyomingConnection(self._service, reader, writer, half_close)
+        connection = WyomingConnection(self._service, reader, writer, half_close, self._warnings)
         try:
             self._admit(connection)
         except SpeechError as error:
@@ -92,14 +110,14 @@ class WyomingServer:
             raise SpeechError(
                 Code.TOO_MANY_CONNECTIONS, f"{limit} connections are open (wyoming.max_connections); try again later"
             )
-        self._service.addresses.enter(connection.address)
+        self._service.addresses.acquire(connection.address)
 
     def _leave(self, connection: WyomingConnection) -> None:
         del self._open[connection]
-        self._service.addresses.leave(connection.address)
+        self._service.addresses.release(connection.address)
 
     async def _refuse(self, connection: WyomingConnection, error: SpeechError) -> None:
-        self._warn(connection.peer, error)
+        self._warnings.warn(error.code, "%s refused: %s", connection.peer, error)
         if self._refusals >= REFUSALS:
             connection.cut_off()
             return
@@ -108,13 +126,6 @@ class WyomingServer:
             await connection.refuse(error)
         finally:
             self._refusals -= 1
-
-    def _warn(self, peer: str, error: SpeechError) -> None:
-        now_s = asyncio.get_running_loop().time()
-        due = now_s >= self._next_warning_s.get(error.code, 0.0)
-        if due:
-            self._next_warning_s[error.code] = now_s + WARNING_INTERVAL_S
-        log.log(logging.WARNING if due else logging.DEBUG, "%s refused: %s", peer, error)
 
     async def drain(self, timeout_s: float) -> None:
         """Let running replies finish for up to `timeout_s`, then close every connection."""
@@ -154,8 +165,14 @@ class WyomingConnection:
     """One client, from its first event until either side closes: the I/O around a `SpeechExchange`."""
 
     def __init__(
-        self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, half_close: bool
+        self,
+        service: Service,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        half_close: bool,
+        warnings: WarningLimiter,
     ) -> None:
+        self._warnings = warnings
         self._service = service
         self._reader = reader
         self._writer = writer
@@ -167,6 +184,7 @@ class WyomingConnection:
         self._shutting_down = False
         peername = writer.get_extra_info("peername")
         self.address: str | None = peername[0] if isinstance(peername, tuple) else None
+        self._owner = (host_of(self.address) if self.address else None) or "local"
         self.peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else "local"
 
     @property
@@ -182,7 +200,7 @@ class WyomingConnection:
             await self._converse()
         except* (SpeechError, WireError, TimeoutError) as errors:
             error = self._as_speech_error(first_error(errors))
-            log.warning("%s: %s (%s)", self.peer, error, error.code)
+            self._warnings.warn(f"served {error.code}", "%s: %s (%s)", self.peer, error, error.code)
         except* OSError as errors:
             log.info("%s: connection lost: %s", self.peer, first_error(errors))
         except* Exception as errors:
@@ -209,7 +227,7 @@ class WyomingConnection:
     async def _converse(self) -> None:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
             self._restart_idle_timer()
-            while event := await read_event(self._reader):
+            while event := await self._receive():
                 for action in self._exchange.receive(event):
                     await self._execute(action, tasks)
                 if self._exchange.stream_open and self._reply:
@@ -221,10 +239,34 @@ class WyomingConnection:
             if self.speech and not self._half_close:
                 self.speech.cancel()  # its last bytes may still wait for a client that does not read
 
+    async def _receive(self) -> Event | None:
+        """Return the next event, without its payload; the body of an unknown one is not even parsed."""
+        header = await read_header(self._reader)
+        if header is None:
+            return None
+        if delay_s := self._service.addresses.count_event(self.address, header.size):
+            await asyncio.sleep(delay_s)  # meanwhile TCP slows the sender down
+        if header.type not in EVENTS:
+            await skip(self._reader, header, header.data_length + header.payload_length)
+            return Event(header.type)
+        data = await read_data(self._reader, header, self._data_limit(header))
+        await skip(self._reader, header, header.payload_length)
+        return Event(header.type, data)
+
+    def _data_limit(self, header: Header) -> int:
+        """Return the greatest length of an event's data. Raises SpeechError for a text that is certainly too long."""
+        if header.type not in TEXT_EVENTS:
+            return EVENT_DATA_BYTES
+        max_length = self._service.live.current.text.max_length
+        limit = EVENT_DATA_BYTES + CHARACTER_BYTES * max_length
+        if header.data_length > limit:
+            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {max_length} characters (text.max_length)")
+        return limit
+
     async def _execute(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
             case CountRequest():
-                self._service.addresses.ask(self.address)
+                self._service.addresses.count_request(self.address)
             case SendInfo():
                 self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
                 await self._drain()
@@ -236,10 +278,10 @@ class WyomingConnection:
                 await self._interrupt()
             case StartReply(request):
                 await self._cancel_speech()  # the reply before it has ended, but may still be sending
-                self._reply = reply = self._service.synthesizer.reply(request, self.peer)
+                self._reply = reply = self._service.synthesizer.reply(request, self.peer, owner=self._owner)
                 self._speech = tasks.create_task(self._speak(reply), name=f"reply {reply.name}")
             case FeedText(text):
-                self._last_reply.feed(text)
+                await self._last_reply.feed(text)
             case EndText():
                 self._last_reply.end_text()
 

@@ -19,6 +19,7 @@ from ..errors import WireError
 HEADER_BYTES = 64 * 1024
 DATA_BYTES = 1024 * 1024
 PAYLOAD_BYTES = 1024 * 1024
+PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,12 @@ class Header:
     data: dict[str, Any]
     data_length: int
     payload_length: int
+    line_length: int = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the whole event in bytes."""
+        return self.line_length + self.data_length + self.payload_length
 
 
 def parse_header(line: bytes) -> Header:
@@ -36,28 +43,39 @@ def parse_header(line: bytes) -> Header:
     header = _json_object(line, "header")
     kind = header.get("type")
     if not isinstance(kind, str) or not kind:
-        raise WireError("the event's header has no type")
+        raise WireError("the event's header lacks a type")
     data = header.get("data")
     if data is not None and not isinstance(data, dict):
-        raise WireError(f"the data of {kind[:40]!r} is no JSON object")
+        raise WireError(f"the data of {kind[:40]!r} is not a JSON object")
     return Header(
         kind,
         data or {},
         _length(header, "data_length", DATA_BYTES),
         _length(header, "payload_length", PAYLOAD_BYTES),
+        len(line),
     )
 
 
 def parse_data(body: bytes) -> dict[str, Any]:
-    """The JSON object after the header. Raises WireError."""
+    """Return the JSON object after the header. Raises WireError."""
     return _json_object(body, "data")
 
 
 async def read_event(reader: asyncio.StreamReader) -> Event | None:
-    """The next event, or None at the end of the stream. The reader's own limit must be `HEADER_BYTES`.
+    """Return the next event, or None at the end of the stream. The reader's own limit must be `HEADER_BYTES`.
 
-    Raises WireError for anything that is no event and for a stream that ends inside one.
+    Raises WireError for anything that is not an event and for a stream that ends inside one.
     """
+    header = await read_header(reader)
+    if header is None:
+        return None
+    data = await read_data(reader, header)
+    payload = await _read(reader, header, header.payload_length)
+    return Event(header.type, data, payload or None)
+
+
+async def read_header(reader: asyncio.StreamReader) -> Header | None:
+    """Return the next header, or None at the end of the stream. Raises WireError."""
     try:
         line = await reader.readuntil(b"\n")
     except asyncio.LimitOverrunError as error:
@@ -66,18 +84,35 @@ async def read_event(reader: asyncio.StreamReader) -> Event | None:
         if error.partial.strip():
             raise WireError("the stream ended inside a header") from error
         return None
-    header = parse_header(line)
+    return parse_header(line)
+
+
+async def read_data(reader: asyncio.StreamReader, header: Header, limit: int = DATA_BYTES) -> dict[str, Any]:
+    """Read and parse the data of an event. Raises WireError, also for more than `limit` bytes."""
+    if header.data_length > limit:
+        raise WireError(f"data_length {header.data_length} of {header.type[:40]!r} is above the limit of {limit} bytes")
+    body = await _read(reader, header, header.data_length)
+    return header.data | parse_data(body) if body else header.data
+
+
+async def skip(reader: asyncio.StreamReader, header: Header, length: int) -> None:
+    """Read `length` bytes of an event without keeping them. Raises WireError if the stream ends before."""
+    while length:
+        piece = await reader.read(min(length, PIECE_BYTES))
+        if not piece:
+            raise WireError(f"the stream ended inside {header.type[:40]!r}")
+        length -= len(piece)
+
+
+async def _read(reader: asyncio.StreamReader, header: Header, length: int) -> bytes:
     try:
-        body = await reader.readexactly(header.data_length)
-        payload = await reader.readexactly(header.payload_length)
+        return await reader.readexactly(length)
     except asyncio.IncompleteReadError as error:
         raise WireError(f"the stream ended inside {header.type[:40]!r}") from error
-    data = header.data | parse_data(body) if body else header.data
-    return Event(header.type, data, payload or None)
 
 
 def encode_event(event: Event) -> bytes:
-    """One event as bytes, to be written in one call so that events of several tasks never interleave."""
+    """Return one event as bytes, to be written in one call so that events of several tasks never interleave."""
     header: dict[str, Any] = {"type": event.type, "version": WYOMING_VERSION}
     body = json.dumps(event.data).encode() if event.data else b""
     payload = event.payload or b""
@@ -92,9 +127,9 @@ def _json_object(text: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WireError(f"the event's {what} is no JSON") from error
+        raise WireError(f"the event's {what} is not valid JSON") from error
     if not isinstance(value, dict):
-        raise WireError(f"the event's {what} is no JSON object")
+        raise WireError(f"the event's {what} is not a JSON object")
     return value
 
 
@@ -103,7 +138,7 @@ def _length(header: dict[str, Any], key: str, limit: int) -> int:
     if length is None:
         return 0
     if not isinstance(length, int) or isinstance(length, bool) or length < 0:
-        raise WireError(f"{key} is no length")
+        raise WireError(f"{key} is not a length")
     if length > limit:
         raise WireError(f"{key} {length} is above the limit of {limit} bytes")
     return length

@@ -1,4 +1,4 @@
-"""Tells the local network where this server is, so that Home Assistant finds it by itself.
+"""Advertises this server in the local network, so that Home Assistant discovers it.
 
 The wyoming package's own registration advertises the bind address, also 0.0.0.0, which Home Assistant drops.
 """
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def advertised(name: str, host: str, port: int) -> AsyncIterator[None]:
-    """Advertise while the context is open. No network for it is no reason not to serve: a warning only."""
+    """Advertise while the context is open. A failure is only logged, since the server works without."""
     following = asyncio.create_task(_follow(name, host, port), name="advert")
     try:
         yield
@@ -35,7 +35,7 @@ async def advertised(name: str, host: str, port: int) -> AsyncIterator[None]:
 
 
 async def _follow(name: str, host: str, port: int) -> None:
-    """Advertise, and anew whenever this machine has other addresses: a network may come late, and a router may go."""
+    """Advertise, again after each change of this machine's addresses: a network may be up late, or change."""
     fault = None
     while True:
         addresses = reachable_addresses(host)
@@ -51,7 +51,7 @@ async def _follow(name: str, host: str, port: int) -> None:
 
 
 async def _changed(host: str, addresses: Sequence[str]) -> None:
-    """Return when this machine has other addresses, which nobody tells."""
+    """Return when this machine has other addresses; polled, since no event reports it."""
     while True:
         await asyncio.sleep(LOOK_INTERVAL_S)
         if reachable_addresses(host) != addresses:
@@ -60,7 +60,7 @@ async def _changed(host: str, addresses: Sequence[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def _registered(name: str, addresses: Sequence[str], port: int) -> AsyncIterator[None]:
-    """One name at these addresses; nothing where there are none."""
+    """Register the name at these addresses; do nothing if the list is empty."""
     if not addresses:
         yield
         return

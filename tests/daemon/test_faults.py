@@ -19,7 +19,7 @@ from engine.model.config import SAMPLE_RATE
 from engine.voices.folder import read_folder
 from engine.voices.prompt import VoicePrompt
 from qwentts_daemon.voices.request import SynthesisRequest
-from qwentts_daemon.workers.queue import Priority
+from qwentts_daemon.workers.queue import Turn
 from qwentts_daemon.wyoming.server import SlowClientGuard
 from tests.engine.support.qwen3 import put_voice
 from tests.engine.support.tiny_models import tiny_directory
@@ -189,7 +189,7 @@ async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting
     here.rmdir()
     async with (
         running_pool("ToneBackend") as pool,
-        pool.job(SynthesisRequest("ryan"), "Hello.", Priority.ASSIST) as job,
+        pool.job(SynthesisRequest("ryan"), "Hello.", Turn()) as job,
     ):
         assert await job.read()
 

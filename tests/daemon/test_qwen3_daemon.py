@@ -60,7 +60,7 @@ async def handed_over(text):
     """A text as a reply cleans it and gives it to the engine."""
     pool = Listening()
     reply = Synthesizer(pool, LiveConfig(Config)).reply(None, "test")
-    reply.feed(text)
+    await reply.feed(text)
     reply.end_text()
     with pytest.raises(SpeechError, match="only listening"):
         await anext(reply.pcm())

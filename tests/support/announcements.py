@@ -52,10 +52,10 @@ class ToneEngine:
         self._numbers = itertools.count(1)
 
     @contextlib.asynccontextmanager
-    async def job(self, request, text, priority, again) -> AsyncIterator[Job]:
+    async def job(self, request, text, turn, again) -> AsyncIterator[Job]:
         now_s = time.monotonic()
         job = Job(next(self._numbers), Timing(now_s, now_s), lambda command: None, 10.0)
-        self.requests.append((request, priority))
+        self.requests.append((request, turn))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         speaking = asyncio.create_task(self._speak(job, text))

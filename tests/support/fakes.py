@@ -25,7 +25,7 @@ class ToneBackend:
     capacity = 4
     takes_new_voices = False
     step_limit_s = 0.0
-    lengthy = False
+    long_running = False
 
     def __init__(self, settings: Settings) -> None:
         self._texts: dict[int, str] = {}
@@ -92,10 +92,10 @@ class Hanging(ToneBackend):
         if "[hang]" in self._texts[job]:
             time.sleep(3600)
         if "[hear]" in self._texts[job]:
-            self.lengthy = True
+            self.long_running = True
             while not Path(os.environ["TEST_GATE"]).exists():
                 time.sleep(0.01)
-            self.lengthy = False
+            self.long_running = False
             self._texts[job] = self._texts[job].replace("[hear]", "")
         return super()._advance(job, send)
 
@@ -271,3 +271,16 @@ class OnGpu(ToneBackend):
     def step(self, send: Callable[[Event], None]) -> bool:
         send(Memory(3_200_000_000))
         return super().step(send)
+
+
+class Unknown:
+    """A message of a class that the daemon does not accept."""
+
+
+class Garbling(ToneBackend):
+    """Sends a message of an unknown class for `[garble]`, after one frame."""
+
+    def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
+        if "[garble]" in self._texts[job] and self._made[job]:
+            send(Unknown())  # type: ignore[arg-type]
+        return super()._advance(job, send)

@@ -1,4 +1,4 @@
-"""The ways to make speech, behind one protocol that the worker's single-threaded loop drives."""
+"""Speech backends behind one protocol, which the worker's single-threaded loop drives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...ipc.messages import Event, Synthesize, Voice
 
 
 class BackendError(Exception):
-    """A backend cannot be loaded. `permanent` means that trying again is of no use."""
+    """A backend cannot be loaded. `permanent`: another attempt cannot succeed."""
 
     def __init__(self, reason: str, *, permanent: bool = False) -> None:
         super().__init__(reason)
@@ -17,7 +17,7 @@ class BackendError(Exception):
 
 
 class JobError(Exception):
-    """One job cannot be spoken; `code` is a stable word such as `voice-not-found`."""
+    """A job cannot be spoken; `code` is a stable word such as `voice-not-found`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -25,41 +25,41 @@ class JobError(Exception):
 
 
 class Backend(Protocol):
-    """What the worker needs of an engine. Only `load` and `step` may take long; every call comes from one thread."""
+    """The interface between worker and engine. Only `load` and `step` may take long; one thread makes all calls."""
 
     description: str
     capacity: int
-    """Jobs that may run at the same time."""
+    """The number of jobs that may run at the same time."""
     takes_new_voices: bool
-    """Whether voices may come while it runs."""
+    """Whether voices may be added while it runs."""
     step_limit_s: float
-    """What a step may take beyond a moment: nothing on a GPU, seconds on a CPU."""
-    lengthy: bool
-    """Whether it is doing what may take minutes and is no fault; read from another thread."""
+    """How long a step may take beyond a few milliseconds: 0 on a GPU, seconds on a CPU."""
+    long_running: bool
+    """Whether the present call may take minutes without a fault; read from another thread."""
 
     def voices(self) -> tuple[Voice, ...]:
-        """The voices it can speak with; cheap, and possible before `load`."""
+        """Return the voices; cheap, and possible before `load`."""
 
     def load(self) -> None:
-        """Get ready to speak. Raises BackendError."""
+        """Load everything that jobs need. Raises BackendError."""
 
     def add(self, request: Synthesize) -> None:
-        """Begin a job. Raises JobError when it cannot be spoken."""
+        """Begin a job. Raises JobError if it cannot be spoken."""
 
     def append(self, job: int, text: str) -> None:
-        """More text for an open job."""
+        """Append text to an open job."""
 
     def end(self, job: int) -> None:
-        """No more text for this job."""
+        """Mark the text of a job as complete."""
 
     def cancel(self, job: int) -> None:
-        """Forget a job, known or not."""
+        """Drop a job; ignore an unknown one."""
 
     def hold(self, job: int, held: bool) -> None:
-        """Make no audio for a job while `held`."""
+        """Pause a job while `held`."""
 
     def step(self, send: Callable[[Event], None]) -> bool:
         """Advance the running jobs by one short step (a few ms), sending events as they arise.
 
-        Returns whether another step could do anything; False lets the worker sleep until the next command.
+        Return whether another step could do anything; with False the worker sleeps until the next command.
         """

@@ -1,6 +1,6 @@
-"""The embedded voice: eSpeak NG in this process, so that there is always something that can speak.
+"""eSpeak NG as a backend: the fallback voice, which needs neither a GPU nor a model.
 
-It speaks about a thousand times faster than it is heard, so a step is one clause of one job, made and sent whole.
+It speaks about a thousand times faster than real time, so a step synthesizes and sends one whole clause of one job.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ _LOG = logging.getLogger(__name__)
 
 _REMEDY = "pip install 'qwentts-daemon[espeak]'"
 _BUFFER_MS = 50
-"""Sound in one buffer of eSpeak, and so in a job's first chunk: 0.05 ms of work."""
+"""Length of one buffer of eSpeak, and so of a job's first chunk: 0.05 ms of work."""
 _CHUNK_S = 0.2
-"""Sound in the later chunks: they are made at once, so larger ones cost no time and save messages."""
+"""Length of the later chunks: larger ones add no latency and save messages."""
 
 
 class _Speech:
     """Turns eSpeak's buffers into a job's messages: the first at once, later ones larger.
 
-    Silence at the end is kept back until sound follows, so a pause never trails behind the last word, however the text
-    arrived.
+    Silence at the end is retained until sound follows, so the speech never ends with a pause, however the text arrived.
     """
 
     def __init__(self, job: int, rate: int, received_s: float) -> None:
@@ -45,23 +44,23 @@ class _Speech:
         self._silence = b""
 
     def take(self, pcm: bytes, send: Callable[[Event], None]) -> None:
-        """More sound, at most one buffer."""
+        """Add PCM, at most one buffer of eSpeak."""
         self._pending += pcm
         if self.samples == 0 or len(self._pending) >= 2 * self._rate * _CHUNK_S:
             self.flush(send)
 
     def flush(self, send: Callable[[Event], None]) -> None:
-        """Send what there is, but for the silence at its end."""
-        heard = len(self._pending.rstrip(b"\0"))
-        heard += heard % 2
-        if heard:
-            self._emit(self._silence + bytes(self._pending[:heard]), send)
+        """Send the pending PCM without the silence at its end."""
+        voiced = len(self._pending.rstrip(b"\0"))
+        voiced += voiced % 2
+        if voiced:
+            self._emit(self._silence + bytes(self._pending[:voiced]), send)
             self._silence = b""
-        self._silence += bytes(self._pending[heard:])
+        self._silence += bytes(self._pending[voiced:])
         self._pending.clear()
 
     def drop_pause(self) -> None:
-        """Forget the silence kept back: what follows belongs to the same breath."""
+        """Drop the retained silence: the next piece belongs to the same clause."""
         self._silence = b""
 
     def _emit(self, pcm: bytes, send: Callable[[Event], None]) -> None:
@@ -73,7 +72,7 @@ class _Speech:
 
 @dataclass(slots=True)
 class _EspeakJob:
-    """A job's text that is still to be spoken, and where its speech stands."""
+    """The rest of a job's text, and the state of its speech."""
 
     voice: EspeakVoice
     variant: str
@@ -88,7 +87,7 @@ class _EspeakJob:
     busy_s: float = 0.0
 
     def extend(self, text: str, *, ended: bool) -> None:
-        """Cut at once, not when a step comes round: the result must not depend on when that is."""
+        """Append text, and cut it at once: the result must not depend on when the next step is."""
         self.ended = ended
         complete, self.rest = cut(self.rest + clean(text), ended=ended)
         for piece in complete:
@@ -100,13 +99,13 @@ class _EspeakJob:
 
 
 class EspeakBackend:
-    """Speaks many jobs in turn through the one library. Of two loaded in a process only the last may be used."""
+    """Speaks many jobs in turn through one library. Of two backends loaded in a process only the last may be used."""
 
     description = "eSpeak NG"
     capacity = 32
     takes_new_voices = False
     step_limit_s = 0.0
-    lengthy = False
+    long_running = False
 
     def __init__(self, _settings: Settings | None = None) -> None:
         self._library: EspeakLibrary | None = None
@@ -114,7 +113,7 @@ class EspeakBackend:
         self._turn = 0
 
     def voices(self) -> tuple[Voice, ...]:
-        """One voice for each language, English (United States) among them."""
+        """Return one voice for each language."""
         return tuple(voice.message for voice in VOICES)
 
     def load(self) -> None:
@@ -130,7 +129,7 @@ class EspeakBackend:
             raise BackendError(reason, permanent=True) from error
         self.description = f"eSpeak NG {self._library.version}"
         if not self._library.repeatable:
-            _LOG.warning("this build of eSpeak NG hides its state: equal requests will differ by an inaudible shade")
+            _LOG.warning("this build of eSpeak NG hides its state: equal requests will differ inaudibly")
 
     def add(self, request: Synthesize) -> None:
         """Begin a job. Raises JobError: voice-not-found, language-not-supported."""
@@ -140,26 +139,26 @@ class EspeakBackend:
         self._jobs[request.job] = job
 
     def append(self, job: int, text: str) -> None:
-        """More text for an open job; nothing for a job that is gone."""
+        """Append text to an open job; ignore an unknown one."""
         if job in self._jobs:
             self._jobs[job].extend(text, ended=False)
 
     def end(self, job: int) -> None:
-        """No more text for this job."""
+        """Mark the text of a job as complete."""
         if job in self._jobs:
             self._jobs[job].extend("", ended=True)
 
     def cancel(self, job: int) -> None:
-        """Forget a job, known or not."""
+        """Drop a job; ignore an unknown one."""
         self._jobs.pop(job, None)
 
     def hold(self, job: int, held: bool) -> None:
-        """Make no audio for a job while `held`."""
+        """Pause a job while `held`."""
         if job in self._jobs:
             self._jobs[job].held = held
 
     def step(self, send: Callable[[Event], None]) -> bool:
-        """Speak one piece of the job that waits longest, a new one first; returns whether more can be done now."""
+        """Speak one piece of the job that waits longest, a new one first. Return whether more can be done now."""
         ready = [number for number, job in self._jobs.items() if job.ready]
         if not ready:
             return False
@@ -194,7 +193,7 @@ class EspeakBackend:
 
 
 def _voice_for(request: Synthesize) -> EspeakVoice:
-    """The voice asked for, or that of the language asked for. Raises JobError."""
+    """Return the requested voice, or the voice of the requested language. Raises JobError."""
     voice = voice_with_id(request.voice)
     if voice is None:
         known = ", ".join(voice.id for voice in VOICES)
@@ -203,12 +202,12 @@ def _voice_for(request: Synthesize) -> EspeakVoice:
         return voice
     spoken = voice_for_language(request.language, voice)
     if spoken is None:
-        raise JobError("language-not-supported", f"eSpeak has no voice for the language {request.language!r}")
+        raise JobError("language-not-supported", f"eSpeak does not speak the language {request.language!r}")
     return spoken
 
 
 def _variant_for(request: Synthesize) -> str:
-    """What eSpeak wants after a voice's name for the style asked for. Raises JobError."""
+    """Return the suffix of an eSpeak voice name for the requested style. Raises JobError."""
     if not request.style:
         return ""
     if request.style.lower() not in STYLES:

@@ -1,12 +1,12 @@
-"""The eSpeak NG library behind one door: it speaks a piece of text at once, and always the same in the same state.
+"""Bindings of the eSpeak NG library that speak a piece of text and return the same audio for the same state.
 
-Found in eSpeak NG 1.52: beside the voice, three things live on from one utterance to the next and change the sound.
-The place in the table that flutters the pitch, the count of voice cycles that times a rolled r, and the automatic gain
-are static variables that no function of the library resets, not even a new espeak_Initialize. The noise of breathy
-voices comes from a generator that can be seeded. So the three are set before each piece and read after it, at the
-addresses that the library's own symbol table tells. A library without these symbols speaks as well, but two equal
-requests then differ by an inaudible shade. The speed lives on as well: characters of another script can load that
-language's voice, whose speed then outlives it, until the rate is set again.
+In eSpeak NG 1.52, three variables besides the voice persist between utterances and change the sound.
+The position in the table that flutters the pitch, the count of voice cycles that times a rolled r, and the automatic
+gain are static variables that no function of the library resets, not even a new espeak_Initialize. The noise of breathy
+voices is from a generator that can be seeded. So the three are set before each piece and read after it, at the
+addresses in the library's symbol table. A library without these symbols works too, but two equal requests then
+differ inaudibly. The speed persists as well: characters of another script can load that
+language's voice, whose speed then remains until the rate is set again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, c
 
 
 class EspeakError(Exception):
-    """The library refuses to do its work."""
+    """A call of the library failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SynthState:
-    """What the library carries from one piece of a job to its next. The defaults are those of a fresh library."""
+    """State of the library between two pieces of a job. The defaults are those after loading."""
 
     flutter: int = 0
     cycles: int = 0
@@ -41,10 +41,10 @@ class SynthState:
 
 
 class EspeakLibrary:
-    """The loaded library. Its state is the process's: only one of these may be in use at a time."""
+    """The loaded library. Its state is global in the process, so only one instance may be in use at a time."""
 
     def __init__(self, library: Path, data: Path, buffer_ms: int) -> None:
-        """Load and initialise; each callback then brings `buffer_ms` of sound. Raises OSError and EspeakError."""
+        """Load and initialise; each callback then receives `buffer_ms` of audio. Raises OSError and EspeakError."""
         self._library = ctypes.CDLL(str(library))
         number, pointer = ctypes.c_uint, ctypes.c_void_p
         size, text = ctypes.c_size_t, ctypes.c_char_p
@@ -55,7 +55,7 @@ class EspeakLibrary:
         if self.rate <= 0:
             raise EspeakError(f"eSpeak NG cannot use its data in {data}; it takes paths of up to 150 characters")
         self.version: str = self._library.espeak_Info(None).decode()
-        self._callback = _SynthCallback(self._heard)
+        self._callback = _SynthCallback(self._on_audio)
         self._library.espeak_SetSynthCallback(self._callback)
         self._variables = _hidden_variables(self._library, library)
         self._voice = ""
@@ -64,13 +64,13 @@ class EspeakLibrary:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same piece in the same state gives the same bytes."""
+        """Whether the same piece in the same state results in the same bytes."""
         return len(self._variables) == 3
 
     def speak(self, voice: str, text: str, state: SynthState, take: Callable[[bytes], None]) -> SynthState:
-        """Speak `text`, giving each buffer of s16 PCM to `take`, whose exceptions end it; returns the state after it.
+        """Speak `text`, pass each buffer of s16 PCM to `take`, and return the new state.
 
-        Raises EspeakError.
+        Raises EspeakError, and exceptions of `take`, which end the speech.
         """
         self._choose(voice)
         self._restore(state)
@@ -86,13 +86,15 @@ class EspeakLibrary:
         return self._saved(state)
 
     def _choose(self, voice: str) -> None:
-        """Set the voice, which takes 0.02-0.1 ms (Russian: 4 ms), when it is another; a variant's each time: only
-        that clears its echo and breath."""
+        """Set the voice if it differs, which takes 0.02-0.1 ms (Russian: 4 ms).
+
+        A variant is set each time: only that clears its echo and breath.
+        """
         if voice == self._voice and "+" not in voice:
             return
         self._voice = ""
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise EspeakError(f"eSpeak NG has no voice {voice}")
+            raise EspeakError(f"eSpeak NG cannot load the voice {voice}")
         self._voice = voice
 
     def _restore(self, state: SynthState) -> None:
@@ -107,8 +109,8 @@ class EspeakLibrary:
         flutter, cycles, gain = (variable.value for variable in self._variables)
         return SynthState(flutter, cycles, gain, before.pieces + 1)
 
-    def _heard(self, samples: int | None, count: int, _events: int | None) -> int:
-        """Called by espeak_Synth; 1 ends it. An exception cannot cross C, so it waits for `speak` to raise it."""
+    def _on_audio(self, samples: int | None, count: int, _events: int | None) -> int:
+        """Handle a buffer for espeak_Synth; 1 ends it. An exception cannot cross C, so `speak` raises it later."""
         try:
             if samples and count > 0 and self._take is not None:
                 self._take(ctypes.string_at(samples, 2 * count))
@@ -119,7 +121,7 @@ class EspeakLibrary:
 
 
 def _hidden_variables(library: ctypes.CDLL, path: Path) -> list[ctypes.c_int]:
-    """The static variables flutter, cycles and gain of the loaded library; empty unless all three are found."""
+    """Return the static variables flutter, cycles and gain of the library; empty unless all three are found."""
     anchor = "espeak_Initialize"
     found: dict[str, list[int]] = {"Flutter_ix": [], "cycle_count": [], "agc": [], anchor: []}
     for name, size, address in _elf_symbols(path.read_bytes()):
@@ -134,7 +136,7 @@ def _hidden_variables(library: ctypes.CDLL, path: Path) -> list[ctypes.c_int]:
 
 
 def _elf_symbols(image: bytes) -> Iterator[tuple[str, int, int]]:
-    """Name, size and address of each symbol of a 64-bit little-endian ELF file's table (System V gABI, ch. 4)."""
+    """Yield name, size and address of each symbol of a 64-bit little-endian ELF file (System V gABI, ch. 4)."""
     if image[:6] != b"\x7fELF\x02\x01":
         return
     (section_table,) = struct.unpack_from("<Q", image, 0x28)

@@ -1,7 +1,7 @@
-"""How text reaches eSpeak: made harmless, cut into short pieces, and split where the writing changes.
+"""Prepares text for eSpeak: removes its commands, cuts it into short pieces, and splits it where the script changes.
 
-eSpeak reads clause by clause. A cut is made only where it would end a clause itself, so that the pieces sound like
-the whole; only a clause of more than about ten seconds is broken elsewhere, at a blank if it has one.
+eSpeak reads clause by clause. Text is cut only where eSpeak would end a clause itself, so that the pieces sound like
+the whole. Only a clause of more than about ten seconds is cut elsewhere, at a blank if possible.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import unicodedata
 from dataclasses import dataclass
 
 PIECE_WEIGHT = 160
-"""The longest piece, in letters or what takes as long to say: ten seconds of speech, some 7 ms of work.
+"""The longest piece, in letters or characters of the same duration: ten seconds of speech, some 7 ms of work.
 
 It also keeps a piece below the 800 bytes at which eSpeak breaks a clause by itself.
 """
 
 # Control characters are commands to eSpeak (U+0001 changes pitch or voice); U+0530, U+0557 and the private use area
-# are marks of its own; a lone surrogate has no UTF-8.
+# are marks of its own; a lone surrogate cannot be encoded in UTF-8.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u0530\u0557\ud800-\udfff\ue000-\uf8ff\ufff0-\uffff]")
 # Fullwidth and mathematical letters and digits, halfwidth kana: eSpeak would spell out their code points.
 _DRESSED_UP = re.compile("[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff65-\uff9f\U0001d400-\U0001d7ff]+")
 
-# Where eSpeak ends a clause whatever surrounds it. So: no no-break space, which is no blank to it; no full stop after a
-# digit or Roman numeral, which may make it an ordinal; no sign soon after another, which it reads in ways of its own.
+# Where eSpeak ends a clause in any context. This excludes the no-break space, which eSpeak does not treat as a blank; a
+# full stop after a digit or Roman numeral, which may be an ordinal; and a sign soon after another one.
 _ALONE = r"(?<![.,;:!?…])(?<![.,;:!?…][\s)\]\"'”’»])"
 _CLAUSE_END = re.compile(
     rf"{_ALONE}[,;:!?…،؛؟۔।॥]+(?:[ \t\n\u3000]+|\Z)"
@@ -51,9 +51,9 @@ _RUN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
-    """Text spoken in one go by one voice: by `reader`, an eSpeak voice, or by the job's own when that is empty.
+    """Text for one call of eSpeak with one voice: `reader`, or the job's own voice if that is empty.
 
-    `pause` tells whether the pause that eSpeak puts after it belongs there.
+    `pause`: whether the pause that eSpeak adds after it belongs there.
     """
 
     text: str
@@ -62,12 +62,12 @@ class TextChunk:
 
 
 def clean(text: str) -> str:
-    """The text without what eSpeak would take for a command or spell out for its looks."""
+    """Return the text without characters that eSpeak takes for commands, and with plain letters for styled ones."""
     return _DRESSED_UP.sub(lambda match: unicodedata.normalize("NFKC", match[0]), _HARMFUL.sub(" ", text))
 
 
 def cut(text: str, *, ended: bool) -> tuple[list[str], str]:
-    """The pieces of `text` that are complete, in order, and the rest that waits for more; none waits when `ended`.
+    """Return the complete pieces of `text`, in order, and the incomplete rest, which is empty if `ended`.
 
     The end of `text` counts as the end of a word. Joined, the pieces differ from `text` by added commas only.
     """
@@ -83,9 +83,9 @@ def cut(text: str, *, ended: bool) -> tuple[list[str], str]:
 
 
 def by_script(text: str, own: str) -> list[TextChunk]:
-    """One piece for each stretch of writing, none of it in a writing that its reader would spell out.
+    """Return one piece for each run of a script, with a voice that can read that script.
 
-    `own` is the script that the job's voice reads beside Latin, "" for none.
+    `own`: the script that the job's voice reads besides Latin, or "".
     """
     spans: list[tuple[str, str]] = []
     position = 0
@@ -100,7 +100,7 @@ def by_script(text: str, own: str) -> list[TextChunk]:
 
 
 def _spoken(spans: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The spans that have something to say; what they begin with, such as a comma, belongs to the one before."""
+    """Return the spans with letters or digits; leading signs, such as a comma, are added to the span before."""
     joined: list[tuple[str, str]] = []
     lead = ""
     for reader, span in spans:
@@ -116,7 +116,7 @@ def _spoken(spans: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _next_piece(text: str, start: int) -> tuple[int, str] | None:
-    """Where the piece that begins at `start` stops and what is to be spoken; None when more text could belong to it."""
+    """Return the end and the text of the piece that begins at `start`; None if more text could belong to it."""
     limit = _limit(text, start)
     for match in _CLAUSE_END.finditer(text, start):
         if match.start() >= limit:
@@ -130,14 +130,14 @@ def _next_piece(text: str, start: int) -> tuple[int, str] | None:
 
 
 def _ends_clause(text: str, start: int, match: re.Match[str]) -> bool:
-    """Whether eSpeak ends its clause there: something was said, and no small letter follows a full stop."""
+    """Whether eSpeak ends its clause there: a word precedes it, and a full stop is not followed by a small letter."""
     if text[match.start()] == "." and text[match.end() : match.end() + 1].islower():
         return False
     return any(char.isalnum() for char in text[start : match.start()])
 
 
 def _forced_stop(text: str, start: int, limit: int) -> int:
-    """The last place before `limit` where a speaker would breathe, else the last blank, else `limit` itself."""
+    """Return the last place before `limit` where a speaker would breathe, else the last blank, else `limit`."""
     for place in (_BREATH, _BLANK):
         stops = [match.end() for match in place.finditer(text, (start + limit) // 2, limit)]
         if stops:
@@ -146,12 +146,12 @@ def _forced_stop(text: str, start: int, limit: int) -> int:
 
 
 def _closed(text: str) -> str:
-    """The text with a comma where it would end like a sentence without being one: it keeps the voice up."""
+    """Return the text, with a comma added if it would otherwise sound like the end of a sentence."""
     return text if text.rstrip()[-1:] in _CLAUSE_SIGNS else text.rstrip() + ", "
 
 
 def _limit(text: str, start: int) -> int:
-    """The first index at which a piece that begins at `start` would weigh too much; the length of `text` at most."""
+    """Return the first index at which a piece that begins at `start` is too long; at most the length of `text`."""
     weight = 0
     for index in range(start, len(text)):
         weight += _weight(text[index])
@@ -161,7 +161,7 @@ def _limit(text: str, start: int) -> int:
 
 
 def _weight(char: str) -> int:
-    """How long a character takes to say, in letters: eSpeak names signs and emoji, and numbers what it cannot read."""
+    """Return the duration of a character in letters: eSpeak reads signs and emoji by name, others by number."""
     kind = unicodedata.category(char)[0]
     if kind in "LM":
         if char < "\u0e00" or "\u10a0" <= char <= "\u10ff" or "\u1e00" <= char <= "\u1fff":

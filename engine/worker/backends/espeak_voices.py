@@ -1,6 +1,6 @@
-"""The embedded voices: which of eSpeak NG's many are offered, under which names, and which one a language gets.
+"""The fallback voices: which of eSpeak NG's voices are offered, under which names, and which one a language gets.
 
-The table is static, so that the voices are known before the library is loaded; a test holds it against the data.
+The table is static, so that the voices are known before the library is loaded; a test compares it with the data.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EspeakVoice:
 
     @property
     def message(self) -> Voice:
-        """What the daemon shows of it."""
+        """Return the voice as a message for the daemon."""
         note = f" ({self.note})" if self.note else ""
         return Voice(self.id, f"eSpeak: {self.name}{note}", (self.language,), tuple(STYLES))
 
@@ -110,14 +110,14 @@ VOICES: tuple[EspeakVoice, ...] = (
 
 
 def voice_with_id(voice_id: str) -> EspeakVoice | None:
-    """The voice of that id, in any case."""
+    """Return the voice with an id, in any letter case; None if unknown."""
     return next((voice for voice in VOICES if voice.id == voice_id.lower()), None)
 
 
 def voice_for_language(tag: str, preferred: EspeakVoice) -> EspeakVoice | None:
-    """The voice for a BCP-47 tag, in any case, with `-` or `_`: `preferred` if it speaks it, else the default.
+    """Return the voice for a BCP-47 tag, in any case, with `-` or `_`: `preferred` if it speaks it, else the default.
 
-    A tag that nothing speaks is shortened from its end (RFC 4647 lookup): `de-AT` gets the voice of `de`.
+    An unknown tag is shortened from its end (RFC 4647 lookup): `de-AT` gets the voice of `de`.
     """
     wanted = tag.strip().replace("_", "-").lower()
     while wanted:

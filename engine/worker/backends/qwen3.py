@@ -1,6 +1,6 @@
-"""The natural voice: Qwen3-TTS over the engine core, several jobs at once, text and audio streaming.
+"""Qwen3-TTS as a backend: several jobs at once, with streamed text and audio.
 
-Light until `load`: the daemon makes one only to ask for its voices, also while nothing has been downloaded yet.
+It imports nothing heavy before `load`: the daemon creates one only to list its voices, also before a download.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Qwen3Job:
-    """What the messages of a job need to know."""
+    """The state of a job that its messages report."""
 
     received_s: float
     samples: int = 0
@@ -52,7 +52,7 @@ class _Qwen3Job:
 
 
 class Qwen3Backend:
-    """Speaks with one checkpoint. Voices of the folder come and go while it runs."""
+    """Speaks with one checkpoint. Voices of the folder may be added and removed while it runs."""
 
     def __init__(self, settings: Settings) -> None:
         assert settings.model is not None, "the Qwen3 backend needs settings.model"
@@ -70,19 +70,19 @@ class Qwen3Backend:
         self.description = "Qwen3-TTS"
         self.capacity = settings.model.max_jobs
         self.step_limit_s = 0.0
-        self.lengthy = False
+        self.long_running = False
         self.takes_new_voices = self._card.kind in MODEL_KINDS.values()
 
     def voices(self) -> tuple[Voice, ...]:
-        """The checkpoint's speakers, or the voices of the folder that it fits."""
+        """Return the checkpoint's speakers, or the voices of the folder that fit its kind."""
         return self._listing.voices
 
     # --- loading ----------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Find or download the checkpoint, load it, hear the cloned voices. Raises BackendError.
+        """Find or download the checkpoint, load it, and encode the cloned voices. Raises BackendError.
 
-        Whether all of them can be used shows last; one that can may still come, so the model stays.
+        The model stays loaded without a usable voice, because one may still be added.
         """
         began_s = time.monotonic()
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
@@ -114,29 +114,29 @@ class Qwen3Backend:
         return directory
 
     def _require_voices(self) -> None:
-        """A Base model has no voice of its own; it is asked again until there is one."""
+        """Raise BackendError if a Base model does not have a cloned voice yet; loading is tried again later."""
         if self._listing.voices:
             return
         why = "".join(f" ({name}: {problem})" for name, problem in self._listing.problems.items())
         raise BackendError(
-            f"{self._model.name} speaks with cloned voices only, and {self._folder} holds none that it can use{why}; "
-            "make one: qwentts-daemon clone NAME --audio FILE"
+            f"{self._model.name} speaks with cloned voices only, and {self._folder} does not contain a usable one{why};"
+            " make one: qwentts-daemon clone NAME --audio FILE"
         )
 
     def _warm_up(self) -> None:
-        """Let a GPU load what it needs, and read the voices' prompts, before anybody waits for them."""
+        """Load the GPU's kernels and the voices' prompts before the first request."""
         opened = self._ready()
         if not opened.on_gpu:
             return
         try:
             for place, voice in enumerate(self._listing.voices[:WARM_VOICES]):
-                self._speak_unheard(voice.id, 1 if place else WARM_UP_FRAMES)
+                self._speak_silently(voice.id, 1 if place else WARM_UP_FRAMES)
         except JobError as error:
             raise BackendError(f"{self._model.name}: {error}") from error
         except opened.out_of_memory as error:
             raise BackendError(f"{self._model.name}: not enough GPU memory to speak; lower engine.max_jobs") from error
 
-    def _speak_unheard(self, voice: str, frames: int) -> None:
+    def _speak_silently(self, voice: str, frames: int) -> None:
         engine = self._ready().engine
         engine.add(0, self._utterance(Synthesize(0, voice)))
         engine.append_text(0, "One, two, three, four, five.")
@@ -164,12 +164,12 @@ class Qwen3Backend:
             self._ready().engine.append_text(job, text)
 
     def end(self, job: int) -> None:
-        """No more text for this job."""
+        """Mark the text of a job as complete."""
         if job in self._jobs:
             self._ready().engine.end_text(job)
 
     def cancel(self, job: int) -> None:
-        """Forget a job, known or not."""
+        """Drop a job; ignore an unknown one."""
         self._jobs.pop(job, None)
         self._ready().engine.cancel(job)
 
@@ -184,7 +184,7 @@ class Qwen3Backend:
         opened = self._ready()
         self._look_at_folder(send)
         if not opened.engine.busy:
-            self._tell_memory(send)
+            self._report_memory(send)
             return False
         began_s = time.monotonic()
         try:
@@ -199,8 +199,8 @@ class Qwen3Backend:
             self._pass_on(progress, send)
         return opened.engine.busy
 
-    def _tell_memory(self, send: Callable[[Event], None]) -> None:
-        """Between jobs, how full the GPU is."""
+    def _report_memory(self, send: Callable[[Event], None]) -> None:
+        """Report the use of GPU memory between jobs."""
         if time.monotonic() < self._next_memory_s:
             return
         self._next_memory_s = time.monotonic() + MEMORY_INTERVAL_S
@@ -225,14 +225,14 @@ class Qwen3Backend:
             send(Done(number, job.samples, job.busy_s, progress.cut.value if progress.cut else None))
 
     def _why(self, error: Exception) -> str:
-        """What a user is told about a job that could not begin."""
+        """Return the reason for the user why a job could not begin."""
         if not isinstance(error, MemoryError):
             return str(error)
         self._ready().free_memory()
         return NO_MEMORY
 
     def _give_up(self, error: Exception, send: Callable[[Event], None]) -> None:
-        """Out of memory: the jobs of that step have lost their place, the others and the model are as they were."""
+        """Handle an out-of-memory error: fail the jobs of that step; the others and the model are not affected."""
         opened = self._ready()
         lost = [number for number, job in self._jobs.items() if not job.held]
         log.error("out of GPU memory with %d jobs (engine.max_jobs): %s", len(lost), str(error).splitlines()[0])
@@ -248,7 +248,7 @@ class Qwen3Backend:
     # --- voices -----------------------------------------------------------------------------------------------
 
     def _utterance(self, request: Synthesize) -> GenerationRequest:
-        """How to speak a request. Raises JobError."""
+        """Return the generation request for a job. Raises JobError."""
         planner = self._ready().loaded.planner
         if request.voice not in {voice.id for voice in self._listing.voices}:
             known = ", ".join(voice.id for voice in self._listing.voices)
@@ -281,7 +281,7 @@ class Qwen3Backend:
         return GenerationRequest(plan, opened.sampling, vectors, primed, trim_silence=self._model.trim_silence)
 
     def _look_at_folder(self, send: Callable[[Event], None]) -> None:
-        """Read the folder again once it has changed and then been still for one look: nobody copies in an instant."""
+        """Read the folder again once it has changed and then stayed the same for one interval: copying takes time."""
         if time.monotonic() < self._next_look_s:
             return
         self._next_look_s = time.monotonic() + LOOK_INTERVAL_S
@@ -295,16 +295,16 @@ class Qwen3Backend:
             send(Voices(self._listing.voices))
 
     def _read_folder(self) -> None:
-        """Hear what is new in the folder; say once what is wrong with it."""
+        """Encode new voices of the folder; log each problem once."""
         listing, unusable = list_voices(self._card, self._folder), {}
-        self.lengthy = True  # a CPU needs half a minute to hear a voice
+        self.long_running = True  # a CPU needs half a minute to encode a voice
         for voice in listing.folder.values():
             if voice.kind == "clone":
                 try:
                     self._ready().clones.learn(voice)
                 except VoiceFolderError as error:
                     unusable[voice.name] = str(error)
-        self.lengthy = False
+        self.long_running = False
         self._listing = listing.without(unusable)
         self._report(self._listing.problems)
 
@@ -316,9 +316,9 @@ class Qwen3Backend:
 
 
 def _instruct(request: Synthesize, voice: FolderVoice | None) -> str | None:
-    """The words that describe how to speak: the voice's own, those of its style, those that were asked for."""
+    """Return the instruction: the words of the voice, of its style, and of the request, joined."""
     own = voice.styles.get(request.style or "") if voice else None
     if request.style and not (own or request.instruct):
-        raise JobError("voice-not-found", f"the voice {request.voice} has no style {request.style!r}")
+        raise JobError("voice-not-found", f"the voice {request.voice} does not have the style {request.style!r}")
     words = (voice.instruct if voice else None, own, request.instruct)
     return " ".join(word for word in words if word) or None

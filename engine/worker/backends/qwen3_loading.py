@@ -47,19 +47,19 @@ class LoadedEngine:
     out_of_memory: type[Exception] = torch.cuda.OutOfMemoryError
 
     def free_memory(self) -> None:
-        """Give back what torch holds for later use."""
+        """Release the memory that torch caches."""
         if self.on_gpu:
             torch.cuda.empty_cache()
 
     def memory_use(self) -> str:
-        """How full the GPU is, in words for the log."""
+        """Return the use of GPU memory as words for the log."""
         if (found := self.memory_bytes()) is None:
             return ""
         used, total = found
         return f", {used / 1e9:.1f} of {total / 1e9:.1f} GB of GPU memory in use"
 
     def memory_bytes(self) -> tuple[int, int] | None:
-        """Used and total memory of the GPU, whoever uses it."""
+        """Return used and total memory of the GPU in bytes, for all processes; None on a CPU."""
         if not self.on_gpu:
             return None
         free, total = torch.cuda.mem_get_info(self.loaded.model.talker.head.weight.device)
@@ -89,7 +89,7 @@ def open_engine(directory: Path, settings: ModelSettings) -> LoadedEngine:
     )
     if pace.step_s:
         steps = ", ".join(f"{rows}: {step_s * 1000:.1f}" for rows, step_s in pace.step_s.items())
-        log.info("%s: ms for 80 ms of speech of so many jobs: %s", settings.name, steps)
+        log.info("%s: ms per step (80 ms of speech), by number of jobs: %s", settings.name, steps)
     if pace.capacity < settings.max_jobs:
         log.warning(
             "%s: this GPU speaks %d jobs at once in real time, not engine.max_jobs %d; more wait their turn",
@@ -146,22 +146,24 @@ def free_bytes(device: str) -> int | None:
 
 
 def choose_device(wanted: str) -> str:
-    """The torch device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BackendError when it is not there now."""
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises BackendError if it is not available."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not count and not _gpu_expected()):
         if wanted == "auto":
-            log.warning("there is no NVIDIA GPU: the model runs on the CPU, much slower than speech (engine.devices)")
+            log.warning(
+                "no NVIDIA GPU was found: the model runs on the CPU, much slower than real time (engine.devices)"
+            )
         return "cpu"
     index = int(wanted.partition(":")[2] or 0)
     if index < count:
         return f"cuda:{index}"
     if torch.version.cuda is None:
-        raise BackendError(f"engine.devices {wanted}: this build of torch knows no CUDA", permanent=True)
+        raise BackendError(f"engine.devices {wanted}: this build of torch does not support CUDA", permanent=True)
     raise BackendError(f"engine.devices {wanted}: torch sees {count} NVIDIA GPUs now; does `nvidia-smi` see it?")
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """bfloat16 where the GPU computes in it (from Ampere on), else float32: float16 overflows too easily."""
+    """Return bfloat16 if the GPU supports it (from Ampere on), else float32: float16 overflows too easily."""
     if wanted != "auto":
         return _DTYPES[wanted]
     able = device.startswith("cuda") and torch.cuda.get_device_capability(device) >= AMPERE
@@ -175,7 +177,7 @@ def _gpu_expected() -> bool:
 
 @contextmanager
 def _explained(settings: ModelSettings) -> Iterator[None]:
-    """Turn what loading raises into a BackendError that says what to do."""
+    """Convert exceptions of loading into a BackendError with the remedy."""
     try:
         yield
     except MemoryShortage as error:

@@ -1,4 +1,4 @@
-"""Which backend to use when the user leaves it open, and why, without importing any of them."""
+"""Selects the backend for `engine.backend: auto`, and the reason, without importing any backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GPU_FOLDER = "/proc/driver/nvidia/gpus"
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """A backend's name, where it is (`module:Class`), and the reason for it in words for the log."""
+    """A backend's name, its class (`module:Class`), and the reason for the choice, for the log."""
 
     name: str
     path: str
@@ -28,23 +28,23 @@ class BackendChoice:
 def choose(
     wanted: str, model: str, installed: Callable[[str], bool] = lambda module: find_spec(module) is not None
 ) -> BackendChoice:
-    """The backend for `auto`, `qwen3` or `espeak`, where `model` is the checkpoint that Qwen3 would speak with."""
+    """Return the backend for `auto`, `qwen3` or `espeak`; `model` is the checkpoint that Qwen3 would load."""
     if wanted != "auto":
-        return BackendChoice(wanted, BACKENDS[wanted], "the configuration says so")
+        return BackendChoice(wanted, BACKENDS[wanted], "it is configured")
     obstacle = _obstacle_to_qwen3(model, installed)
     name = "espeak" if obstacle else "qwen3"
-    return BackendChoice(name, BACKENDS[name], obstacle or "there is a GPU and everything it needs")
+    return BackendChoice(name, BACKENDS[name], obstacle or "a GPU and all packages are available")
 
 
 def has_gpu() -> bool:
-    """Whether the driver of an NVIDIA GPU is there, asked without torch."""
+    """Whether the driver of an NVIDIA GPU is loaded, without importing torch."""
     return any(Path(device).exists() for device in GPU_DEVICES)
 
 
 def gpu_count(environment: Mapping[str, str]) -> int:
-    """How many NVIDIA GPUs a process of this environment may use, asked without torch; 0: none, or nobody knows."""
+    """Return how many NVIDIA GPUs a process with this environment may use, without torch; 0 also if unknown."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:  # the driver takes them up to the first that is none
+    if visible is not None:  # the driver stops at the first invalid one
         return len(list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))))
     folder = Path(GPU_FOLDER)
     return len(list(folder.iterdir())) if folder.is_dir() else 0
@@ -54,7 +54,7 @@ def _obstacle_to_qwen3(model: str, installed: Callable[[str], bool]) -> str | No
     if not installed("torch"):
         return "torch is not installed (pip install 'qwentts-daemon[engine]')"
     if not has_gpu():
-        return "there is no NVIDIA GPU here"
+        return "this machine does not have an NVIDIA GPU"
     if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
-        return f"engine.model {model} is no directory"
+        return f"engine.model {model} is not a directory"
     return None

@@ -24,7 +24,7 @@ async def test_say_synthesizes_once_for_all_targets_at_announcement_priority(tmp
         assert {name: each.played for name, each in loudspeakers.items()} == {
             "kitchen": {"a": spoken("Dinner.")}, "hall": {"a": spoken("Dinner.")},
         }  # fmt: skip
-        assert [priority for _, priority in made.engine.requests] == [Priority.ANNOUNCEMENT]
+        assert [turn.priority for _, turn in made.engine.requests] == [Priority.ANNOUNCEMENT]
 
 
 async def test_slow_target_does_not_delay_others_and_plays_in_order(tmp_path, loudspeakers):

@@ -117,7 +117,7 @@ def test_targets_of_every_type_load(tmp_path):
         ("text: {replacements: [{regex: e, replace: '\\1'}]}", r"text\.replacements\.0: replace does not fit regex"),
         ("engine: {heartbeat_timeout: 1}", r"engine\.heartbeat_timeout: .*greater than or equal to 3"),
         ("engine: {backend: gpt}", r"engine\.backend: .*'auto', 'qwen3' or 'espeak'"),
-        ("text: {replacements: [{regex: '(', replace: ''}]}", r"text\.replacements\.0\.regex: no regular expression"),
+        ("text: {replacements: [{regex: '(', replace: ''}]}", r"replacements\.0\.regex: not a regular expression"),
         ("text: {replacements: [{regexp: x, replace: ''}]}", r"did you mean regex\?"),
         ("engine: {devices: gpu}", r"engine\.devices: 'gpu': it must be auto, all, cpu, cuda or cuda:NUMBER"),
         ("engine: {devices: []}", r"engine\.devices: "),

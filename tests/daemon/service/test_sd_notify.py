@@ -222,7 +222,7 @@ async def test_several_sockets_serve_and_strangers_are_named(tmp_path):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         with daemon(fake="ToneBackend", **handed_down(*sockets, names="wyoming:tea:wyoming")) as process:
-            process.wait_for("a socket from systemd is named 'tea', which is nobody's name")
+            process.wait_for("a socket from systemd has the unknown name 'tea'")
             ports = {int(process.wait_for(r"listening on .*:(\d+), opened", count)[1]) for count in (1, 2)}
             assert ports == {each.getsockname()[1] for each in (sockets[0], sockets[2])}
             assert (await speak(process, "Good evening.")).rate == RATE

@@ -1,9 +1,9 @@
 import pickle
-import re
 import time
 import unicodedata
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,7 +271,11 @@ def test_emoji_are_kept_on_demand():
 
 
 def test_replacements_come_last_and_per_segment():
-    rules = ((re.compile(r"\bHA\b"), "Home Assistant"), (re.compile("^Home"), "A home"), (re.compile("bye.*"), " "))
+    rules = (
+        (regex.compile(r"\bHA\b"), "Home Assistant"),
+        (regex.compile("^Home"), "A home"),
+        (regex.compile("bye.*"), " "),
+    )
     assert spoken(["**HA** is on. Use HA! Bye bye"], CleaningOptions(replacements=rules)) == [
         "A home Assistant is on.", "Use Home Assistant!", "Bye",
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from qwentts_daemon.workers import health
 from qwentts_daemon.workers import process as worker_process
 from qwentts_daemon.workers.health import HeartbeatMonitor, WorkerHealth, classify
 from qwentts_daemon.workers.process import UNREAD_COMMANDS_BYTES
-from qwentts_daemon.workers.queue import Priority
+from qwentts_daemon.workers.queue import Turn
 from tests.support.fakes import RATE, ToneBackend
 from tests.support.harness import PATIENCE_S, connected, daemon, gone, hear, running_pool, speak
 
@@ -167,15 +167,15 @@ async def touch(worker_process):
 
 async def test_worker_that_reads_no_commands_is_replaced():
     async with running_pool("Endless") as pool:
-        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+        async with pool.job(RYAN, "One.", Turn()) as job:
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         worker.suspend()
         for _ in range(10):
-            async with pool.job(RYAN, "x" * (UNREAD_COMMANDS_BYTES // 6), Priority.ASSIST):
+            async with pool.job(RYAN, "x" * (UNREAD_COMMANDS_BYTES // 6), Turn()):
                 pass
         await gone(worker)
-        async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:
+        async with pool.job(RYAN, "Two.", Turn()) as job:
             assert await job.read()
 
 
@@ -190,7 +190,7 @@ async def test_pool_reports_trouble_until_an_unkillable_worker_is_gone(monkeypat
 
     monkeypatch.setattr(worker_process, "_end", end_late)
     async with running_pool("Endless", "engine.heartbeat_timeout=3") as pool:
-        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+        async with pool.job(RYAN, "One.", Turn()) as job:
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         worker.suspend()

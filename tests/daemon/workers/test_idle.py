@@ -8,7 +8,7 @@ from wyoming.tts import Synthesize
 
 from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.idle import IdleManager
-from qwentts_daemon.workers.queue import Priority
+from qwentts_daemon.workers.queue import Turn
 from tests.support.fakes import RATE
 from tests.support.harness import connected, daemon, gone, hear, running_pool, speak
 
@@ -72,17 +72,17 @@ async def test_new_voice_in_folder_reloads_model(tmp_path):
 
 async def test_unload_waits_for_running_replies_and_next_request_cancels_it():
     async with running_pool("Endless") as pool:
-        async with pool.job(RYAN, "One.", Priority.ASSIST) as job:
+        async with pool.job(RYAN, "One.", Turn()) as job:
             assert await job.read()
             pool.primary.unload()
             assert pool.primary.ready
-        async with pool.job(RYAN, "Two.", Priority.ASSIST) as job:  # before the loop has come to the unloading
+        async with pool.job(RYAN, "Two.", Turn()) as job:  # before the loop has come to the unloading
             assert await job.read()
         (worker,) = [each for each in psutil.Process().children() if each.name().startswith("qwentts-")]
         pool.primary.unload()
         await gone(worker)
         assert not pool.primary.ready
-        async with pool.job(RYAN, "Three.", Priority.ASSIST) as job:
+        async with pool.job(RYAN, "Three.", Turn()) as job:
             assert await job.read()
 
 

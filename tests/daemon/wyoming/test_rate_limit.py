@@ -1,10 +1,12 @@
 """Who may connect, and how much one address may ask for."""
 
+import asyncio
 import contextlib
 import ipaddress
 
 import pytest
 from wyoming.client import AsyncTcpClient
+from wyoming.event import Event
 from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
@@ -12,7 +14,8 @@ from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
 from qwentts_daemon.errors import Code, SpeechError
 from qwentts_daemon.network import interface_addresses
-from qwentts_daemon.wyoming.rate_limit import REMEMBERED, ClientLimiter, is_allowed
+from qwentts_daemon.wyoming.rate_limit import BURST_S, BYTES_PER_S, EVENTS_PER_S, REMEMBERED, ClientLimiter, is_allowed
+from qwentts_daemon.wyoming.server import Service, WarningLimiter, WyomingConnection
 from tests.support.harness import daemon, hear, started
 
 HOME = "192.168.1.7"
@@ -54,61 +57,61 @@ def code(call, *arguments):
 
 def test_connections_per_address_are_limited_and_released():
     addresses, _ = rules(max_connections_per_address=2)
-    addresses.enter(HOME)
-    addresses.enter(f"::ffff:{HOME}")
-    assert code(addresses.enter, HOME) == Code.TOO_MANY_CONNECTIONS
-    assert code(addresses.enter, "192.168.1.8") is None
-    addresses.leave(HOME)
-    assert code(addresses.enter, HOME) is None
+    addresses.acquire(HOME)
+    addresses.acquire(f"::ffff:{HOME}")
+    assert code(addresses.acquire, HOME) == Code.TOO_MANY_CONNECTIONS
+    assert code(addresses.acquire, "192.168.1.8") is None
+    addresses.release(HOME)
+    assert code(addresses.acquire, HOME) is None
 
 
 def test_requests_per_minute_are_limited():
     addresses, clock = rules(max_requests_per_minute=60)
     for _ in range(60):
-        addresses.ask(HOME)
-    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+        addresses.count_request(HOME)
+    assert code(addresses.count_request, HOME) == Code.TOO_MANY_REQUESTS
     clock.now_s += 1
-    assert code(addresses.ask, HOME) is None
-    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+    assert code(addresses.count_request, HOME) is None
+    assert code(addresses.count_request, HOME) == Code.TOO_MANY_REQUESTS
     clock.now_s += 3600
     for _ in range(60):
-        addresses.ask(HOME)
-    assert code(addresses.ask, HOME) == Code.TOO_MANY_REQUESTS
+        addresses.count_request(HOME)
+    assert code(addresses.count_request, HOME) == Code.TOO_MANY_REQUESTS
 
 
 def test_home_assistant_polls_stay_within_limits():
     addresses, clock = rules(max_requests_per_minute=4)
     for _ in range(2880):
-        addresses.enter(HOME)
-        addresses.ask(HOME)
-        addresses.leave(HOME)
+        addresses.acquire(HOME)
+        addresses.count_request(HOME)
+        addresses.release(HOME)
         clock.now_s += 30
 
 
 def test_ipv6_addresses_of_one_prefix_share_limits():
     addresses, _ = rules(max_connections_per_address=2)
-    addresses.enter("fd00::1")
-    addresses.enter("fd00::2")
-    assert code(addresses.enter, "fd00::3") == Code.TOO_MANY_CONNECTIONS
-    assert code(addresses.enter, "fd00:0:0:1::1") is None
+    addresses.acquire("fd00::1")
+    addresses.acquire("fd00::2")
+    assert code(addresses.acquire, "fd00::3") == Code.TOO_MANY_CONNECTIONS
+    assert code(addresses.acquire, "fd00:0:0:1::1") is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", None])
 def test_loopback_is_unlimited(address):
     addresses, _ = rules(max_connections_per_address=1, max_requests_per_minute=1)
     for _ in range(10):
-        addresses.enter(address)
-        addresses.ask(address)
+        addresses.acquire(address)
+        addresses.count_request(address)
 
 
 def test_client_table_is_bounded_and_keeps_connected_clients():
     addresses, _ = rules(max_connections_per_address=1)
-    addresses.enter(HOME)
+    addresses.acquire(HOME)
     for number in range(3 * REMEMBERED):
-        addresses.enter(guest := str(ipaddress.ip_address("10.0.0.0") + number))
-        addresses.leave(guest)
-    assert len(addresses._guests) == REMEMBERED
-    assert code(addresses.enter, HOME) == Code.TOO_MANY_CONNECTIONS
+        addresses.acquire(guest := str(ipaddress.ip_address("10.0.0.0") + number))
+        addresses.release(guest)
+    assert len(addresses._clients) == REMEMBERED
+    assert code(addresses.acquire, HOME) == Code.TOO_MANY_CONNECTIONS
 
 
 @contextlib.asynccontextmanager
@@ -126,7 +129,7 @@ async def test_disallowed_address_gets_error_and_log_names_key():
         for _ in range(3):
             async with calling(process, "127.0.0.1") as client:
                 assert (await hear(client, "never")).code == "address-not-allowed"
-        line = "WARNING .* refused: 127.0.0.1 is in none of wyoming.allow_networks"
+        line = "WARNING .* refused: 127.0.0.1 is not in wyoming.allow_networks"
         process.wait_for(line)
         process.wait_for("DEBUG .* refused: ", 2)
         assert len([each for each in process.lines if " refused: " in each and "WARNING" in each]) == 1
@@ -146,3 +149,47 @@ async def test_limits_apply_to_non_loopback_addresses():
             for _ in range(4):
                 await client.write_event(Describe().event())
             assert (await hear(client, "never")).code == "too-many-requests"
+
+
+def test_every_event_and_byte_is_counted_per_address():
+    addresses, clock = rules()
+    assert sum(addresses.count_event(HOME, 100) for _ in range(int(EVENTS_PER_S * BURST_S))) == 0
+    assert addresses.count_event(HOME, 100) == pytest.approx(1 / EVENTS_PER_S)
+    assert addresses.count_event("192.168.1.8", int(BYTES_PER_S * (BURST_S + 3))) == pytest.approx(3)
+    clock.now_s += 4
+    assert addresses.count_event("192.168.1.8", 100) == 0
+    assert addresses.count_event("127.0.0.1", int(BYTES_PER_S * 100)) == 0
+
+
+class Writer:
+    """The side of a connection that tells the address of its client."""
+
+    def get_extra_info(self, name):
+        return (HOME, 50_000)
+
+
+async def test_server_counts_events_of_every_type_before_their_body():
+    counted = []
+
+    class Limiter:
+        def count_event(self, address, size):
+            counted.append((address, size))
+            return 0.0
+
+    reader = asyncio.StreamReader()
+    lines = [b'{"type": "ping"}\n', b'{"type": "zzz", "data_length": 5, "payload_length": 7}\n']
+    reader.feed_data(lines[0] + lines[1] + b"?" * 12)
+    reader.feed_eof()
+    connection = WyomingConnection(Service(None, None, None, Limiter()), reader, Writer(), False, WarningLimiter())
+    assert await connection._receive() == Event("ping")
+    assert await connection._receive() == Event("zzz")
+    assert await connection._receive() is None
+    assert counted == [(HOME, len(lines[0])), (HOME, len(lines[1]) + 12)]
+
+
+def test_warnings_of_one_kind_are_limited(caplog):
+    warnings = WarningLimiter()
+    with caplog.at_level("DEBUG"):
+        for kind in ("invalid-request", "invalid-request", "text-too-long"):
+            warnings.warn(kind, "%s refused", HOME)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "WARNING"]

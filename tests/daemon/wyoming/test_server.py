@@ -1,6 +1,7 @@
 """What a Wyoming client sees; each trap that Home Assistant sets is a test here."""
 
 import asyncio
+import contextlib
 import json
 import socket
 
@@ -134,6 +135,14 @@ async def test_unknown_events_are_ignored(tone_daemon):
         assert (await hear(client, "audio-stop")).pcm == tones("Still here.")
 
 
+async def test_body_of_unknown_event_is_not_parsed(tone_daemon):
+    reader, writer = await asyncio.open_connection("127.0.0.1", tone_daemon.port)
+    writer.write(b'{"type": "transcript", "data_length": 1000000, "payload_length": 9}\n' + b"[" * 1_000_009)
+    writer.write(b'{"type": "ping"}\n')
+    assert json.loads(await reader.readline())["type"] == "pong"
+    writer.close()
+
+
 @pytest.mark.parametrize("voice", [{"language": ""}, {"name": "", "language": "", "speaker": ""}])
 async def test_empty_voice_or_language_means_default(tone_daemon, voice):
     async with connected(tone_daemon) as client:
@@ -159,11 +168,19 @@ async def test_language_with_voice_name_is_used(tone_daemon):
         (Synthesize("Hi.", SynthesizeVoice(language="fr")).event(), "language-not-supported"),
         (Synthesize("<speak/>", text_format="ssml").event(), "text-format-not-supported"),
         (Synthesize("Hi." * 2000).event(), "text-too-long"),
+        (Synthesize("Hi." * 100_000).event(), "text-too-long"),
+        (Event("synthesize", {"text": "Hi.", "context": [[]] * 100_000}), "text-too-long"),
         (Synthesize("Please [refuse] this.").event(), "synthesis-failed"),
         (Event("synthesize", {}), "invalid-request"),
         (Event("synthesize", {"text": 5}), "invalid-request"),
         (Event("synthesize", {"text": "Hi.", "voice": "ryan"}), "invalid-request"),
         (Event("synthesize", {"text": "Hi.", "voice": {"name": 1}}), "invalid-request"),
+        (Event("synthesize", {"text": "Hi.", "voice": {"name": "@" * 100_000}}), "invalid-request"),
+        (Event("synthesize", {"text": "Hi.", "voice": {"language": "_" * 100_000}}), "invalid-request"),
+        (Event("synthesize-start", {"voice": {"speaker": "a" * 201}}), "invalid-request"),
+        (Event("synthesize-start", {"context": "a" * 70_000}), "invalid-request"),
+        (Event("select-program", {"name": "a" * 201}), "invalid-request"),
+        (Event("ping", {"text": "a" * 70_000}), "invalid-request"),
         (SynthesizeChunk("Hi.").event(), "invalid-request"),
         (SynthesizeStop().event(), "invalid-request"),
     ],
@@ -321,6 +338,22 @@ async def test_stalled_text_gets_silence_up_to_limit():
             assert (await hear(client, "synthesize-stopped")).pcm == tones(" So there.")
 
 
+async def test_stalled_streams_do_not_hold_the_slots_of_the_engine():
+    with daemon("engine.fallback=false", "text.stall=0.2", "queue.max_wait=20", fake="ToneBackend") as process:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(process)) for _ in range(4)]
+            for client in clients:
+                await client.write_event(SynthesizeStart().event())
+                await client.write_event(SynthesizeChunk("Hm. So").event())
+                await hear(client, "audio-chunk")
+            assert (await speak(process, "Hello there.")).pcm == tones("Hello there.")
+            await clients[0].write_event(SynthesizeChunk(" it goes on.").event())
+            await clients[0].write_event(SynthesizeStop().event())
+            rest = await hear(clients[0], "synthesize-stopped")
+            assert rest.types[-2:] == ["audio-stop", "synthesize-stopped"]
+            assert tones("So it goes on.") in rest.pcm
+
+
 async def test_lead_and_tail_silence_are_added():
     with daemon("audio.lead_silence=0.25", "audio.tail_silence=0.5", fake="ToneBackend") as process:
         heard = await speak(process, "Hi.")
@@ -328,7 +361,7 @@ async def test_lead_and_tail_silence_are_added():
 
 
 async def test_queue_is_bounded_in_length_and_time():
-    with daemon("queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
+    with daemon("engine.fallback=false", "queue.max_size=1", "queue.max_wait=2", fake="Endless") as process:
         async with connected(process) as a, connected(process) as b, connected(process) as c, connected(process) as d:
             for client in (a, b, c, d):  # as many as the engine takes
                 await client.write_event(Synthesize("On and on.").event())

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from wyoming.event import Event, async_read_event
 
 from qwentts_daemon.errors import WireError
-from qwentts_daemon.wyoming.wire import DATA_BYTES, HEADER_BYTES, PAYLOAD_BYTES, encode_event, read_event
+from qwentts_daemon.wyoming.wire import (
+    DATA_BYTES,
+    HEADER_BYTES,
+    PAYLOAD_BYTES,
+    encode_event,
+    read_data,
+    read_event,
+    read_header,
+    skip,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -76,24 +85,52 @@ def test_carriage_returns_are_ignored():
     assert read_all(b'{"type": "a"}\r\n') == [Event("a", {})]
 
 
+def read_with(data: bytes, read):
+    """Return what `read` returns for the first event of `data`, and what it leaves unread."""
+
+    async def run():
+        reader = asyncio.StreamReader(limit=HEADER_BYTES)
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await read(reader, await read_header(reader)), await reader.read()
+
+    return asyncio.run(run())
+
+
+def test_read_data_refuses_more_than_its_limit_before_reading_it():
+    body = b'{"text": "' + b"a" * 200 + b'"}'
+    event = b'{"type": "ping", "data_length": %d}\n' % len(body) + body
+    assert read_with(event, lambda reader, header: read_data(reader, header, len(body)))[0] == {"text": "a" * 200}
+    with pytest.raises(WireError, match="data_length 212 of 'ping' is above the limit of 100 bytes"):
+        read_with(event, lambda reader, header: read_data(reader, header, 100))
+
+
+def test_skip_leaves_the_next_event():
+    event = b'{"type": "a", "data_length": 3, "payload_length": 200000}\n' + b"!" * 200_003
+    skipped = read_with(event + b"next", lambda reader, header: skip(reader, header, header.size - header.line_length))
+    assert skipped == (None, b"next")
+    with pytest.raises(WireError, match="ended inside 'a'"):
+        read_with(event[:-1], lambda reader, header: skip(reader, header, 200_003))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"{" + b" " * HEADER_BYTES + b"}\n", "longer than"),
-        (b"[" * 20_000 + b"\n", "no JSON"),
-        (b'{"type": "\xff"}\n', "no JSON"),
-        (b"\n", "no JSON"),
-        (b"[1]\n", "no JSON object"),
-        (b"{}\n", "no type"),
-        (b'{"type": 5}\n', "no type"),
-        (b'{"type": "a", "data": [1]}\n', "data of 'a' is no JSON object"),
-        (b'{"type": "a", "data_length": "3"}\n', "data_length is no length"),
-        (b'{"type": "a", "data_length": true}\n', "data_length is no length"),
-        (b'{"type": "a", "payload_length": -1}\n', "payload_length is no length"),
+        (b"[" * 20_000 + b"\n", "not valid JSON"),
+        (b'{"type": "\xff"}\n', "not valid JSON"),
+        (b"\n", "not valid JSON"),
+        (b"[1]\n", "not a JSON object"),
+        (b"{}\n", "lacks a type"),
+        (b'{"type": 5}\n', "lacks a type"),
+        (b'{"type": "a", "data": [1]}\n', "data of 'a' is not a JSON object"),
+        (b'{"type": "a", "data_length": "3"}\n', "data_length is not a length"),
+        (b'{"type": "a", "data_length": true}\n', "data_length is not a length"),
+        (b'{"type": "a", "payload_length": -1}\n', "payload_length is not a length"),
         (b'{"type": "a", "payload_length": 1000000000000}\n', "above the limit"),
         (b'{"type": "a", "data_length": %d}\n' % (DATA_BYTES + 1), "above the limit"),
         (b'{"type": "a", "payload_length": %d}\n' % (PAYLOAD_BYTES + 1), "above the limit"),
-        (b'{"type": "a", "data_length": 2}\n[]', "no JSON object"),
+        (b'{"type": "a", "data_length": 2}\n[]', "not a JSON object"),
         (b'{"type": "a", "data_length": 9}\n{}', "ended inside 'a'"),
         (b'{"type": "a"', "ended inside a header"),
     ],

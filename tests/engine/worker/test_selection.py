@@ -14,7 +14,7 @@ HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
         (HUB_ID, True, True, "qwen3", "everything it needs"),
         (HUB_ID, False, True, "espeak", "no NVIDIA GPU"),
         (HUB_ID, True, False, "espeak", "pip install 'qwentts-daemon[engine]'"),
-        ("/nowhere/model", True, True, "espeak", "engine.model /nowhere/model is no directory"),
+        ("/nowhere/model", True, True, "espeak", "engine.model /nowhere/model is not a directory"),
     ],
 )
 def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model, gpu, installed, name, reason):
