@@ -228,6 +228,7 @@ class WyomingConnection:
         async with asyncio.timeout(None) as self._idle, asyncio.TaskGroup() as tasks:
             self._restart_idle_timer()
             while event := await self._receive():
+                self._idle.reschedule(None)  # a client is not idle while its event is handled
                 for action in self._exchange.receive(event):
                     await self._execute(action, tasks)
                 if self._exchange.stream_open and self._reply:

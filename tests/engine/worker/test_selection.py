@@ -11,8 +11,8 @@ HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
 @pytest.mark.parametrize(
     ("model", "gpu", "installed", "name", "reason"),
     [
-        (HUB_ID, True, True, "qwen3", "everything it needs"),
-        (HUB_ID, False, True, "espeak", "no NVIDIA GPU"),
+        (HUB_ID, True, True, "qwen3", "a GPU and all packages"),
+        (HUB_ID, False, True, "espeak", "not have an NVIDIA GPU"),
         (HUB_ID, True, False, "espeak", "pip install 'qwentts-daemon[engine]'"),
         ("/nowhere/model", True, True, "espeak", "engine.model /nowhere/model is not a directory"),
     ],
