@@ -20,6 +20,10 @@ from tests.support.harness import daemon, running_pool, speak
 RYAN = SynthesisRequest("ryan")
 
 
+def oom_score_adj(pid):
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 async def spoken(pool, text):
     async with pool.job(RYAN, text, Turn()) as job:
         job.end_text()
@@ -90,4 +94,4 @@ async def test_worker_ignores_the_signals_of_its_process_group():
             worker.send_signal(number)
         assert (await speak(process, "Still here.")).pcm == b"".join(map(tone, "Still here."))
         assert process.workers() == [worker]
-        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "500"
+        assert oom_score_adj(worker.pid) == 500
