@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,6 @@ from tests.support.fakes import tone
 from tests.support.harness import daemon, running_pool, speak
 
 RYAN = SynthesisRequest("ryan")
-
-
-def oom_score_adj(pid):
-    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 async def spoken(pool, text):
@@ -85,13 +79,3 @@ async def test_process_that_cannot_run_is_reported_with_the_remedy(monkeypatch):
     finally:
         logging.getLogger("qwentts_daemon").removeHandler(handler)
     assert lines[0].startswith("qwentts-qwen3 ended before it was running; after an upgrade")
-
-
-async def test_worker_ignores_the_signals_of_its_process_group():
-    with daemon("engine.fallback=false", fake="ToneBackend") as process:
-        (worker,) = process.workers()
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            worker.send_signal(number)
-        assert (await speak(process, "Still here.")).pcm == b"".join(map(tone, "Still here."))
-        assert process.workers() == [worker]
-        assert oom_score_adj(worker.pid) == 500
