@@ -8,7 +8,7 @@ import pytest
 from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.info import Describe
-from wyoming.tts import Synthesize
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart
 
 from qwentts_daemon.config.live import LiveConfig
 from qwentts_daemon.config.schema import PRIVATE_NETWORKS, Config, Wyoming
@@ -193,3 +193,30 @@ def test_warnings_of_one_kind_are_limited(caplog):
         for kind in ("invalid-request", "invalid-request", "text-too-long"):
             warnings.warn(kind, "%s refused", HOME)
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "WARNING"]
+
+
+@pytest.mark.skipif(OWN is None, reason="this machine has only loopback addresses")
+async def test_streams_of_one_address_make_room_for_another():
+    settings = (
+        "wyoming.uri=tcp://0.0.0.0:0",
+        "wyoming.allow_networks=[0.0.0.0/0]",
+        "engine.fallback=false",
+        "text.stall=300",
+        "queue.max_wait=60",
+    )
+    with daemon(*settings, fake="ToneBackend") as process:
+        port = int(process.wait_for(r"listening on tcp://0\.0\.0\.0:(\d+)")[1])
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncTcpClient(OWN, port)) for _ in range(4)]
+            for client in clients:  # as many as the engine takes
+                await client.write_event(SynthesizeStart().event())
+                await client.write_event(SynthesizeChunk("One is here. Two").event())
+                assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
+            other = await stack.enter_async_context(AsyncTcpClient("127.0.0.1", port))
+            await other.write_event(Synthesize("Hello there.").event())
+            await other.write_event(Describe().event())
+            assert (await hear(other, "info")).types == ["info"]
+            await clients[0].write_event(SynthesizeChunk(" is here. Three").event())
+            assert (await hear(other, "audio-stop")).types == ["audio-start", "audio-chunk", "audio-stop"]
+            more = await hear(clients[0], "audio-chunk")
+            assert more.types == ["audio-chunk"], process.lines
