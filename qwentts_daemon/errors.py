@@ -1,9 +1,9 @@
-"""Everything that may go wrong at a border, each with what its reader needs: an exit status or a stable code.
+"""The exceptions of this program; each has an exit status or a stable error code.
 
 QwenTtsError
 ├── ConfigError         the configuration cannot be used            exit status 78
-├── StartError          a socket cannot be had, …                   its own exit status
-├── WireError           bytes that are no Wyoming event             code invalid-request
+├── StartError          the daemon cannot start                     its own exit status
+├── WireError           not a valid Wyoming event                   code invalid-request
 ├── SinkError           a loudspeaker fails                         code target-failed
 └── SpeechError         a text cannot be spoken                     code, sent to the client
     └── WorkerLost      … by this engine; another may               engine-unavailable
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What a client may tell errors apart by; these words never change."""
+    """The error codes that clients receive; they never change."""
 
     ADDRESS_NOT_ALLOWED = "address-not-allowed"
     DEADLINE_EXCEEDED = "deadline-exceeded"
@@ -38,7 +38,7 @@ class Code(StrEnum):
 
 
 class QwenTtsError(Exception):
-    """Root of everything this program raises on purpose."""
+    """Base class of every exception that this program raises on purpose."""
 
 
 class ConfigError(QwenTtsError):
@@ -48,7 +48,7 @@ class ConfigError(QwenTtsError):
 
 
 class StartError(QwenTtsError):
-    """The daemon cannot start although its configuration is sound."""
+    """The daemon cannot start although its configuration is valid."""
 
     def __init__(self, text: str, exit_status: int = os.EX_UNAVAILABLE) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class StartError(QwenTtsError):
 
 
 class WireError(QwenTtsError):
-    """A peer sent bytes that are no Wyoming event, or an event beyond the limits."""
+    """A peer sent bytes that are not a Wyoming event, or an event beyond the limits."""
 
 
 class SinkError(QwenTtsError):
@@ -64,7 +64,7 @@ class SinkError(QwenTtsError):
 
 
 class SpeechError(QwenTtsError):
-    """A text cannot be spoken, or not to its end."""
+    """A text cannot be spoken, or not completely."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)

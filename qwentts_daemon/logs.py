@@ -1,4 +1,4 @@
-"""Log lines on stderr, in the form that their reader wants: a person, systemd's journal, or a program."""
+"""Log to stderr as plain text, for systemd's journal, or as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JournalFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Format each record as one line with a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def with_priority(level: int, text: str) -> str:
-    """Text whose every line tells the journal how grave it is."""
+    """Prefix every line with its syslog priority for the journal."""
     priority = next(number for lowest, number in PRIORITIES.items() if level >= lowest)
     return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
 
@@ -76,6 +76,6 @@ def set_up(config: Log, environment: Mapping[str, str]) -> None:
 
 
 def set_level(level: str) -> None:
-    """How much our own loggers say from now on."""
+    """Set the level of this program's own loggers."""
     for name in OURS:
         logging.getLogger(name).setLevel(level)

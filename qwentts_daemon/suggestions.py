@@ -1,4 +1,4 @@
-"""Error messages that name what the user may have meant."""
+"""Suggest known names in error messages."""
 
 from __future__ import annotations
 
