@@ -216,6 +216,8 @@ class Text(Section):
     strip_emoji: bool = True
     strip_urls: bool = True
     strip_code_blocks: bool = True
+    strip_machine_text: bool = True
+    strip_sources: bool = True
     replacements: tuple[Replacement, ...] = ()
 
 

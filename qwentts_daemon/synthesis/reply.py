@@ -301,5 +301,7 @@ def cleaning(text: Text) -> CleaningOptions:
         emoji=text.strip_emoji,
         urls=text.strip_urls,
         code_blocks=text.strip_code_blocks,
+        machine_text=text.strip_machine_text,
+        sources=text.strip_sources,
         replacements=tuple(rule(each.regex, each.replace) for each in text.replacements),
     )

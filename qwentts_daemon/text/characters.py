@@ -25,6 +25,8 @@ class CleaningOptions:
     emoji: bool = True
     urls: bool = True
     code_blocks: bool = True
+    machine_text: bool = True
+    sources: bool = True
     replacements: tuple[Rule, ...] = ()
 
 
@@ -126,19 +128,25 @@ class CharacterFilter:
 _OPENERS = r"(\[{<（【「『《“‘„\"'«‹"
 _CLOSERS = r")\]}>）】」』》”’\"'»›"
 # Possessive quantifiers, and one look at each run, keep the time linear: a run may fill a whole segment.
-_EMPTIED = re.compile(rf"[{_OPENERS}] *+{LEFT_OUT}[ {LEFT_OUT}]*+[{_CLOSERS}]")
+_EMPTIED = re.compile(rf"[{_OPENERS}] *+{LEFT_OUT}[ ,;{LEFT_OUT}]*+[{_CLOSERS}]")
 _UNSPOKEN = re.compile(rf"[ {LEFT_OUT}]++")
 _BEFORE_UNSPOKEN = frozenset(re.sub(r"\\(.)", r"\1", _OPENERS) + "¿¡")
 _AFTER_UNSPOKEN = frozenset(".,;:!?…、，。；：！？" + re.sub(r"\\(.)", r"\1", _CLOSERS))
 # `Markup` knows lower case only: to hold back every capital H would delay each sentence that begins with How.
 _SHOUTED_URL = re.compile(r"(?<![\w@.-])(?i:https?://|www\.)(?=\w)[^\s<>\"|]*[\w/]")
+# An address without a scheme: a host with a port or a path, such as 192.168.1.5:8123 or box.local/config.
+# A version such as 2.0.1, a time and `e.g.` do not match.
+_BARE_URL = re.compile(
+    r"(?<![\w@.:/-])(?:\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}|localhost)"
+    r"(?::\d{2,5}(?!\d)(?:/[^\s<>\"|]*[\w/])?|/[^\s<>\"|]*[\w/])"
+)
 _CELL_BORDER = re.compile(r"(?P<stop>[.,;:!?…]?) \|(?: \|)*(?= )")
 _BELATED = re.compile("[ 。！？｡।॥؟۔」』）】〕〉》］｣”、，；：]+")  # belongs to the segment before
 
 
 def tidy(segment: str, cleaning: CleaningOptions) -> str:
     """Return the segment without marks and border characters; the user's rules are applied after it."""
-    text = _SHOUTED_URL.sub(LEFT_OUT, segment) if cleaning.urls else segment
+    text = _BARE_URL.sub(LEFT_OUT, _SHOUTED_URL.sub(LEFT_OUT, segment)) if cleaning.urls else segment
     text = " ".join(_UNSPOKEN.sub(_without_edge_run, _EMPTIED.sub(LEFT_OUT, text)).replace(LEFT_OUT, " ").split())
     if belated := _BELATED.match(text):
         text = text[belated.end() :]
@@ -154,3 +162,18 @@ def _without_edge_run(run: re.Match[str]) -> str:
     text, start, end = run.string, run.start(), run.end()
     at_edge = start == 0 or end == len(text) or text[start - 1] in _BEFORE_UNSPOKEN or text[end] in _AFTER_UNSPOKEN
     return "" if at_edge else run[0]
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+_ENDED = re.compile(rf"[.!?…‼⁇⁈⁉‽:;,。｡！？：；，、।॥؟۔؛،။၊။–—-][ {_CLOSERS}]*\Z")
+_STOPS = {"CJK": "。", "HIRAGANA": "。", "KATAKANA": "。", "DEVANAGARI": "।", "BENGALI": "।"}
+
+
+def with_stop(segment: str) -> str:
+    """Return the segment with a full stop at its end, so that engines pause where an item, row or paragraph ends."""
+    if _ENDED.search(segment):
+        return segment
+    last = next((char for char in reversed(segment) if char.isalnum()), "")
+    script = unicodedata.name(last, "").partition(" ")[0] if last else ""
+    return segment + _STOPS.get(script, ".")

@@ -1,13 +1,15 @@
 """Splits a text that is still being written into segments to speak, each returned as soon as its end is certain.
 
-Three filters in a row: characters, markup, sentences. Each decides by the characters up to the present one alone, so
-the fragments in which a text arrives never change its segments.
+Four filters in a row: characters, machine text, markup, sentences. Each decides by the characters up to the present one
+alone, so the fragments in which a text arrives never change its segments. Where structure ends a segment, such as a
+list item, a row or a paragraph, the segment gets a full stop: engines know no other sign for a pause.
 """
 
 import re
 import unicodedata
 
-from .characters import BREAK, LEFT_OUT, UNSPACED, CharacterFilter, CleaningOptions, tidy
+from .characters import BREAK, LEFT_OUT, UNSPACED, CharacterFilter, CleaningOptions, tidy, with_stop
+from .machine_text import MachineTextFilter
 from .markdown import MarkdownStripper
 from .replacements import Replacer
 
@@ -150,9 +152,10 @@ class _Sentences:
         self._max_chars = max_chars
         self._text = ""
         self._scanned = 0  # no sentence ends before it
-        self._done: list[str] = []
+        self._done: list[tuple[str, bool]] = []
 
-    def feed(self, text: str) -> list[str]:
+    def feed(self, text: str) -> list[tuple[str, bool]]:
+        """Return the complete sentences, and of each whether only the structure of the text ends it."""
         at = 0
         while at < len(text):
             room = self._max_chars - len(self._text)
@@ -171,7 +174,7 @@ class _Sentences:
 
     def _push(self, chars: str) -> None:
         if chars == BREAK:
-            self._release(len(self._text))
+            self._release(len(self._text), broken=True)
         elif chars != " " or self._text[-1:] not in ("", " "):
             self._text += chars
             while end := self._find_end():
@@ -190,8 +193,13 @@ class _Sentences:
             self._scanned = len(self._text)
         return _cut(self._text, self._max_chars) if len(self._text) > self._max_chars else 0
 
-    def _release(self, end: int) -> None:
-        self._done.append(self._text[:end])
+    def end(self) -> str:
+        """Return the rest."""
+        rest, self._text, self._scanned = self._text, "", 0
+        return rest
+
+    def _release(self, end: int, broken: bool = False) -> None:
+        self._done.append((self._text[:end], broken))
         self._text = self._text[end:].lstrip(" ")
         self._scanned = 0
 
@@ -202,24 +210,34 @@ class Segmenter:
     def __init__(self, cleaning: CleaningOptions, max_chars: int = 400) -> None:
         self._cleaning = cleaning
         self._characters = CharacterFilter(cleaning.emoji)
+        self._machine_text = MachineTextFilter() if cleaning.machine_text else None
         self._markup = MarkdownStripper(cleaning)
+        self._max_chars = max_chars
         self._sentences = _Sentences(max_chars)
         self._replacer = Replacer(cleaning.replacements)
 
     def feed(self, text: str) -> list[str]:
         """Append text and return the segments that are complete now: cleaned and not empty."""
-        return self._speak(self._markup.feed(self._characters.feed(text)))
+        return self._speak(self._markup.feed(self._for_listeners(self._characters.feed(text))))
 
     def end(self) -> list[str]:
         """Return the segments of the rest."""
-        return self._speak(self._markup.feed(self._characters.end()) + self._markup.end() + BREAK)
+        rest = self._for_listeners(self._characters.end()) + (self._machine_text.end() if self._machine_text else "")
+        segments = self._speak(self._markup.feed(rest) + self._markup.end())
+        return segments + self._spoken([self._finish(self._sentences.end(), broken=False)])
+
+    def _for_listeners(self, text: str) -> str:
+        return self._machine_text.feed(text) if self._machine_text else text
 
     def _speak(self, plain: str) -> list[str]:
-        segments = map(self._finish, self._sentences.feed(plain))
+        return self._spoken([self._finish(sentence, broken) for sentence, broken in self._sentences.feed(plain)])
+
+    def _spoken(self, segments: list[str]) -> list[str]:
         return [segment for segment in segments if any(map(str.isalnum, segment))]
 
-    def _finish(self, sentence: str) -> str:
-        return " ".join(self._replacer.apply(tidy(sentence, self._cleaning)).split())
+    def _finish(self, sentence: str, broken: bool) -> str:
+        segment = " ".join(self._replacer.apply(tidy(sentence, self._cleaning)).split())
+        return with_stop(segment) if broken and 0 < len(segment) < self._max_chars else segment
 
 
 def clean(text: str, cleaning: CleaningOptions) -> str:

@@ -88,15 +88,21 @@ def test_sentences(text, expected):
 
 
 @table(
-    blank_line=("One\n\nTwo\n \nThree", ["One", "Two", "Three"]),
+    blank_line=("One\n\nTwo\n \nThree", ["One.", "Two.", "Three"]),
     newline_is_a_blank=("One\ntwo\r\nthree\rfour", ["One two three four"]),
-    paragraph_separator=("One\u2028two\u2029\u2029three", ["One two", "three"]),
-    list=("Buy:\n- milk\n* eggs\n+ jam\n• tea\n- and\n\nThen", ["Buy:", "milk", "eggs", "jam", "tea", "and", "Then"]),
-    numbers_stay=("Buy\n1. Milk\n2) Eggs. Two\n10. Jam\nok", ["Buy", "1. Milk", "2) Eggs.", "Two", "10. Jam", "ok"]),
-    no_list=("-5 is\n+49 too\n–1 and\n2.5\n*x*", ["-5 is +49 too –1 and 2.5 x"]),
-    heading=("# Title\nText here\n### Next ##\nMore", ["Title", "Text here", "Next", "More"]),
-    emoji_list=("🌡️ Warm: 21\n💧 Wet: 45", ["Warm: 21", "Wet: 45"]),
-    dialogue=("— Привет, я тут\n— Да", ["Привет, я тут", "Да"]),
+    paragraph_separator=("One\u2028two\u2029\u2029three", ["One two.", "three"]),
+    list=(
+        "Buy:\n- milk\n* eggs\n+ jam\n• tea\n- and\n\nThen",
+        ["Buy:", "milk.", "eggs.", "jam.", "tea.", "and.", "Then"],
+    ),
+    numbers_stay=(
+        "Buy\n1. Milk\n2) Eggs. Two\n10. Jam\nok",
+        ["Buy.", "1. Milk.", "2) Eggs.", "Two.", "10. Jam.", "ok"],
+    ),
+    no_list=("-5 is\n+49 too\n–1 and\n2.5\n*x*", ["-5 is.", "+49 too.", "–1 and.", "2.5 x"]),
+    heading=("# Title\nText here\n### Next ##\nMore", ["Title.", "Text here.", "Next.", "More"]),
+    emoji_list=("🌡️ Warm: 21\n💧 Wet: 45", ["Warm: 21.", "Wet: 45"]),
+    dialogue=("— Привет, я тут\n— Да", ["Привет, я тут.", "Да"]),
     after_a_sentence=("One.\nTwo!\nthree", ["One.", "Two!", "three"]),
 )
 def test_lines(text, expected):
@@ -115,7 +121,7 @@ def test_lines(text, expected):
         ("नमस्ते। आप", "नमस्ते।"),
         ("「好。」他", "「好。」他"),
         ('"好。"他', '"好。"他'),
-        ("（好。）【他", "（好。）【"),
+        ("（好。）【他", "（好。）【他"),
         ("【好。】(他", "【好。】("),
         ("(好。)《他", "(好。)《"),
         ("《好。》『他", "《好。》『"),
@@ -143,14 +149,14 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     emphasis_around_quotes=("*“Hi”* **“好”**的 **中**文 (*x*)", ["“Hi” “好”的 中文 (x)"]),
     emphasis_nested=("*a *b* c* d, _a b_c d_ e_, *so 5*3 is* ok", ["a b c d, a b_c d e_, so 5*3 is ok"]),
     emphasis_at_digits=("**5**x, **x**5, *y* is 5* now!* ok", ["5x, x5, y is 5* now!* ok"]),
-    emphasis_over_paragraphs=("**One ~~is\n\ntwo** three~~ four", ["One is", "two three four"]),
+    emphasis_over_paragraphs=("**One ~~is\n\ntwo** three~~ four", ["One is.", "two three four"]),
     ordinary_stars=("5*3, 2 * 3, x**2, 2**3, A* search, a * star", ["5*3, 2 * 3, x**2, 2**3, A* search, a * star"]),
     ordinary_lines=("snake_case, a__b, word_ and ~5", ["snake_case, a__b, word_ and ~5"]),
-    stars_do_not_reach_further=("an *open one\n\nis 5* now", ["an open one", "is 5* now"]),
+    stars_do_not_reach_further=("an *open one\n\nis 5* now", ["an open one.", "is 5* now"]),
     code=("Use `a_b *c*` or ``x ` y``, ok", ["Use a_b *c* or x ` y, ok"]),
     code_unclosed=("a ` b *c\n*d* `*e*`", ["a b *c d *e*"]),
-    quote=("> One\n> two\n>> three\n>\n> four", ["One two three", "four"]),
-    tasks=("- [ ] a\n- [x] b\n- [y] c", ["a", "b", "[y] c"]),
+    quote=("> One\n> two\n>> three\n>\n> four", ["One two three.", "four"]),
+    tasks=("- [ ] a\n- [x] b\n- [y] c", ["a.", "b.", "[y] c"]),
     not_a_task=("[x] marks", ["[x] marks"]),
     link=('See [the *docs*](http://a.b/c_(d) "Title. X"), ok', ["See the docs, ok"]),
     link_in_chinese=("请看[这里](https://a.b)的说明", ["请看这里的说明"]),
@@ -161,19 +167,19 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     badge=("[![Build](b.svg)](https://ci.org) ok", ["Build ok"]),
     reference=("[text][ref] and [note][]", ["text and note"]),
     not_a_reference=("m[0][1] [1][2] a[i][j]", ["m[0][1] [1][2] a[i][j]"]),
-    definition=('One\n[ref]: https://a.b/c "Title"\n[r]: www.a.b\nTwo', ["One", "Two"]),
+    definition=('One\n[ref]: https://a.b/c "Title"\n[r]: www.a.b\nTwo', ["One.", "Two"]),
     footnote=("A claim[^1].\n\n[^1]: The proof.", ["A claim.", "The proof."]),
     autolink=("Mail <me@home.org> now", ["Mail me@home.org now"]),
-    table=("|A|B|\n|---|:-:|\n| 1 | two. Three |\n||x|", ["A, B", "1, two.", "Three", "x"]),
+    table=("|A|B|\n|---|:-:|\n| 1 | two. Three |\n||x|", ["A, B.", "1, two.", "Three.", "x"]),
     table_with_marks=("| a: | b, |", ["a: b,"]),
     table_with_emoji=("| a | 😀 | b! | c |", ["a, b!", "c"]),
-    table_bare=("A | B\n--- | ---\n1 | 2\n3 | 4", ["A, B", "1, 2", "3, 4"]),
+    table_bare=("A | B\n--- | ---\n1 | 2\n3 | 4", ["A, B.", "1, 2.", "3, 4"]),
     table_of_markers=("| # | - a | 1. b |", ["#, - a, 1. b"]),
     ordinary_pipe=("a|b and a||b", ["a|b and a||b"]),
-    rulers=("One\n---\nTwo\n***\nThree\n* * *\nFour\n===\n_ _ _", ["One", "Two", "Three", "Four"]),
+    rulers=("One\n---\nTwo\n***\nThree\n* * *\nFour\n===\n_ _ _", ["One.", "Two.", "Three.", "Four."]),
     long_ruler=("-" * 70 + "\nOne", ["One"]),
-    html=('One<br>two <b>x</b><a href="y. Z">z</a> H<sub>2</sub>O<BR/>end', ["One", "two xz H2O", "end"]),
-    html_blocks=("<ul><li>a</li><li class='x' >b</li></ul><p>c <em>d</em></p>e", ["a", "b", "c d", "e"]),
+    html=('One<br>two <b>x</b><a href="y. Z">z</a> H<sub>2</sub>O<BR/>end', ["One.", "two xz H2O.", "end"]),
+    html_blocks=("<ul><li>a</li><li class='x' >b</li></ul><p>c <em>d</em></p>e", ["a.", "b.", "c d.", "e"]),
     not_html=("a < b, x<y and z>w, <3, List<int>", ["a < b, x<y and z>w, <3, List<int>"]),
     comment=("One <!-- not. This -- --> two", ["One two"]),
     entities=("a&amp;b &eacute;&#33; &#x41;&nbsp;z &lt;b&gt;", ["a&b é!", "A z <b>"]),
@@ -181,16 +187,16 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     not_an_entity=("AT&T; R&D &nope; &copyx; a&b", ["AT&T; R&D &nope; &copyx; a&b"]),
     escapes=(r"\*a\* \# \_b\_ C:\dir 1\. x", [r"*a* # _b_ C:\dir 1. x"]),
     escaped_newline=("a\\\nb", ["a b"]),
-    hash_is_no_heading=("#tag is C#\n####### x ##\ny", ["#tag is C# ####### x ## y"]),
-    heading_with_hashes=("# C# ##\n## #b #\n### F#", ["C#", "#b", "F#"]),
+    hash_is_no_heading=("#tag is C#\n####### x ##\ny", ["#tag is C#.", "####### x ## y"]),
+    heading_with_hashes=("# C# ##\n## #b #\n### F#", ["C#.", "#b.", "F#"]),
     fence=("Do:\n```python\nprint('hi. There')\n\n# no\n```\nDone", ["Do:", "Done"]),
     fence_tilde=("~~~\na\n```\nb\n~~~\nDone", ["Done"]),
     fence_longer=("````\na\n```\nb\n````\nDone", ["Done"]),
-    fence_in_list=("- See\n  ```\n  a\n  ```\n- b", ["See", "b"]),
+    fence_in_list=("- See\n  ```\n  a\n  ```\n- b", ["See.", "b"]),
     fence_in_quote=("> ```\n> a\n> ```\n> b", ["b"]),
-    fence_open=("One\n```\na. B", ["One"]),
+    fence_open=("One\n```\na. B", ["One."]),
     fence_on_one_line=("```a``` is code", ["a is code"]),
-    tildes_are_no_fence=("~~~ Hello all ~~~\nOne", ["~~~ Hello all ~~~ One"]),
+    tildes_are_no_fence=("~~~ Hello all ~~~\nOne", ["~~~ Hello all ~~~.", "One"]),
 )  # fmt: skip
 def test_markdown(text, expected):
     assert both_ways(text) == expected
@@ -200,15 +206,117 @@ def test_without_markdown_the_text_stays():
     text = "# A *b* __c__ `d` [e](f) <b>g</b> &amp; \\* ~~h~~ | i"
     assert spoken([text], CleaningOptions(markdown=False)) == [text]
     lines = ["- [x] one", "2. two", "| a | b |", "> three", "[r]: https://a.b"]
-    assert spoken(["\n".join(lines)], CleaningOptions(markdown=False, urls=False)) == [*lines[:3], " ".join(lines[3:])]
+    assert spoken(["\n".join(lines)], CleaningOptions(markdown=False, urls=False)) == [
+        *(f"{line}." for line in lines[:3]), " ".join(lines[3:]),
+    ]  # fmt: skip
 
 
 def test_code_blocks_are_spoken_on_demand():
     text = "Do:\n```sh\nls *.py_\n  cd ~\n```\n*Ok*"
-    assert spoken([text], CleaningOptions(code_blocks=False)) == ["Do:", "ls *.py_", "cd ~", "Ok"]
+    assert spoken([text], CleaningOptions(code_blocks=False)) == ["Do:", "ls *.py_.", "cd ~.", "Ok"]
     assert spoken([text], CleaningOptions(markdown=False)) == ["Do:", "*Ok*"]
-    assert spoken(["```\na\n```"], NOTHING) == ["``` a ```"]
-    assert spoken([f"```\nsee https://a.b/{'x' * 900} now\n```"], CleaningOptions(code_blocks=False)) == ["see now"]
+    assert spoken(["```\na\n```"], NOTHING) == ["``` a."]
+    assert spoken([f"```\nsee https://a.b/{'x' * 900} now\n```"], CleaningOptions(code_blocks=False)) == ["see now."]
+
+
+# --- structure becomes pauses ----------------------------------------------------------------------------------------
+
+
+@table(
+    bullets=("- Hall lamp on\n- Porch lamp off\n- Attic on", ["Hall lamp on.", "Porch lamp off.", "Attic on"]),
+    numbers=("1. Milk\n2. Eggs\n3. Bread", ["1. Milk.", "2. Eggs.", "3. Bread"]),
+    headings=("# Weather\nSunny all day\n\n# Tomorrow\nRain", ["Weather.", "Sunny all day.", "Tomorrow.", "Rain"]),
+    rows=("| Day | High |\n|---|---|\n| Mon | 21 |\n| Tue | 19 |", ["Day, High.", "Mon, 21.", "Tue, 19"]),
+    paragraphs=("Good morning\n\nYour first meeting is at nine", ["Good morning.", "Your first meeting is at nine"]),
+    lines=("Red\nBlue\nGreen", ["Red.", "Blue.", "Green"]),
+    hard_breaks=("**Kitchen:** on  \n**Hall:** off", ["Kitchen: on.", "Hall: off"]),
+    marks_are_not_doubled=("- One!\n- Two?\n- Three:\n- Four,\n- Five…\n- Six.\n",
+                           ["One!", "Two?", "Three:", "Four,", "Five…", "Six."]),
+    quotes_are_closed=('- "Why?"\n- (on)\n- x', ['"Why?"', "(on).", "x"]),
+    wrapped_sentence=("It rains in the\nevening, take\nan umbrella.", ["It rains in the evening, take an umbrella."]),
+    wrapped_at_a_noun=(
+        "Heute Abend um sieben Uhr beginnt im Gemeindesaal die\nProbe.",
+        ["Heute Abend um sieben Uhr beginnt im Gemeindesaal die Probe."],
+    ),
+    chinese=("今天\n\n明天", ["今天。", "明天"]),
+    japanese=("- ライト\n- ドア", ["ライト。", "ドア"]),
+    hindi=("- दूध\n- अंडे", ["दूध।", "अंडे"]),
+    arabic=("- حليب\n- بيض", ["حليب.", "بيض"]),
+)  # fmt: skip
+def test_segmenter_ends_items_rows_and_paragraphs_with_a_full_stop(text, expected):
+    assert both_ways(text) == expected
+
+
+# --- what is not for listeners ---------------------------------------------------------------------------------------
+
+ANSWER = "The hall light is on."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\nThe user wants the hall light. I call the tool.\n</think>\n\n{ANSWER}",
+        f"<thinking>a < b, List<int> and <b>bold</b></thinking>{ANSWER}", f"<THINK>x</Think> {ANSWER}",
+        f"<think>\n\n</think>\n\n{ANSWER}", f'<reasoning effort="low">x\n\n- y</reasoning>\n{ANSWER}',
+        f"[THINK]hm[/THINK]{ANSWER}", f"◁think▷hm◁/think▷{ANSWER}", f"<seed:think>x</seed:think>{ANSWER}",
+        f"<|begin_of_thought|>x<|end_of_thought|><|begin_of_solution|>{ANSWER}<|end_of_solution|>",
+        f"<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
+        f'<|channel|>commentary to=functions.light <|constrain|>json<|message|>{{"on": 1}}<|call|>'
+        f"<|start|>assistant<|channel|>final<|message|>{ANSWER}",
+        f"<|start|>assistant<|message|>{ANSWER}<|im_end|>", f"<|channel>thought\nx<channel|>{ANSWER}",
+        f'<tool_call>\n{{"name": "light"}}\n</tool_call>{ANSWER}', f"<answer>{ANSWER}</answer>",
+        f'<function_calls><invoke name="x">y</invoke></function_calls>\n{ANSWER}',
+        f'[TOOL_CALLS] [{{"name": "light"}}]\n{ANSWER}', f"<｜tool▁calls▁begin｜>f<｜tool▁calls▁end｜>{ANSWER}",
+        f"{ANSWER}<think>and this reply was cut", f"{ANSWER} <tool_call>", f"{ANSWER}<|im_end|>", f"{ANSWER}</s>",
+    ],
+)  # fmt: skip
+def test_segmenter_drops_text_for_machines(text):
+    assert both_ways(text) == [ANSWER]
+    assert spoken([text[at : at + 3] for at in range(0, len(text), 3)]) == [ANSWER]
+
+
+def test_segmenter_speaks_the_answer_as_soon_as_the_block_ends():
+    segmenter = Segmenter(ALL)
+    assert segmenter.feed(f"<think>x</think>{ANSWER} N") == [ANSWER]
+
+
+@table(
+    code=("Write `<think>` or '<think>' first.", ["Write <think> or '<think>' first."]),
+    generics=("List<int> and Map<think> stay.", ["List<int> and Map<think> stay."]),
+    comparisons=("a < b, <3, x <y, 2<3 and [x] [NO]", ["a < b, <3, x <y, 2<3 and [x] [NO]"]),
+    end=("It is <thin", ["It is <thin"]),
+)
+def test_segmenter_keeps_ordinary_angle_brackets(text, expected):
+    assert both_ways(text) == expected
+
+
+def test_segmenter_speaks_machine_text_on_demand():
+    assert spoken(["<think>Hm.</think> Yes."], CleaningOptions(machine_text=False)) == ["<think>Hm.</think> Yes."]
+
+
+@table(
+    host=("It will rain. ([news.example](https://www.news.example/a?utm_source=openai))", ["It will rain."]),
+    hosts=("It will rain ([news.example](https://a.b), [sky.example](https://c.d)).", ["It will rain."]),
+    number=("It will rain [1](https://news.example/a).", ["It will rain."]),
+    numbers=("It will rain [1](https://a.b)[2](https://c.d), I think.", ["It will rain, I think."]),
+    lenticular=("It will rain【4:0†source】.", ["It will rain."]),
+    words_stay=("[the weather page](https://a.b) says so", ["the weather page says so"]),
+    chinese_brackets=("【注意】下雨。", ["【注意】下雨。"]),
+    bare=("Open 192.168.1.5:8123/config or homeassistant.local:8123 now.", ["Open or now."]),
+    no_addresses=(
+        "Version 2.0.1 at 12:30, e.g. 3.5/4.5, and/or U.S./Canada.",
+        ["Version 2.0.1 at 12:30, e.g. 3.5/4.5, and/or U.S./Canada."],
+    ),
+)  # fmt: skip
+def test_segmenter_leaves_sources_and_bare_addresses_out(text, expected):
+    assert both_ways(text) == expected
+
+
+def test_segmenter_speaks_sources_on_demand():
+    keep = CleaningOptions(sources=False)
+    assert spoken(["Rain [1](https://a.b) [news.example](https://a.b)【4:0†source】."], keep) == [
+        "Rain 1 news.example4:0†source."
+    ]
 
 
 # --- addresses, emoji, characters ------------------------------------------------------------------------------------
@@ -283,7 +391,7 @@ def test_replacements_come_last_and_per_segment():
 
 
 @table(
-    latin=("# Hi\nOne. Two\n- three", "Hi One. Two three"),
+    latin=("# Hi\nOne. Two\n- three", "Hi. One. Two. three"),
     chinese=("你好。世界！Ok. 好", "你好。世界！Ok. 好"),
     long=("word " * 1000, "word " * 999 + "word"),
     nothing=("😀 ...", ""),
