@@ -25,6 +25,8 @@ NOTHING_TO_SAY_S = 0.1
 DEFAULT_RATE = 22_050
 COMFORT_CHUNK_S = 0.1
 SLICE_CHARS = 256
+UNSPOKEN_FACTOR = 20
+"""A text may have this many times `text.max_length` characters, of which the cleaner leaves most out."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class Reply:
         self._request = request
         self._turn = turn
         self._segmenter = Segmenter(cleaning(self._config.text))
-        self._length = 0
+        self._length = self._spoken = 0  # characters that have arrived, and those of the segments
+        self._is_full = False
         self._waiting: list[str] = []
         self._given = ""  # the text of the present job
         self._last_character = ""
@@ -84,18 +87,21 @@ class Reply:
         self._playback = Playback()
 
     async def feed(self, text: str) -> None:
-        """Append text, split anywhere. Raises SpeechError if the whole text exceeds `text.max_length`.
+        """Append text, split anywhere. Raises SpeechError if not even its first sentence fits in `text.max_length`.
 
-        Cleaning a long text takes a while, so other tasks get a turn after each slice of it.
+        Of a longer text the sentences that fit are spoken. Cleaning takes a while, so other tasks get a turn after each
+        slice of the text.
         """
-        self._length += len(text)
-        limit = self._config.text.max_length
-        if self._length > limit:
-            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
         for start in range(0, len(text), SLICE_CHARS):
+            if self._is_full:
+                return
             if start:
                 await asyncio.sleep(0)
-            self._pass_on(self._segmenter.feed(text[start : start + SLICE_CHARS]))
+            part = text[start : start + SLICE_CHARS]
+            self._length += len(part)
+            self._pass_on(self._segmenter.feed(part))
+            if self._length > UNSPOKEN_FACTOR * self._config.text.max_length:
+                self._fill()
 
     def require_time(self) -> None:
         """Raise SpeechError if the text has been incomplete for longer than `text.timeout`."""
@@ -105,10 +111,20 @@ class Reply:
 
     def end_text(self) -> None:
         """Mark the text as complete."""
-        self._pass_on(self._segmenter.end())
+        if not self._is_full:
+            self._pass_on(self._segmenter.end())
         self._ended = True
         self._end_job_text()
         self._changed.set()
+
+    def _fill(self) -> None:
+        """End the text here, as it is longer than `text.max_length`. Raises SpeechError if nothing of it fits."""
+        limit = self._config.text.max_length
+        if not self._segments:
+            raise SpeechError(Code.TEXT_TOO_LONG, f"the text is longer than {limit} characters (text.max_length)")
+        log.warning("%s: only the first %d characters are spoken (text.max_length: %d)", self.name, self._spoken, limit)
+        self._is_full = True
+        self.end_text()
 
     async def pcm(self) -> AsyncGenerator[Pcm, None]:
         """Yield the audio: at least one item, all at one rate. Log one line at the end. Raises SpeechError."""
@@ -237,9 +253,19 @@ class Reply:
         return self._playback.left_s() + pause_s
 
     def _pass_on(self, segments: list[str]) -> None:
+        """Hand complete segments to the present job, or keep them for the next one. Raises SpeechError."""
+        sizes = itertools.accumulate(map(len, segments), initial=self._spoken)
+        limit = self._config.text.max_length
+        fitting = sum(size <= limit for size in sizes) - 1
+        self._append(segments[:fitting])
+        if fitting < len(segments):
+            self._fill()
+
+    def _append(self, segments: list[str]) -> None:
         if not segments:
             return
         self._segments += len(segments)
+        self._spoken += sum(map(len, segments))
         self._waiting += segments
         self._progress_s = time.monotonic()
         if self._job and self._synthesizer.pool.exceeds_share(self._turn.client):

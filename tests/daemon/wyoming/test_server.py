@@ -167,7 +167,6 @@ async def test_language_with_voice_name_is_used(tone_daemon):
         (Synthesize("Hi.", SynthesizeVoice("vivian", speaker="loud")).event(), "voice-not-found"),
         (Synthesize("Hi.", SynthesizeVoice(language="fr")).event(), "language-not-supported"),
         (Synthesize("<speak/>", text_format="ssml").event(), "text-format-not-supported"),
-        (Synthesize("Hi." * 2000).event(), "text-too-long"),
         (Synthesize("Hi." * 100_000).event(), "text-too-long"),
         (Event("synthesize", {"text": "Hi.", "context": [[]] * 100_000}), "text-too-long"),
         (Synthesize("Please [refuse] this.").event(), "synthesis-failed"),
@@ -194,11 +193,22 @@ async def test_rejected_request_gets_error_code_and_end_of_reply(tone_daemon, ev
     assert heard.events[0].data["text"]
 
 
-async def test_streamed_text_beyond_limit_is_rejected(tone_daemon):
-    heard = await stream(tone_daemon, *["A little more of it. "] * 400)
-    assert heard.types[-1] == "error"
-    assert heard.code == "text-too-long"
-    assert "audio-stop" not in heard.types
+@pytest.mark.parametrize("pieces", [1, 400], ids=["whole", "streamed"])
+async def test_text_beyond_limit_is_spoken_to_the_last_sentence_that_fits(tone_daemon, pieces):
+    sentences = ["A little more of it."] * 400  # 8,000 characters, of which text.max_length admits 5,000
+    if pieces == 1:
+        heard = await speak(tone_daemon, " ".join(sentences))
+    else:
+        heard = await stream(tone_daemon, *(f"{sentence} " for sentence in sentences))
+        assert heard.types[-1] == "synthesize-stopped"
+    assert heard.code is None
+    assert heard.pcm == tones(" ".join(sentences[:250]))
+    assert len([line for line in tone_daemon.lines if "only the first 5000 characters are spoken" in line]) >= 1
+
+
+async def test_characters_that_are_left_out_do_not_count_for_the_limit(tone_daemon):
+    image = f"![](data:image/png;base64,{'A' * 6000})"
+    assert (await speak(tone_daemon, f"{image} The cat is out.")).pcm == tones("The cat is out.")
 
 
 @pytest.mark.parametrize(
