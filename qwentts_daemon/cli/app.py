@@ -10,6 +10,7 @@ written · 77 permission denied · 78 wrong configuration · 130 interrupted.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from wyoming.info import TtsVoice
 
 from .. import __version__, logs
 from ..config.live import LiveConfig
@@ -31,14 +33,24 @@ from ..doctor import findings
 from ..doctor.checks import examine
 from ..errors import ConfigError, QwenTtsError, SpeechError, StartError, first_error
 from ..service import early_signals, install
+from ..voices.languages import match_language
 from ..workers import engine_settings
 from ..workers.engine_settings import Clone
 from ..wyoming import client
 from . import streams, try_voice
 
 DEFAULT_COMMAND = "run"
+ROOT_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+MAX_TRANSCRIPT_BYTES = 64 * 1024
 
-app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+log = logging.getLogger(__name__)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -65,7 +77,7 @@ def run_cli() -> None:
 
 def _run_command(arguments: list[str]) -> None:
     """Parse and obey; without a command, `run`. A user's mistake is one line and an exit status, no traceback."""
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ROOT_OPTIONS):
         arguments.insert(0, DEFAULT_COMMAND)
     try:
         app(arguments, prog_name="qwentts-daemon")
@@ -115,6 +127,7 @@ def check_config(config: ConfigPath = None, settings: Settings = None) -> None:
     """Check the configuration and say what is in force."""
     loaded = _load(config, settings)
     out.print_json(loaded.model_dump_json())
+    err.print("OK: the configuration is valid")
 
 
 @app.command()
@@ -143,10 +156,13 @@ def doctor(
 def say(
     text: Annotated[str, typer.Argument(help="What to say; `-` reads standard input and speaks while it arrives.")],
     config: ConfigPath = None,
+    settings: Settings = None,
     uri: Uri = None,
     voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
     speaker: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a WAV file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a WAV file; `-` is standard output.")
+    ] = None,
     play: Annotated[bool, typer.Option("--play", help="Play on this machine while it arrives.")] = False,
     wait: Wait = 0.0,
 ) -> None:
@@ -155,11 +171,19 @@ def say(
         raise typer.BadParameter("choose --output FILE or --play")
     if speaker and not voice:
         raise typer.BadParameter("--speaker needs --voice: the protocol sends a style only with a voice")
-    request = client.ClientOptions(_daemon_uri(config, uri), voice, speaker, wait)
+    request = client.ClientOptions(_daemon_uri(config, uri, settings), voice, speaker, wait)
+    if voice and (warning := client.unlisted(asyncio.run(client.programs(request)), voice, speaker)):
+        err.print(f"warning: {warning}", soft_wrap=True, markup=False)
     pieces = client.stdin_pieces() if text == "-" else client.whole(text)
-    with client.sink(output, play) as write:
-        result = asyncio.run(client.say(request, pieces, write))
-    out.print(
+    result = None
+    try:
+        with client.sink(output, play) as write:
+            result = asyncio.run(client.say(request, pieces, write))
+    except* BrokenPipeError:
+        log.debug("the reader of standard output has left")  # it has what it wanted (`say -o - | head`)
+    if result is None:
+        raise SystemExit(1)
+    (err if str(output) == "-" else out).print(
         f"first audio {result.first_audio_s * 1000:.1f} ms, {result.audio_s:.2f} s of audio in {result.chunks} chunks, "
         f"real-time factor {result.total_s / result.audio_s:.4f}{f', {output}' if output else ''}",
         soft_wrap=True,
@@ -202,14 +226,31 @@ def _print_event(event: Mapping[str, Any]) -> None:
 
 
 @app.command()
-def voices(config: ConfigPath = None, uri: Uri = None, wait: Wait = 0.0) -> None:
+def voices(
+    config: ConfigPath = None,
+    settings: Settings = None,
+    uri: Uri = None,
+    language: Annotated[str | None, typer.Option(help="Only voices that speak it, such as de or de-DE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    wait: Wait = 0.0,
+) -> None:
     """List the voices of a running daemon."""
-    request = client.ClientOptions(_daemon_uri(config, uri), None, None, wait)
+    request = client.ClientOptions(_daemon_uri(config, uri, settings), None, None, wait)
+    every = asyncio.run(client.voices(request))
+    chosen = [each for each in every if language is None or match_language(language, each.languages)]
+    if as_json:
+        fields = ("name", "description", "languages")
+        rows = [{key: getattr(each, key) for key in fields} | {"styles": _styles(each)} for each in chosen]
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
     table = Table("voice", "description", "languages", "styles", box=None)
-    for listed in asyncio.run(client.voices(request)):
-        styles = ", ".join(speaker.name for speaker in listed.speakers or ())
-        table.add_row(listed.name, listed.description, ", ".join(listed.languages), styles)
+    for listed in chosen:
+        table.add_row(listed.name, listed.description, ", ".join(listed.languages), ", ".join(_styles(listed)))
     out.print(table)
+
+
+def _styles(voice: TtsVoice) -> list[str]:
+    return [speaker.name for speaker in voice.speakers or ()]
 
 
 @app.command()
@@ -231,7 +272,7 @@ def clone(
     name: Annotated[str, typer.Argument(help="What the voice shall be called.")],
     audio: Annotated[Path, typer.Option("--audio", help="3 to 30 s of one person speaking: WAV, FLAC, OGG or MP3.")],
     transcript: Annotated[
-        str | None, typer.Option(help="The words of the recording; the clone is closer then.")
+        str | None, typer.Option(help="The words of the recording, or a text file with them; the clone is closer then.")
     ] = None,
     language: Annotated[str | None, typer.Option(help="The language of the voice, such as de-DE.")] = None,
     description: Annotated[str | None, typer.Option(help="What lists of voices show.")] = None,
@@ -253,7 +294,7 @@ def clone(
             check_language(language)
         except ValueError as error:
             raise typer.BadParameter(f"--language {language}: {error}") from None
-    directory = engine_settings.add_clone(folder, Clone(name, audio, transcript, language, description))
+    directory = engine_settings.add_clone(folder, Clone(name, audio, _transcript(transcript), language, description))
     out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
     _try_out(
         client.ClientOptions(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None
@@ -287,8 +328,21 @@ def _load(config: Path | None, settings: list[str] | None = None) -> Config:
     return load(config or default_path(os.environ), os.environ, settings or [])
 
 
-def _daemon_uri(config: Path | None, uri: str | None) -> str:
-    return program_uri(_load(config, [f"wyoming.uri={uri}"] if uri else []))
+def _daemon_uri(config: Path | None, uri: str | None, settings: list[str] | None = None) -> str:
+    return program_uri(_load(config, [*(settings or []), *([f"wyoming.uri={uri}"] if uri else [])]))
+
+
+def _transcript(words: str | None) -> str | None:
+    """Return the words, or those of the text file that they name. Raises StartError."""
+    if words is None or not Path(words).is_file():
+        return words
+    try:
+        with Path(words).open("rb") as file:
+            text = file.read(MAX_TRANSCRIPT_BYTES).decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--transcript {words}: cannot be read as UTF-8 text: {error}", os.EX_NOINPUT) from None
+    err.print(f"transcript of {words}: {text}", soft_wrap=True, markup=False)
+    return text
 
 
 def _fail(error: BaseException) -> NoReturn:

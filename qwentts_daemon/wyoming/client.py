@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import contextlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -29,9 +30,11 @@ from wyoming.tts import (
     SynthesizeVoice,
 )
 
+from ..audio.wav import header as wav_header
 from ..errors import Code, SpeechError, StartError
 
 RETRY_S = 0.1
+WAV_SUFFIXES = ("", ".wav", ".wave")
 READ_BYTES = 4096
 PLAYERS = (
     ("pw-play", "--format", "s16", "--rate", "{rate}", "--channels", "1", "-"),
@@ -67,7 +70,7 @@ async def say(request: ClientOptions, pieces: AsyncIterator[str], write: Write) 
     async with _connected(request) as wyoming, asyncio.TaskGroup() as tasks:
         began_s = time.monotonic()
         sender = tasks.create_task(_send_text(wyoming, request, pieces), name="text")
-        result = await _receive(wyoming, write, began_s)
+        result = await _receive(_events(wyoming, request.uri), write, began_s)
         sender.cancel()
     return result
 
@@ -81,7 +84,7 @@ async def programs(request: ClientOptions) -> list[TtsProgram]:
     """Return the programs and voices of the daemon."""
     async with _connected(request) as wyoming:
         await wyoming.write_event(Describe().event())
-        async for event in _events(wyoming):
+        async for event in _events(wyoming, request.uri):
             if Info.is_type(event.type):
                 return Info.from_event(event).tts
     raise SpeechError(Code.ENGINE_UNAVAILABLE, "the daemon closed the connection without an answer")
@@ -95,8 +98,9 @@ async def whole(text: str) -> AsyncIterator[str]:
 async def stdin_pieces() -> AsyncIterator[str]:
     """Yield standard input as it arrives."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):  # a file is never waited for, and cannot be
-        yield sys.stdin.buffer.read().decode(errors="replace")
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or sys.stdin.isatty()):
+        yield sys.stdin.buffer.read().decode(errors="replace")  # epoll does not take files and /dev/null
         return
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -122,23 +126,35 @@ def _wav_writer(stack: contextlib.ExitStack, output: Path | None) -> Write | Non
     """Return a writer that creates the file at the first audio, so that a failure does not leave an empty one."""
     if output is None:
         return None
-    files: list[wave.Wave_write] = []
+    if output.suffix.lower() not in WAV_SUFFIXES:
+        raise StartError(f"{output}: only WAV can be written; use {output.with_suffix('.wav')}", os.EX_USAGE)
+    append: list[Callable[[bytes], object]] = []
 
     def write(rate: int, pcm: bytes) -> None:
-        if not files:
-            files.append(stack.enter_context(_open_wav(output, rate)))
-        files[0].writeframesraw(pcm)
+        if not append:
+            append.append(_wav_appender(stack, output, rate))
+        append[0](pcm)
 
     return write
 
 
-def _open_wav(path: Path, rate: int) -> wave.Wave_write:
+def _wav_appender(stack: contextlib.ExitStack, path: Path, rate: int) -> Callable[[bytes], object]:
+    """Open a WAV file, or standard output for `-`. What cannot be rewound gets a header for audio of unknown length."""
     try:
-        wav = wave.open(str(path), "wb")  # noqa: SIM115 - the caller closes it
+        file = sys.stdout.buffer if str(path) == "-" else stack.enter_context(path.open("wb"))
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}", os.EX_CANTCREAT) from error
-    wav.setparams((1, 2, rate, 0, "NONE", ""))
-    return wav
+    if file.seekable() and file is not sys.stdout.buffer:
+        wav: wave.Wave_write = stack.enter_context(wave.open(file, "wb"))  # noqa: SIM115 (it is entered here)
+        wav.setparams((1, 2, rate, 0, "NONE", ""))
+        return wav.writeframesraw
+    file.write(wav_header(rate, None))
+
+    def append(pcm: bytes) -> None:
+        file.write(pcm)
+        file.flush()
+
+    return append
 
 
 def _player(stack: contextlib.ExitStack, play: bool) -> Write | None:
@@ -174,7 +190,7 @@ async def _connected(request: ClientOptions) -> AsyncIterator[AsyncClient]:
             break
         except OSError as error:
             if time.monotonic() >= until_s:
-                reason = error.strerror or error
+                reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error
                 raise StartError(f"no daemon answers at {request.uri}: {reason} (start one, or use --uri)") from error
         await asyncio.sleep(RETRY_S)  # another process does not signal when it listens
     try:
@@ -193,9 +209,9 @@ async def _send_text(wyoming: AsyncClient, request: ClientOptions, pieces: Async
         await wyoming.write_event(SynthesizeStop().event())
 
 
-async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> ClientResult:
+async def _receive(events: AsyncIterator[Event], write: Write, began_s: float) -> ClientResult:
     result = ClientResult()
-    async for event in _events(wyoming):
+    async for event in events:
         if AudioChunk.is_type(event.type):
             chunk = AudioChunk.from_event(event)
             result.first_audio_s = result.first_audio_s or time.monotonic() - began_s
@@ -212,10 +228,40 @@ async def _receive(wyoming: AsyncClient, write: Write, began_s: float) -> Client
     raise SpeechError(Code.ENGINE_UNAVAILABLE, "the daemon closed the connection before the end of the speech")
 
 
-async def _events(wyoming: AsyncClient) -> AsyncIterator[Event]:
-    """Yield events until the end of the connection. Raises SpeechError for an error event."""
-    while (event := await wyoming.read_event()) is not None:
+async def _events(wyoming: AsyncClient, uri: str) -> AsyncIterator[Event]:
+    """Yield events until the end of the connection. Raises SpeechError for an error event, StartError if none come."""
+    known = False
+    while (event := await _next_event(wyoming, uri)) is not None:
         if Error.is_type(event.type):
             error = Error.from_event(event)
             raise SpeechError(error.code or Code.SYNTHESIS_FAILED, error.text)
+        known = True
         yield event
+    if not known:
+        raise _not_wyoming(uri)
+
+
+async def _next_event(wyoming: AsyncClient, uri: str) -> Event | None:
+    try:
+        return await wyoming.read_event()
+    except (ValueError, KeyError) as error:
+        raise _not_wyoming(uri) from error
+
+
+def _not_wyoming(uri: str) -> StartError:
+    return StartError(f"no Wyoming server at {uri}: what answers there does not speak the protocol (use --uri)")
+
+
+def unlisted(programs: list[TtsProgram], voice: str, style: str | None) -> str | None:
+    """Return a warning if the daemon does not list a voice or its style, so that another one may speak."""
+    base = _folded(re.split("[@+]", voice)[0])
+    found = next((each for program in programs for each in program.voices if _folded(each.name) == base), None)
+    if found is None:
+        return f"the daemon does not list the voice {voice!r}; the voice that speaks may be another"
+    if style and _folded(style) not in (_folded(speaker.name) for speaker in found.speakers or ()):
+        return f"the voice {voice!r} does not list the style {style!r}; it may speak without it"
+    return None
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())

@@ -1,5 +1,7 @@
 """The command line as a person uses it, against a real daemon."""
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import wave
 import pytest
 
 import qwentts_daemon
+from qwentts_daemon.audio.wav import header as wav_header
 from tests.support.harness import PATIENCE_S, ROOT, daemon, speak
 
 COMMAND = [sys.executable, "-m", "qwentts_daemon"]
@@ -58,6 +61,57 @@ def test_say_reads_a_file_as_standard_input(speaking, tmp_path):
     assert finished.returncode == 0, finished.stderr
 
 
+def test_say_with_empty_standard_input_ends(speaking, tmp_path):
+    finished = run("say", "-", "--uri", speaking.uri, "-o", str(tmp_path / "out.wav"), stdin=subprocess.DEVNULL)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+async def test_say_writes_a_wav_stream_to_standard_output(speaking):
+    command = [*COMMAND, "say", "Good evening.", "--uri", speaking.uri, "-o", "-"]
+    finished = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=True
+    )
+    heard = await speak(speaking, "Good evening.")
+    assert finished.stdout == wav_header(heard.rate, None) + heard.pcm
+    assert b"real-time factor" in finished.stderr
+
+
+def test_say_is_quiet_when_the_reader_of_standard_output_leaves(speaking):
+    words = " ".join(["Many words for a small reader."] * 100)
+    command = [*COMMAND, "say", words, "--uri", speaking.uri, "-o", "-"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saying:
+        assert saying.stdout.read(4) == b"RIFF"
+        saying.stdout.close()
+        assert (saying.stderr.read(), saying.wait(PATIENCE_S)) == (b"", 1)
+
+
+def test_say_warns_about_voice_and_style_that_the_daemon_does_not_list(speaking, tmp_path):
+    words = ("say", "Hi.", "--uri", speaking.uri, "-o", str(tmp_path / "x.wav"))
+    assert "does not list the voice 'rian'" in run(*words, "--voice", "rian").stderr
+    assert "does not list the style 'wisper'" in run(*words, "--voice", "Espeak-EN-us", "--speaker", "wisper").stderr
+    assert run(*words, "--voice", "Espeak-EN-us", "--speaker", "Whisper").stderr == ""
+
+
+async def test_say_names_a_server_that_does_not_speak_wyoming(tmp_path):
+    async def answer(reader, writer):
+        await reader.readline()
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        uri = "tcp://{}:{}".format(*server.sockets[0].getsockname())
+        finished = await asyncio.to_thread(run, "say", "Hi.", "--uri", uri, "-o", str(tmp_path / "x.wav"))
+    assert finished.returncode == os.EX_UNAVAILABLE
+    assert f"no Wyoming server at {uri}" in finished.stderr
+
+
+def test_voices_prints_json_of_one_language(speaking):
+    listed = json.loads(run("voices", "--json", "--language", "es-MX", "--uri", speaking.uri).stdout)
+    assert [each["name"] for each in listed] == ["espeak-es-es", "espeak-es-419"]
+    assert listed[0]["languages"] == ["es-ES"]
+    assert "whisper" in listed[0]["styles"]
+
+
 def test_voices_lists_names_and_languages(speaking):
     finished = run("voices", "--uri", speaking.uri, env={**os.environ, "COLUMNS": "200"})
     assert finished.returncode == 0
@@ -74,6 +128,8 @@ def test_voices_lists_names_and_languages(speaking):
         (["say", "Hi."], 2, "choose --output FILE or --play"),
         (["say", "Hi.", "--speaker", "soft", "-o", "x.wav"], 2, "--speaker needs --voice"),
         (["shout"], 2, "No such command"),
+        (["say", "Hi.", "-o", "x.mp3"], os.EX_USAGE, "x.mp3: only WAV can be written; use x.wav"),
+        (["voices", "--uri", "tcp://127.0.0.1:9"], os.EX_UNAVAILABLE, "connection refused"),
         (["--backend", "gpt"], os.EX_CONFIG, "engine.backend"),
         (["--set", "wyoming"], os.EX_CONFIG, "section.key=value"),
         (["say", "Hi.", "--uri", "http://x", "-o", "x.wav"], os.EX_CONFIG, "it must begin with tcp://"),
@@ -103,17 +159,21 @@ def test_a_file_that_cannot_be_written_is_named(speaking):
     finished = run("say", "Hi.", "--uri", speaking.uri, "-o", "/nowhere/x.wav")
     assert finished.returncode == os.EX_CANTCREAT
     assert "/nowhere/x.wav: No such file or directory" in finished.stderr
+    assert "Exception ignored" not in finished.stderr
 
 
 def test_version_and_help():
     assert run("--version").stdout.strip() == qwentts_daemon.__version__
     assert "say" in run("--help").stdout
+    assert run("say", "-h").stdout == run("say", "--help").stdout
+    assert "--play" in run("say", "-h").stdout
 
 
 def test_check_config_prints_what_is_in_force():
     finished = run("check-config", "--set", "queue.max_size=7")
     assert finished.returncode == 0
-    assert '"max_size": 7' in finished.stdout
+    assert json.loads(finished.stdout)["queue"]["max_size"] == 7
+    assert finished.stderr == "OK: the configuration is valid\n"
 
 
 def test_the_program_and_the_engine_have_one_version():
