@@ -145,7 +145,7 @@ class PoolTask:
 
     async def run_until(self, stopping: asyncio.Event) -> None:
         """Wait until `stopping` is set. Raises the exception that ends the pool before that."""
-        assert self._task, "start comes first"
+        assert self._task, "not started"
         waiting = asyncio.create_task(stopping.wait(), name="stopping")
         try:
             await asyncio.wait([waiting, self._task], return_when=asyncio.FIRST_COMPLETED)

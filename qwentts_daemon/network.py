@@ -11,12 +11,12 @@ import ifaddr
 
 
 def reachable_addresses(host: str) -> list[str]:
-    """Where others find what is bound to `host`, the address of the default route first; none for loopback."""
+    """Return the addresses at which others reach a socket bound to `host`, that of the default route first."""
     return addresses_to_advertise(host, interface_addresses(), _default_route_address())
 
 
 def addresses_to_advertise(host: str, interfaces: Iterable[str], first: str | None) -> list[str]:
-    """Real addresses for a bind address, the one of the default route first; none for loopback."""
+    """Return real addresses for a bind address, that of the default route first; empty for loopback."""
     bound = [ipaddress.ip_address(host)] if _is_address(host) else []
     if bound and not bound[0].is_unspecified:
         return [] if bound[0].is_loopback else [host]

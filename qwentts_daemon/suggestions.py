@@ -10,7 +10,7 @@ LISTED = 40
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return `; did you mean …?`, or the known names where none is close; empty where none is known."""
+    """Return `; did you mean …?`, or the known names if none is close; empty without known names."""
     if close := difflib.get_close_matches(name, list(known), n=1, cutoff=0.5):
         return f"; did you mean {close[0]}?"
     if not known:

@@ -42,7 +42,7 @@ class Announcer:
         return len(self._line)
 
     def require_place(self, name: str | None) -> None:
-        """Raises RepeatedId for an id that was taken, and SpeechError when there is no place for another."""
+        """Raise RepeatedId for a known id, and SpeechError if the queue is full."""
         if self._is_ending:
             raise SpeechError(Code.SHUTTING_DOWN, "this daemon is shutting down")
         self._line.require_place(name)
@@ -65,7 +65,7 @@ class Announcer:
         self._drop(lambda waiting: waiting.id in wanted, why, targets)
 
     def clear(self, why: str = "cleared") -> None:
-        """Forget what waits; what is being spoken goes on where it has begun."""
+        """Remove waiting announcements; those that have started continue on their targets."""
         self._drop(lambda _: True, why)
 
     async def drain(self, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""One announcement on its way: made once, heard on several targets, each at its own pace."""
+"""Playback of one announcement: synthesized once, played on several targets, each at its own pace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PlaybackContext:
 
 
 class AnnouncementPlayback:
-    """Over when every target of the announcement has an outcome; then it tells which prevailed."""
+    """Complete once every target of the announcement has an outcome; then reports the prevailing one."""
 
     def __init__(self, announcement: Announcement, stage: PlaybackContext) -> None:
         self.announcement = announcement
@@ -94,7 +94,7 @@ class AnnouncementPlayback:
         return self.is_begun and target in self.announcement.targets and target not in (*self._plays, *self._outcomes)
 
     async def play(self, name: str, outlet: TargetSink) -> None:
-        """Let one target hear it to its end, whatever that is; the first makes the speech begin."""
+        """Play to completion on one target, whatever the outcome; the first target starts the synthesis."""
         number, tasks = self.announcement.id, self._stage.tasks
         if self._making is None:
             self._making = tasks.create_task(self._make(), name=f"make announcement {number}")
@@ -165,7 +165,7 @@ class AnnouncementPlayback:
         return TargetResult("finished")
 
     async def _noticed(self, name: str, facts: Mapping[str, object]) -> AsyncGenerator[Pcm, None]:
-        """Tells each target's first sound by itself: one that was busy has its address only when its turn has come."""
+        """Report the first audio of each target separately: a busy one gets its address only when its turn arrives."""
         heard = False
         async with aclosing(self._recording.read(name)) as pcm:
             async for each in pcm:
@@ -175,7 +175,7 @@ class AnnouncementPlayback:
                     self._tell("first_audio", {"target": name, "ttfa_ms": waited_ms, **facts})
                 yield each
 
-    # --- what is told -----------------------------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------------------
 
     def _conclude(self) -> None:
         """One event for all targets: good if one of them was."""

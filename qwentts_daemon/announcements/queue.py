@@ -1,6 +1,6 @@
-"""Announcements that wait: bounded, the urgent first, each target in its own order, none spoken twice.
+"""Waiting announcements: bounded, urgent ones first, an order for each target, none spoken twice.
 
-Nothing here knows of time, tasks or MQTT: it is told what it needs.
+This module uses neither clocks nor tasks nor MQTT: callers pass in what it needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REMEMBERED_IDS = 1_000
 
 
 class Urgency(IntEnum):
-    """The smaller goes first; HIGH is also spoken in quiet hours."""
+    """The smallest value is served first; HIGH is also spoken in quiet hours."""
 
     HIGH = 0
     NORMAL = 1
@@ -28,7 +28,7 @@ class Urgency(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
-    """Where the sender of an announcement wants to hear of it as well."""
+    """Where the sender of an announcement wants its events as well."""
 
     topic: str
     correlation: bytes | None
@@ -36,7 +36,7 @@ class ReplyTo:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A text that shall be spoken on some targets; times are `time.monotonic()` seconds, `volume` is a factor."""
+    """A text to be spoken on some targets; times are `time.monotonic()` seconds, `volume` is a factor."""
 
     id: str
     text: str
@@ -50,7 +50,7 @@ class Announcement:
     reply_to: ReplyTo | None = None
 
     def says_the_same(self, other: Announcement) -> bool:
-        """Whether a listener could not tell one from the other."""
+        """Return whether both sound the same to a listener."""
         return all(
             getattr(self, name) == getattr(other, name)
             for name in ("text", "request", "targets", "urgency", "volume", "chime")
@@ -105,7 +105,7 @@ class AnnouncementQueue:
         self._places.sort(key=lambda place: (place.announcement.urgency, place.arrival))
 
     def require_place(self, name: str | None) -> None:
-        """Raises RepeatedId for an id that was taken, and SpeechError when there is no place for another."""
+        """Raise RepeatedId for a known id, and SpeechError if the queue is full."""
         if name in self._ids:
             raise RepeatedId(name)
         if len(self._places) >= self._max_waiting:
@@ -124,7 +124,7 @@ class AnnouncementQueue:
     def drop(
         self, wanted: Callable[[Announcement], bool], targets: Container[str] | None = None
     ) -> list[tuple[Announcement, list[str]]]:
-        """Take out what is `wanted`, from some targets or all, and tell from which."""
+        """Remove what is `wanted` from some targets or all, and return which targets."""
         dropped = []
         for place in [place for place in self._places if wanted(place.announcement)]:
             if leaving := [name for name in place.awaiting if targets is None or name in targets]:

@@ -9,11 +9,11 @@ from ..errors import Code, QwenTtsError, SpeechError
 from .pcm import Pcm
 
 MAX_BYTES = 32 << 20
-"""More than ten minutes at 24 kHz: whoever is further behind than that has no loudspeaker."""
+"""More than ten minutes at 24 kHz: a reader that is further behind does not play in real time."""
 
 
 class BroadcastBuffer:
-    """Keeps what the slowest reader has not read yet, so that none waits for another."""
+    """Keeps what the slowest reader has not read yet, so that readers do not wait for each other."""
 
     def __init__(self, readers: Iterable[str]) -> None:
         self._news = {reader: asyncio.Event() for reader in readers}

@@ -29,9 +29,9 @@ class Effects:
 
 
 async def prepared(pcm: AsyncIterator[Pcm], preparation: Effects) -> AsyncGenerator[Pcm, None]:
-    """The speech as it shall be heard, in pieces of at most `PIECE_SAMPLES`; closing it closes `pcm` as well.
+    """Yield the speech as the target plays it, in pieces of at most `PIECE_SAMPLES`; closing it closes `pcm` as well.
 
-    Chime and silence wait for the first of the speech and take its rate, so that none rings for nothing.
+    Chime and silence wait for the first chunk of the speech and take its rate, so that a failed reply has no chime.
     """
     rate = 0
     async with AsyncExitStack() as stack:
@@ -50,7 +50,7 @@ async def prepared(pcm: AsyncIterator[Pcm], preparation: Effects) -> AsyncGenera
 
 
 def scaled(samples: bytes, volume: float) -> bytes:
-    """16-bit samples at another amplitude, rounded to the nearest; `volume` lies between 0 and 1."""
+    """Return 16-bit samples at another amplitude, rounded to nearest; `volume` is between 0 and 1."""
     if volume == 1:
         return samples
     factor, half = round(volume * FULL_SCALE), FULL_SCALE // 2

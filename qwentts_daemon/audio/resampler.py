@@ -15,7 +15,7 @@ class Resampler:
         self._stream = soxr.ResampleStream(rate, wanted, 1, dtype="int16", quality=QUALITY)
 
     def feed(self, samples: bytes) -> bytes:
-        """As much as can be told already; the last of it needs what follows."""
+        """Return the samples that are determined so far; the last ones depend on the input that follows."""
         return self._turned(samples, last=False)
 
     def end(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The 44 bytes at the beginning of a WAV file, also of one whose length nobody knows yet."""
+"""The 44-byte header of a WAV file, also for audio whose length is not yet known."""
 
 from __future__ import annotations
 

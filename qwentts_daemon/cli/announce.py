@@ -25,9 +25,9 @@ Post = asyncio.Queue[Incoming | aiomqtt.MqttError]
 
 
 async def announce(config: Config, say: Mapping[str, object], follow: bool, show: Callable[[Event], None]) -> bool:
-    """Send what `say` holds and show the events about it. Whether it was spoken, or with `follow` False, sent.
+    """Publish `say` and show its events. Return whether it was spoken or, without `follow`, sent.
 
-    Raises ConfigError, and StartError when there is no broker or no daemon.
+    Raises ConfigError, and StartError if no broker or no daemon answers.
     """
     if not config.mqtt.host:
         raise ConfigError("mqtt.host: no broker is configured")
@@ -48,7 +48,7 @@ async def announce(config: Config, say: Mapping[str, object], follow: bool, show
 
 
 async def _require_daemon(post: Post, topics: Topics) -> None:
-    """The broker keeps what the daemon said of itself last."""
+    """Read the daemon's last retained status from the broker."""
     try:
         message = await _next(post, topics.status, ANSWER_TIMEOUT_S)
     except TimeoutError:
@@ -87,7 +87,7 @@ async def _next(post: Post, topic: str, timeout_s: float) -> Incoming:
 
 @contextlib.asynccontextmanager
 async def _watched(connection: MqttConnection, post: Post) -> AsyncIterator[None]:
-    """The loss of the connection comes with the post."""
+    """A lost connection is queued like a message."""
 
     async def watch() -> None:
         try:

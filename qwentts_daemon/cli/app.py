@@ -58,7 +58,7 @@ ConfigPath = Annotated[
     Path | None, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="Configuration file (YAML).", show_envvar=True)
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may stand several times.")
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may be repeated.")
 ]
 Uri = Annotated[str | None, typer.Option("--uri", help="tcp://HOST:PORT, unix:///PATH or stdio://.")]
 Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the daemon listens.")]
@@ -71,7 +71,7 @@ def run_cli() -> None:
     try:
         _run_command(sys.argv[1:])
     finally:
-        early_signals.install()  # the interpreter's own end is no place for a traceback either
+        early_signals.install()  # the interpreter's own end must not print a traceback either
         _flush_results()
 
 
@@ -124,7 +124,7 @@ app.command("uninstall-service")(install.uninstall_service)
 
 @app.command("check-config")
 def check_config(config: ConfigPath = None, settings: Settings = None) -> None:
-    """Check the configuration and say what is in force."""
+    """Check the configuration and print the values in force."""
     loaded = _load(config, settings)
     out.print_json(loaded.model_dump_json())
     err.print("OK: the configuration is valid")
@@ -139,7 +139,7 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look at everything that speech depends on, and say what to do. Changes nothing."""
+    """Check everything that speech depends on, and suggest remedies. Changes nothing."""
     fault = None
     try:
         found = examine(_load(config, settings), os.environ, quick)
@@ -154,7 +154,7 @@ def doctor(
 
 @app.command()
 def say(
-    text: Annotated[str, typer.Argument(help="What to say; `-` reads standard input and speaks while it arrives.")],
+    text: Annotated[str, typer.Argument(help="The text; `-` reads standard input and speaks while it arrives.")],
     config: ConfigPath = None,
     settings: Settings = None,
     uri: Uri = None,
@@ -193,7 +193,9 @@ def say(
 @app.command()
 def announce(
     text: Annotated[str, typer.Argument(help="What to announce.")],
-    targets: Annotated[list[str] | None, typer.Option("--target", "-t", help="Where; may stand several times.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Where to play it; may be repeated.")
+    ] = None,
     voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
     language: Annotated[str | None, typer.Option(help="Such as de-DE.")] = None,
     style: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
@@ -201,7 +203,9 @@ def announce(
     volume: Annotated[float | None, typer.Option(help="0 to 100.")] = None,
     priority: Annotated[str, typer.Option(help="high, normal or low; high also in quiet hours.")] = "normal",
     chime: Annotated[bool | None, typer.Option("--chime/--no-chime", help="A chime before it.")] = None,
-    expires: Annotated[float | None, typer.Option(help="Forget it if it could not begin for so many seconds.")] = None,
+    expires: Annotated[
+        float | None, typer.Option(help="Discard it if it has not started after this many seconds.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until it has been spoken.")] = True,
     config: ConfigPath = None,
     settings: Settings = None,
@@ -259,7 +263,7 @@ def download(
     config: ConfigPath = None,
     settings: Settings = None,
 ) -> None:
-    """Fetch a model before it is needed. An interrupted download goes on where it was."""
+    """Download a model before it is needed. An interrupted download resumes."""
     words = ["engine.offline=false", *([f"engine.model={model}"] if model else [])]
     loaded = _load(config, [*(settings or []), *words])
     directory = engine_settings.download(loaded)
@@ -269,7 +273,7 @@ def download(
 
 @app.command()
 def clone(
-    name: Annotated[str, typer.Argument(help="What the voice shall be called.")],
+    name: Annotated[str, typer.Argument(help="Name of the new voice.")],
     audio: Annotated[Path, typer.Option("--audio", help="3 to 30 s of one person speaking: WAV, FLAC, OGG or MP3.")],
     transcript: Annotated[
         str | None, typer.Option(help="The words of the recording, or a text file with them; the clone is closer then.")
@@ -295,14 +299,14 @@ def clone(
         except ValueError as error:
             raise typer.BadParameter(f"--language {language}: {error}") from None
     directory = engine_settings.add_clone(folder, Clone(name, audio, _transcript(transcript), language, description))
-    out.print(f"the voice {name} lies in {directory}", soft_wrap=True)
+    out.print(f"the voice {name} is in {directory}", soft_wrap=True)
     _try_out(
         client.ClientOptions(_daemon_uri(config, uri), None, None, 0.0), name, language, directory if new else None
     )
 
 
 def _try_out(request: client.ClientOptions, name: str, language: str | None, directory: Path | None) -> None:
-    """Let a running daemon speak with a new voice, or say how to; one that was replaced is still the old one."""
+    """Let a running daemon speak with a new voice, or print how to; a replaced voice is still the old one."""
     later = f"try it: qwentts-daemon say --voice {name} --play 'Good evening.'"
     if directory is None:
         out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
@@ -316,7 +320,8 @@ def _try_out(request: client.ClientOptions, name: str, language: str | None, dir
         return
     if not listed:
         out.print(
-            f"the running daemon does not list {name}: its log says why (voices.dir, engine.model)", soft_wrap=True
+            f"the running daemon does not list {name}: see its log for the reason (voices.dir, engine.model)",
+            soft_wrap=True,
         )
         raise SystemExit(1)
     output = directory / "sample.wav"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def set_up() -> None:
-    """Give the process three standard streams, and a standard error that never fails.
+    """Set up three standard streams, with a standard error that never fails.
 
     /dev/null takes the place of a closed one: the next socket would otherwise get its number, and whatever a library
     prints would be sent to a client.
@@ -32,7 +32,7 @@ def set_up() -> None:
 def flush_results() -> None:
     """Write out what standard output still buffers. Raises OSError if it cannot be written.
 
-    The interpreter would end with status 120, which says nothing: https://docs.python.org/3/library/sys.html#sys.exit
+    The interpreter would end with status 120, which names no cause: https://docs.python.org/3/library/sys.html#sys.exit
     """
     if sys.stdout.closed:  # stdio:// handed it to a transport, which closes it
         return

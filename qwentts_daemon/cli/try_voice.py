@@ -27,12 +27,12 @@ SENTENCES = {
 
 
 async def appears(request: client.ClientOptions, name: str) -> bool:
-    """Whether the daemon lists the voice soon. Raises StartError when there is no daemon."""
+    """Return whether the daemon soon lists the voice. Raises StartError if no daemon answers."""
     until_s = time.monotonic() + FOUND_WITHIN_S
     while name not in [voice.name for voice in await client.voices(request)]:
         if time.monotonic() > until_s:
             return False
-        await asyncio.sleep(RETRY_S)  # the daemon is another process and tells nobody when its voices change
+        await asyncio.sleep(RETRY_S)  # the daemon is another process and does not announce changes of its voices
     return True
 
 

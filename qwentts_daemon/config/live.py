@@ -1,4 +1,4 @@
-"""The configuration in force: whoever needs a value asks when it is needed, so that a reload reaches everybody."""
+"""The configuration in force. Values are read when they are needed, so that a reload takes effect everywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIVE = {
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """What another reading of the sources comes to: `config` holds what may change now, and the rest as it was."""
+    """The result of reading the sources again: `config` has the values that may change now, the others unchanged."""
 
     config: Config
     taken: tuple[str, ...]

@@ -47,7 +47,7 @@ def _read_file(path: Path) -> Values:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
-        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+        raise ConfigError(f"{path}: invalid YAML: {error}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -79,7 +79,7 @@ def _from_setting(word: str) -> tuple[Key, Any]:
         raise ConfigError(f"--set {word}: write it as section.key=value")
     if _is_secret((section, key)):
         raise ConfigError(
-            f"--set {path}: everybody on this machine would see it; use {path}_file or "
+            f"--set {path}: other users of this machine could read it; use {path}_file or "
             + f"{ENV_PREFIX}{section}_{key}".upper()
         )
     return (section, key), _parse_value(text, f"--set {path}")
@@ -89,7 +89,7 @@ def _parse_value(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: no valid YAML value: {text!r:.80}") from error
+        raise ConfigError(f"{source}: not a valid YAML value: {text!r:.80}") from error
 
 
 def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
@@ -114,9 +114,11 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is no word", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} must be a string", problem_mark=key_node.start_mark
+                )
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -157,7 +159,7 @@ def _is_secret(key: tuple[str, ...]) -> bool:
 
 
 def _split_tags(location: Sequence[str | int], values: Any) -> tuple[list[str], set[str]]:
-    """Where a problem stands as its writer sees it, and apart from that the `type` of each mapping on the way there."""
+    """Return the path of a problem as the file has it and, separately, the `type` of each mapping on that path."""
     path: list[str] = []
     tags: set[str] = set()
     inside = values
@@ -178,7 +180,7 @@ def _holds(values: Any, part: Any) -> bool:
 
 
 def _siblings(path: Sequence[str], tags: set[str]) -> list[str]:
-    """The keys that are known where the last word of `path` stands, in sections of the types in `tags`."""
+    """Return the keys that are valid in the place of the last one of `path`, in sections of the types in `tags`."""
     kinds: list[type[BaseModel]] = [Config]
     for word in path[:-1]:
         if fields := [kind.model_fields[word] for kind in kinds if word in kind.model_fields]:

@@ -15,7 +15,7 @@ def _check_host(host: str) -> str:
         if not host.startswith("unix:///"):
             raise ValueError("write it as unix:///PATH, with three strokes")
     elif not re.fullmatch(r"[A-Za-z0-9._:-]+", host) or host.count(":") == 1:
-        raise ValueError("write a host's name or address, or unix:///PATH; the port stands in mqtt.port")
+        raise ValueError("write a host's name or address, or unix:///PATH; set the port in mqtt.port")
     return host
 
 
@@ -35,7 +35,7 @@ Topic = Annotated[str, AfterValidator(_check_topic), Field(max_length=200)]
 
 
 class Mqtt(Section):
-    """The broker, and how this daemon appears there. Without a host there is no MQTT."""
+    """The broker, and how this daemon appears there. MQTT is off without a host."""
 
     host: Annotated[str, AfterValidator(_check_host)] | None = None
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None

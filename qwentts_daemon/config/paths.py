@@ -12,7 +12,7 @@ from .schema import Config
 
 
 def default_paths(environment: Mapping[str, str]) -> list[Path]:
-    """Where a configuration may lie that nobody has named: the user's own, if it has a home, before the machine's."""
+    """Return the default paths of the configuration: the user's, if there is a home directory, then the machine's."""
     paths = [Path("/etc/qwentts/config.yaml")]
     with contextlib.suppress(ConfigError):
         home = user_dir(environment, "XDG_CONFIG_HOME", "~/.config", "--config")
@@ -21,7 +21,7 @@ def default_paths(environment: Mapping[str, str]) -> list[Path]:
 
 
 def default_path(environment: Mapping[str, str]) -> Path | None:
-    """The first of `default_paths` that is there. Raises ConfigError where nobody can tell."""
+    """Return the first of `default_paths` that exists. Raises ConfigError if that cannot be determined."""
     for path in default_paths(environment):
         try:
             path.stat()
@@ -38,7 +38,7 @@ def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str
     try:
         return Path(environment.get(variable) or usual).expanduser()
     except RuntimeError:
-        raise ConfigError(f"{key}: this user has no home directory; name a folder") from None
+        raise ConfigError(f"{key}: this user does not have a home directory; set a folder") from None
 
 
 def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:

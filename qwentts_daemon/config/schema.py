@@ -1,4 +1,4 @@
-"""Every key of the configuration: its kind, its bounds, and its default, which stands here and nowhere else."""
+"""Every key of the configuration with its type, its bounds and its only default."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _check_uri(uri: str) -> str:
 def _check_public_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("write it as http://HOST:PORT, as seen by those who shall play")
+        raise ValueError("write it as http://HOST:PORT, as the players reach it")
     return url.rstrip("/")
 
 
@@ -50,7 +50,7 @@ def _check_pattern(pattern: str) -> str:
 
 
 def check_language(tag: str) -> str:
-    """Raises ValueError for what is no language tag."""
+    """Raise ValueError unless it is a language tag."""
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", tag):
         raise ValueError("write a language tag such as de-DE or fr")
     return tag
@@ -58,7 +58,7 @@ def check_language(tag: str) -> str:
 
 def _check_name(name: str) -> str:
     if not name or set(name) & set("@+ \t\n"):
-        raise ValueError("a name has no blanks, no '@' and no '+'")
+        raise ValueError("a name must not contain blanks, '@' or '+'")
     return name
 
 
@@ -72,9 +72,9 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(f"{device!r:.20}: it must be auto, all, cpu, cuda or cuda:NUMBER")
     numbers = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
     if len(devices) > 1 and len(numbers) < len(devices):
-        raise ValueError("auto, all and cpu stand alone")
+        raise ValueError("auto, all and cpu must be the only value")
     if len(set(numbers)) < len(numbers):
-        raise ValueError("a GPU stands there twice")
+        raise ValueError("a GPU is listed twice")
     return devices
 
 
@@ -156,7 +156,7 @@ class Engine(Section):
 
 
 class Sampling(Section):
-    """How the Qwen3 model draws sounds, under the names of its generation_config.json; None: as that file says."""
+    """How the Qwen3 model samples, under the names of its generation_config.json; None: the value of that file."""
 
     do_sample: bool | None = None
     temperature: Temperature | None = None
@@ -192,7 +192,7 @@ class Audio(Section):
 
 
 class Replacement(Section):
-    """One user rule: a regular expression and what is said instead."""
+    """One user rule: a regular expression and its replacement."""
 
     regex: Annotated[str, AfterValidator(_check_pattern)]
     replace: str
@@ -245,14 +245,14 @@ class Announce(Section):
     def _check_defaults(self) -> Self:
         for name in self.default_targets:
             if name not in self.targets:
-                raise ValueError(f"default_targets: there is no target {name!r}")
+                raise ValueError(f"default_targets: unknown target {name!r}; define it in announce.targets")
             if self.default_targets.count(name) > 1:
-                raise ValueError(f"default_targets: the target {name!r} stands there twice")
+                raise ValueError(f"default_targets: the target {name!r} is listed twice")
         return self
 
 
 class Http(Section):
-    """The server of audio addresses; it runs when a target of type `url` needs it, or `enabled` says so."""
+    """The server of audio addresses; it runs if a target of type `url` needs it, or with `enabled`."""
 
     enabled: bool = False
     host: Annotated[str, Field(min_length=1)] = "0.0.0.0"

@@ -105,7 +105,7 @@ class MqttTarget(BaseTarget):
 
 
 class UrlTarget(BaseTarget):
-    """An address for whoever plays it, such as Home Assistant's media players."""
+    """An address for players such as Home Assistant's media players."""
 
     type: Literal["url"]
     timeout: Seconds = 15

@@ -1,1 +1,1 @@
-"""`qwentts-daemon doctor`: looks at everything that speech depends on, changes nothing, and says what to do."""
+"""`qwentts-daemon doctor`: checks everything that speech depends on, changes nothing, and suggests remedies."""

@@ -18,7 +18,7 @@ ANSWER_WITHIN_S = 12.0
 
 
 def check_broker(config: Mqtt) -> list[Finding]:
-    """Comes, under a name of its own, and goes; nothing where no broker is configured."""
+    """Connect under a separate client id and disconnect; return nothing if no broker is configured."""
     if not config.host:
         return []
     from ..mqtt.connection import BrokerError, make_broker
@@ -27,9 +27,9 @@ def check_broker(config: Mqtt) -> list[Finding]:
         broker = make_broker(config, f"qwentts-doctor-{secrets.token_hex(4)}")
         asyncio.run(_visit(broker))
     except (BrokerError, ConfigError) as problem:
-        return [error("broker", str(problem), "correct what stands in brackets, or start the broker")]
+        return [error("broker", str(problem), "correct the keys in brackets, or start the broker")]
     except TimeoutError:
-        return [error("broker", f"{broker} gives no answer", "look at the broker and at the way to it (mqtt.host)")]
+        return [error("broker", f"{broker} does not answer", "check the broker and the network path to it (mqtt.host)")]
     return [ok("broker", f"{broker} lets this daemon in{', over TLS' if config.tls else ''}")]
 
 

@@ -41,7 +41,7 @@ def examine(config: Config, environment: Mapping[str, str], quick: bool) -> Iter
 def _running(config: Config) -> TtsProgram | None:
     try:
         return network.ask_daemon(program_uri(config))
-    except ConfigError:  # stdio://, where nobody can ask
+    except ConfigError:  # stdio:// cannot be queried
         return None
 
 

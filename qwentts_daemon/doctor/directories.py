@@ -18,7 +18,7 @@ def check_directory(name: str, path: Path, key: str, room_bytes: int = LOW_BYTES
     """A directory that is written to, or will be made: rights, and room for so much; `key` moves it elsewhere."""
     place = nearest(path)
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-        remedy = f"give it to the user who runs the daemon (chown), or choose another ({key})"
+        remedy = f"make the user who runs the daemon its owner (chown), or choose another ({key})"
         return [error(name, f"{place} may not be written to by {_user()}", remedy)]
     free = shutil.disk_usage(place).free
     if free < room_bytes:
@@ -29,7 +29,7 @@ def check_directory(name: str, path: Path, key: str, room_bytes: int = LOW_BYTES
 
 
 def check_privacy(name: str, path: Path) -> list[Finding]:
-    """Recordings are somebody's voice."""
+    """Recordings of voices are personal data."""
     if not path.exists() or not stat.S_IMODE(path.stat().st_mode) & 0o007:
         return []
     return [warning(name, f"{path} is open to every user of this machine", f"chmod -R o= {path}")]
@@ -38,7 +38,7 @@ def check_privacy(name: str, path: Path) -> list[Finding]:
 def check_execution(name: str, path: Path, key: str) -> list[Finding]:
     """Compiled kernels are loaded as libraries."""
     if os.statvfs(nearest(path)).f_flag & os.ST_NOEXEC:
-        return [error(name, f"{path} lies on a file system mounted noexec", f"choose another place ({key})")]
+        return [error(name, f"{path} is on a file system mounted noexec", f"choose another place ({key})")]
     return []
 
 

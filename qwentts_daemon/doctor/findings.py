@@ -24,7 +24,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `remedy` says what to do about it."""
+    """The result of one check; `remedy` is what to do about it."""
 
     check: str
     level: Level

@@ -56,7 +56,7 @@ def check_packages(packages: Iterable[tuple[Requirement, str | None]]) -> list[F
     listed = list(packages)
     if not listed:
         remedy = f"pip install '{PROGRAM}[espeak,engine]', into an environment of its own"
-        return [warning("packages", f"{PROGRAM} is not installed, so nobody knows what it needs", remedy)]
+        return [warning("packages", f"{PROGRAM} is not installed, so its requirements are unknown", remedy)]
     missing = [str(wanted) for wanted, found in listed if found is None]
     wrong = [(wanted, found) for wanted, found in listed if found and Version(found) not in wanted.specifier]
     findings = []
@@ -89,10 +89,12 @@ def check_driver(answer: CommandResult, devices: Sequence[Path]) -> list[Finding
 
 def _no_answer(fault: str, devices: Sequence[Path]) -> Finding:
     if not devices:
-        return error("driver", f"there is none for an NVIDIA GPU ({fault})", "install the NVIDIA driver, then reboot")
+        return error(
+            "driver", f"no driver of an NVIDIA GPU is loaded ({fault})", "install the NVIDIA driver, then reboot"
+        )
     if "No such file" in fault:
-        return ok("driver", "its device files are there; nvidia-smi, which would tell more, is not installed")
-    return error("driver", f"nvidia-smi: {fault}", "reboot after a driver update; `dmesg | grep -i nvrm` says more")
+        return ok("driver", "its device files exist; nvidia-smi, which reports more, is not installed")
+    return error("driver", f"nvidia-smi: {fault}", "reboot after a driver update; `dmesg | grep -i nvrm` shows details")
 
 
 def _gpu(fields: Sequence[str]) -> Finding:
@@ -106,4 +108,4 @@ def check_compiler() -> list[Finding]:
     if found := next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None):
         return [ok("compiler", found)]
     remedy = "Debian: apt install gcc libc6-dev; or set engine.kernels: plain"
-    return [warning("compiler", "there is no C compiler, without which the fast kernels cannot be made", remedy)]
+    return [warning("compiler", "no C compiler was found; the fast kernels cannot be built without one", remedy)]

@@ -46,7 +46,7 @@ def check_choice(config: EngineSection) -> tuple[str, list[Finding]]:
     chosen = host.choose_backend(config.backend, config.model)
     text = f"{chosen.name}, because {chosen.reason}"
     if chosen.name == "espeak" and config.backend == "auto":
-        return chosen.name, [warning("engine", text, "mend what is missing, or say engine.backend: espeak")]
+        return chosen.name, [warning("engine", text, "install what is missing, or set engine.backend: espeak")]
     return chosen.name, [ok("engine", text)]
 
 
@@ -61,7 +61,7 @@ def ask_torch() -> CommandResult:
 
 
 def read_probe(answer: CommandResult) -> Torch | Finding:
-    """The probe's answer, or why there is none."""
+    """Return the probe's answer, or the reason why it failed."""
     if answer.fault:
         remedy = f"reboot after a driver update; else pip install '{PROGRAM}[engine]' again"
         return error("gpu", f"torch cannot ask the driver: {answer.fault}", remedy)
@@ -90,7 +90,7 @@ def check_gpus(torch: Torch, wanted: Sequence[str]) -> list[Finding]:
             found.append(_gpu(torch, number))
         else:
             remedy = "nvidia-smi lists those that there are; correct engine.devices"
-            found.append(error("gpu", f"there is no cuda:{number}, only {len(torch.gpus)}", remedy))
+            found.append(error("gpu", f"cuda:{number} does not exist; there are {len(torch.gpus)} GPUs", remedy))
     return found
 
 
@@ -147,7 +147,7 @@ def check_files(directory: Path, with_hashes: bool) -> list[Finding]:
 
 
 def check_config(directory: Path) -> host.ModelConfig | Finding:
-    """What config.json says of the model."""
+    """Return the facts about the model in its config.json."""
     try:
         return host.read_config(directory)
     except host.CheckpointError as fault:

@@ -26,7 +26,7 @@ FOUND_WITHIN_S = 3.0
 
 
 def ask_daemon(uri: str) -> TtsProgram | None:
-    """What a running daemon says of itself; None when none answers."""
+    """Return the info of a running daemon, or None if none answers."""
     try:
         return asyncio.run(_described(uri))
     except (QwenTtsError, OSError, TimeoutError):
@@ -60,7 +60,7 @@ def _tcp(uri: str, host: str, port: int) -> Finding:
         reasons = {
             errno.EADDRINUSE: ("is in use by something that does not answer as a daemon", remedy),
             errno.EACCES: ("may not be used by this user", "choose a port above 1023 (wyoming.uri)"),
-            errno.EADDRNOTAVAIL: ("is no address of this machine", "`ip address` lists them (wyoming.uri)"),
+            errno.EADDRNOTAVAIL: ("is not an address of this machine", "`ip address` lists them (wyoming.uri)"),
         }
         why, what = reasons.get(fault.errno or 0, (fault.strerror or str(fault), "correct wyoming.uri"))
         return error("port", f"{uri} {why}", what)
@@ -69,7 +69,7 @@ def _tcp(uri: str, host: str, port: int) -> Finding:
 
 def _unix(uri: str, path: Path) -> Finding:
     if not path.parent.is_dir():
-        return error("port", f"{uri}: there is no directory {path.parent}", "make it, or correct wyoming.uri")
+        return error("port", f"{uri}: the directory {path.parent} does not exist", "create it, or correct wyoming.uri")
     return ok("port", f"{uri} is free, no daemon runs there")
 
 
@@ -80,7 +80,7 @@ def check_access(config: Wyoming) -> list[Finding]:
         return []
     public = [str(network) for network in config.allow_networks if network.is_global or network.prefixlen == 0]
     if public:
-        remedy = "Wyoming has no passwords: leave them out, unless they are your own IPv6 prefix"
+        remedy = "Wyoming does not have passwords: remove them, unless they are your own IPv6 prefix"
         return [warning("access", f"wyoming.allow_networks lets in public addresses: {', '.join(public)}", remedy)]
     return [ok("access", f"{len(config.allow_networks)} private networks may connect")]
 

@@ -26,7 +26,7 @@ SLOW_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class SpokenSentence:
-    """How long it took, and how much came of it."""
+    """How long it took, and how much audio it produced."""
 
     first_audio_s: float
     total_s: float
@@ -38,7 +38,7 @@ def check_daemon(uri: str) -> list[Finding]:
     try:
         result = asyncio.run(_say(uri))
     except (QwenTtsError, OSError, TimeoutError) as fault:
-        remedy = "its log says more: journalctl -u qwentts"
+        remedy = "see its log: journalctl -u qwentts"
         return [error("speech", f"the running daemon does not speak: {fault or 'too slow'}", remedy)]
     return [_judged("the running daemon", SpokenSentence(result.first_audio_s, result.total_s, result.audio_s))]
 
@@ -74,7 +74,7 @@ def check_engine(config: Config, name: str, voices: Path) -> list[Finding]:
             why = str(first_error(faults))
         except* TimeoutError:
             why = f"nothing within {SPEAKS_WITHIN_S:g} s"
-    return [error("speech", f"{name} does not speak: {why}", "mend what stands above, then run this again")]
+    return [error("speech", f"{name} does not speak: {why}", "fix the problems above and run this again")]
 
 
 async def _speak(config: Config) -> SpokenSentence:
@@ -114,5 +114,5 @@ def _judged(who: str, spoken: SpokenSentence) -> Finding:
     )
     if spoken.total_s > spoken.audio_s or spoken.first_audio_s > SLOW_S:
         remedy = "another program may use the GPU (nvidia-smi); else choose a 0.6B model (engine.model)"
-        return warning("speech", f"{text}, slower than it is heard", remedy)
+        return warning("speech", f"{text}, slower than real time", remedy)
     return ok("speech", text)

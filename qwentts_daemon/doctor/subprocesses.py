@@ -14,7 +14,7 @@ KILLED_WITHIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """`fault` says in words why there is nothing to be had from `output`."""
+    """`fault` is the reason, in words, why `output` is of no use."""
 
     output: str
     fault: str | None = None

@@ -1,6 +1,6 @@
 """Recordings that can be fetched while they are being made and for a while after, in a bounded space on disk.
 
-Each lies in a file without a name, which the system frees together with the process: nothing is left behind, and nobody
+Each is a file without a name, which the system frees together with the process: nothing is left behind, and no one
 else can read it.
 """
 
@@ -32,7 +32,7 @@ class RecordingError(QwenTtsError):
 
 @dataclass(frozen=True, slots=True)
 class StorageLimits:
-    """Where recordings lie, how much they may take together, and how long a complete one stays."""
+    """The directory of recordings, their greatest total size, and how long a complete one is kept."""
 
     directory: Path
     max_bytes: int
@@ -40,10 +40,10 @@ class StorageLimits:
 
 
 class RecordingStore:
-    """All recordings. The oldest that is complete, and that nobody listens to, makes room for a new one."""
+    """All recordings. The oldest complete one without a reader is evicted for a new one."""
 
     def __init__(self, space: StorageLimits, url_of: Callable[[str], str]) -> None:
-        """`url_of` gives the address of an id."""
+        """`url_of` returns the address of an id."""
         self.space = space
         self.used_bytes = 0
         self._url_of = url_of
@@ -115,7 +115,7 @@ class StoredRecording:
         return (self.size - HEADER_BYTES) / 2 / self._rate if self._rate else 0.0
 
     def append(self, pcm: Pcm) -> None:
-        """More sound, to be heard at once. Raises RecordingError."""
+        """Append audio, which readers receive at once. Raises RecordingError."""
         if not self._rate:
             self._append(header(pcm.rate, None))
             self._rate = pcm.rate
@@ -136,7 +136,7 @@ class StoredRecording:
         self._shelf.remove(self)
 
     def retire(self) -> None:
-        """It is no longer on the shelf and goes with its last listener."""
+        """Withdraw it; it is deleted once the last reader is done."""
         self._retired = True
         self._free_if_unused()
 
@@ -150,12 +150,12 @@ class StoredRecording:
             await self._news.wait()
 
     async def first_fetched(self) -> float:
-        """When somebody began to listen, which may be still to come; by the monotonic clock."""
+        """Wait until a reader has started and return when, in monotonic seconds."""
         return await asyncio.shield(self._fetched_s)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """For as long as somebody fetches it."""
+        """Count a reader while the context is open."""
         self.listeners += 1
         if not self._fetched_s.done():
             self._fetched_s.set_result(time.monotonic())

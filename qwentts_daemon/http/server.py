@@ -24,9 +24,9 @@ from .recordings import RecordingStore, StorageLimits, StoredRecording
 BACKLOG = 64
 MAX_CONNECTIONS = 128
 PIECE_BYTES = 64 * 1024
-WRITE_TIMEOUT_S = 30.0  # a player that takes nothing for so long is cut off
+WRITE_TIMEOUT_S = 30.0  # a player that reads nothing for this long is disconnected
 KEEPALIVE_S = 15.0
-SHUTDOWN_S = 1.0  # for listeners who have been told already that there is no more
+SHUTDOWN_S = 1.0  # for clients that have already received the end
 PATH = "/audio/{identity}.wav"
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class RequestHandler:
         """A recording from its beginning, also while it grows; any part of it once it is complete."""
         recording = self.shelf.find(request.match_info["identity"])
         if recording is None:
-            raise web.HTTPNotFound(text="there is no such announcement, or no longer\n")
+            raise web.HTTPNotFound(text="this announcement does not exist any more, or never did\n")
         if request.method == "HEAD":
             return _begun(recording, None)
         if self.shelf.listeners >= self.max_listeners:
@@ -122,12 +122,12 @@ class RequestHandler:
             response = _begun(recording, part)
             await response.prepare(request)
             if not await _sent(response, recording, part) and request.transport:
-                request.transport.abort()  # so that nobody takes it for complete
+                request.transport.abort()  # so that the client does not take it for complete
             return response
 
 
 def _asked(request: web.Request, recording: StoredRecording) -> range | None:
-    """The bytes of a Range header; None for the whole, also where the header is none that we know."""
+    """Return the byte range of a Range header; None for everything, also if the header is not understood."""
     if not recording.is_complete or request.headers.get("If-Range", _etag(recording)) != _etag(recording):
         return None
     try:
@@ -143,7 +143,7 @@ def _asked(request: web.Request, recording: StoredRecording) -> range | None:
 
 
 def _begun(recording: StoredRecording, part: range | None) -> web.StreamResponse:
-    """The head of an answer; while a recording grows, its length is unknown and it comes from the beginning only."""
+    """Return the response head. The length of a growing recording is unknown, and it is sent from the start only."""
     response = web.StreamResponse(status=206 if part else 200)
     response.content_type = "audio/wav"
     response.headers["Cache-Control"] = "no-store"
@@ -157,7 +157,7 @@ def _begun(recording: StoredRecording, part: range | None) -> web.StreamResponse
 
 
 async def _sent(response: web.StreamResponse, recording: StoredRecording, part: range | None) -> bool:
-    """Send the body as it comes. False when the recording was withdrawn or the listener takes no more."""
+    """Send the body as it grows. Return False if the recording was withdrawn or the client stopped reading."""
     position, end = (part.start, part.stop) if part else (0, sys.maxsize)
     try:
         while position < end:
@@ -180,7 +180,7 @@ def _etag(recording: StoredRecording) -> str:
 
 
 def _prepare(directory: Path) -> None:
-    """A directory for files of our own; raises StartError where there can be none."""
+    """Return a directory for temporary files. Raises StartError if it cannot be created."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=directory).close()

@@ -1,4 +1,4 @@
-"""Keeps the connection to the broker: comes back when it is lost, and says once what is wrong."""
+"""Maintains the connection to the broker: reconnects after a loss, and logs each problem once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bridge:
         self._is_news = True  # that there is a connection
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        """One message now or never. Raises SinkError when there is no broker."""
+        """Publish one message now or not at all. Raises SinkError if no broker is connected."""
         if self._connection is None:
             raise SinkError(f"{self._broker} is not connected")
         try:
@@ -116,7 +116,7 @@ class Bridge:
             )
 
     async def _say_goodbye(self, connection: MqttConnection) -> None:
-        """The last events, and that we are gone: the broker tells that only of an end without order."""
+        """Publish the last events and `offline`: the will is sent only after an unclean disconnect."""
         with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await self._outbox.flush(lambda letter: self._post(connection, letter))
@@ -132,7 +132,7 @@ class Bridge:
 
 
 def _end_if_cancelled() -> None:
-    """Python 3.11 loses a cancellation that comes in the same moment as what aiomqtt waits for."""
+    """Python 3.11 loses a cancellation that arrives in the same loop iteration as the awaited result of aiomqtt."""
     task = asyncio.current_task()
     if task and task.cancelling():
         raise asyncio.CancelledError

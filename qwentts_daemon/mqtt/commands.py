@@ -1,4 +1,4 @@
-"""What comes in on the command topics, carried out at once or refused with a reason; nothing is kept here."""
+"""Executes messages on the command topics at once, or rejects them with a reason; keeps nothing."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .publisher import Message, Publisher
 REMEMBERED_MESSAGES = 256
 OVERFLOW_INTERVAL_S = 1.0
 MAX_TOPIC_LENGTH = 200
-"""Of where an answer may go: brokers hang up on whoever publishes to a topic of more levels than that."""
+"""Longest response topic: brokers disconnect clients that publish to a topic with too many levels."""
 
 log = logging.getLogger(__name__)
 
 
 class EventPublisher:
-    """Tells what becomes of announcements: to everybody, and to who asked for an answer."""
+    """Publishes the events of announcements, also to the response topic of their sender."""
 
     def __init__(self, topics: Topics, outbox: Publisher, hermes: Hermes) -> None:
         self._topics = topics
@@ -50,7 +50,7 @@ class EventPublisher:
         self._send({"event_type": event, "id": announcement.id, **facts}, announcement.reply_to)
 
     def refuse(self, name: str | None, code: str, reason: str, reply_to: ReplyTo | None) -> None:
-        """A message that comes to nothing."""
+        """Report a message that was rejected."""
         named = {} if name is None else {"id": name}
         self._send({"event_type": "failed", **named, "code": code, "error": reason}, reply_to)
 
@@ -62,7 +62,7 @@ class EventPublisher:
 
 
 class RejectionSummary:
-    """Refusals for want of a place that carry no id: nobody could tell them apart, so they are told together."""
+    """Rejections without an id because the queue is full: they cannot be told apart, so they are counted."""
 
     def __init__(self, events: EventPublisher) -> None:
         self._events = events
@@ -70,7 +70,7 @@ class RejectionSummary:
         self._pause: asyncio.TimerHandle | None = None
 
     def add(self, reason: str) -> None:
-        """The first is told at once, then at most one event a second tells of all others."""
+        """Publish the first at once, then at most one event a second for all others."""
         self._untold += 1
         if self._pause is None:
             self._tell(reason)
@@ -87,7 +87,7 @@ class RejectionSummary:
 
 @dataclass(frozen=True, slots=True)
 class DaemonControls:
-    """What the rest of the daemon can be told to do; None where it cannot."""
+    """What other parts of the daemon can do on command; None where they cannot."""
 
     reload: Callable[[], None] | None = None
     unload: Callable[[], None] | None = None
@@ -123,7 +123,7 @@ class CommandHandler:
         self._received: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_MESSAGES)
 
     def take(self, incoming: Incoming) -> None:
-        """Do what it says, or tell its sender why not."""
+        """Execute it, or report to its sender why not."""
         if incoming.topic == self._panel.birth_topic:
             if not incoming.retained:
                 self._panel.on_birth(incoming.payload)
@@ -168,7 +168,7 @@ class CommandHandler:
     def _is_to_ignore(self, incoming: Incoming) -> bool:
         """A retained command would be carried out at every start; a repeated one has been already."""
         if incoming.retained:
-            log.info("%s: a retained message is no command, ignored", incoming.topic)
+            log.info("%s: ignored: a retained message is not a command", incoming.topic)
             return True
         mark = (incoming.number, hash((incoming.topic, incoming.payload)))
         if incoming.repeated and mark in self._received:
@@ -235,7 +235,7 @@ class CommandHandler:
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:
             if name not in self._announcer.targets:
-                hint = did_you_mean(name, self._announcer.targets) or "; none is configured (announce.targets)"
+                hint = did_you_mean(name, self._announcer.targets) or "; define targets in announce.targets"
                 raise CommandError(f"no target {name!r:.80}{hint}")
         return tuple(dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""One connection to the broker, and in plain words why there is none."""
+"""One connection to the broker, and in plain words why it failed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ..errors import ConfigError, QwenTtsError
 
 ANSWER_TIMEOUT_S = 5.0
 MAX_PACKET_BYTES = 1 << 20
-"""Of what a broker may send us, where the protocol can say so (MQTT 5)."""
+"""Largest packet that the broker may send, in protocols that can limit it (MQTT 5)."""
 CREDENTIAL = "mqtt_password"
 _EXPIRED, _NOT_YET_VALID, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64  # X509_V_ERR_… of OpenSSL
 
 
 class BrokerError(QwenTtsError):
-    """There is no connection to the broker, or no longer."""
+    """The broker is not connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Broker:
             try:
                 context.load_cert_chain(certificate, self._file("key_file"), password=_no_password)
             except (OSError, ValueError) as error:
-                raise ConfigError(f"mqtt.cert_file {certificate}: it and mqtt.key_file are no pair: {error}") from error
+                raise ConfigError(f"mqtt.cert_file {certificate}: it does not match mqtt.key_file: {error}") from error
         return context
 
     def _file(self, key: str) -> str | None:
@@ -119,12 +119,12 @@ def make_broker(config: Mqtt, client_id: str) -> Broker:
 
 
 def node_id(config: Mqtt) -> str:
-    """What tells this daemon from others at the same broker: by default this machine's name."""
+    """Return the id of this daemon at the broker: by default this machine's name."""
     return config.node_id or re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:60] or "daemon"
 
 
 def _no_password() -> str:
-    raise ValueError("the key needs a passphrase, which nobody could enter at a start")
+    raise ValueError("the key needs a passphrase, which cannot be entered at startup; remove it from the key")
 
 
 def _read(path: Path, key: str) -> str:
@@ -135,7 +135,7 @@ def _read(path: Path, key: str) -> str:
 
 
 class _LastWords(logging.Handler):
-    """What paho complains of: it goes to no log of its own, but explains the end of a connection."""
+    """Collects warnings of paho: they are not logged, but explain the end of a connection."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -185,11 +185,11 @@ class MqttConnection(aiomqtt.Client):
             pass
 
     async def leave(self) -> None:
-        """The end in order; that the connection is lost is no news any more."""
+        """Disconnect cleanly; a lost connection is ignored from then on."""
         with contextlib.suppress(aiomqtt.MqttError):
             await self.__aexit__(None, None, None)
         if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # else asyncio complains that nobody has asked for it
+            self._disconnected.exception()  # otherwise asyncio warns that it was never retrieved
 
     def _on_publish(
         self, client: paho.Client, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
@@ -240,7 +240,7 @@ async def connected(
 
 
 async def _enter(connection: MqttConnection) -> None:
-    """Connecting happens in a thread of aiomqtt's that nobody can stop, so whoever is cancelled waits for its end."""
+    """aiomqtt connects in a thread that cannot be stopped, so a cancelled caller waits for its end."""
     entering = asyncio.create_task(connection.__aenter__(), name="connect to the broker")
     try:
         await asyncio.shield(entering)
@@ -277,17 +277,17 @@ def explain(error: BaseException, broker: Broker, last_words: str, met: bool) ->
         return f"{broker}: another client has come with the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
     if code and str(code) == "Unspecified error":  # paho's name for a connection that ends without a word
         namesake = f"another client may have the name {broker.client_id} (mqtt.client_id, mqtt.node_id)"
-        return f"{broker} hangs up without a reason; if that goes on, {namesake}"
+        return f"{broker} closes the connection without a reason; if that continues, {namesake}"
     if code:
         return f"{broker}: {str(code).lower()}"
     if "timed out" in str(error):
         hint = "" if met or broker.config.tls else "; does it want TLS (mqtt.tls)?"
-        return f"{broker} gives no answer{hint}"
+        return f"{broker} does not answer{hint}"
     return f"{broker}: {str(cause) or type(cause).__name__}"
 
 
 def _reason_code(error: BaseException) -> ReasonCode | None:
-    """What the broker itself gave as its reason."""
+    """Return the reason that the broker sent."""
     return error.rc if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode) else None
 
 

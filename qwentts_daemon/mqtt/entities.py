@@ -21,7 +21,7 @@ from .publisher import Publisher
 
 STATE_INTERVAL_S = 1.0
 LOOK_EVERY_S = 5.0
-"""GPU memory and the voices tell nobody when they change."""
+"""GPU memory and the voices change without a notification, so they are polled."""
 GREETING_DELAY_S = (1.0, 3.0)
 """Home Assistant has just started: it is not flooded by all its devices at once."""
 
@@ -73,7 +73,7 @@ class EntityPublisher:
 
     @property
     def birth_topic(self) -> str:
-        """Where Home Assistant says that it is there."""
+        """Return the topic of Home Assistant's birth message."""
         return f"{self._device.config.discovery_prefix}/status"
 
     @property

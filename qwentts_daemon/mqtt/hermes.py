@@ -1,4 +1,4 @@
-"""Rhasspy's Hermes: who says `hermes/tts/say` for one of our sites hears it there, and is told when it is over.
+"""Rhasspy's Hermes: handles `hermes/tts/say` for our sites and reports the end.
 
 A site is a target of type `hermes`; without one nothing of this is listened to.
 """
@@ -21,7 +21,7 @@ from .publisher import Message, Publisher
 SAY = "hermes/tts/say"
 SAY_FINISHED = "hermes/tts/sayFinished"
 REMEMBERED = 256
-"""So many requests at most are under way; the answer to an older one is given up."""
+"""Most requests in progress; the answer to an older one is dropped."""
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +77,13 @@ class Hermes:
         if asked is None:
             return None
         if asked.siteId not in self._sites:
-            log.debug("%s: the site %r is none of ours", SAY, asked.siteId[:60])
+            log.debug("%s: the site %r is not one of ours", SAY, asked.siteId[:60])
             return None
         say = Say(text=asked.text, language=asked.lang or None, targets=[self._sites[asked.siteId]])
         return say, Session(asked.id, asked.siteId, asked.sessionId)
 
     def begin(self, announcement: str, session: Session) -> None:
-        """Whoever asks is answered when this announcement is over."""
+        """Remember to answer the request once this announcement is over."""
         self._sessions[announcement] = session
         if len(self._sessions) > REMEMBERED:
             self._sessions.popitem(last=False)
@@ -94,12 +94,12 @@ class Hermes:
             self.answer(session)
 
     def answer(self, session: Session) -> None:
-        """Say that it is over; dialogues wait for that, also when nothing was heard."""
+        """Publish that it is over; dialogues wait for that, also if nothing was played."""
         answer = {"id": session.id, "siteId": session.site, "sessionId": session.session}
         self._outbox.tell(Message(SAY_FINISHED, json.dumps(answer).encode()))
 
     def played(self, payload: bytes) -> None:
-        """`playFinished` of a site; those of others and of nobody are no news."""
+        """Handle `playFinished` of a site; those of other sites are ignored."""
         told = _read(_Played, "playFinished", payload)
         if told:
             self._acks.acknowledge(told.id)

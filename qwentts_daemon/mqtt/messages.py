@@ -93,9 +93,9 @@ def _as_keyword(value: Any) -> Any:
 
 
 def check_text(text: str) -> str:
-    """Raises ValueError when nothing is said."""
+    """Raise ValueError for a text without characters."""
     if not text.strip():
-        raise ValueError("there is no text")
+        raise ValueError("the text is empty")
     return text
 
 
@@ -119,7 +119,7 @@ class _Payload(BaseModel):
 
 
 class Say(_Payload):
-    """Speak a text. None: as the settings say."""
+    """Speak a text. None: the value of the settings."""
 
     text: Annotated[str, BeforeValidator(_as_text), AfterValidator(check_text)]
     id: Id | None = None
@@ -143,7 +143,7 @@ class Stop(_Payload):
 
 @dataclass(frozen=True, slots=True)
 class ButtonPress:
-    """A button without anything to say: `clear`, `reload`, `unload`."""
+    """A button without a payload: `clear`, `reload`, `unload`."""
 
     button: str
 
@@ -167,7 +167,7 @@ def parse(topics: Topics, topic: str, payload: bytes) -> Command:
     try:
         text = payload.decode("utf-8-sig").strip()  # some senders begin with a byte order mark
     except UnicodeDecodeError as error:
-        raise CommandError(f"the payload is no UTF-8 (byte {error.start})") from None
+        raise CommandError(f"the payload is not valid UTF-8 (byte {error.start})") from None
     name = topic.removeprefix(f"{topics.base}/")
     match name:
         case "say/set":
@@ -181,7 +181,7 @@ def parse(topics: Topics, topic: str, payload: bytes) -> Command:
 
 def _say(text: str) -> Say:
     if not text:
-        raise CommandError("there is no text")
+        raise CommandError("the text is empty")
     if text.startswith("{"):
         return _model(Say, text)
     return Say(text=text)

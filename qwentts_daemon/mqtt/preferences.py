@@ -1,4 +1,4 @@
-"""How announcements sound when they do not say: chosen in Home Assistant, kept over restarts."""
+"""Default voice, language, style and volume of announcements: set in Home Assistant, kept across restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """None: as the rest of the configuration says. The volume goes from 0 to 100."""
+    """None: the value of the configuration. The volume is 0 to 100."""
 
     voice: str | None = None
     language: str | None = None
@@ -55,7 +55,7 @@ def changed(preferences: Preferences, name: str, value: str, catalogue: VoiceCat
         return replace(preferences, volume=_volume(value))
     known = options(catalogue)[name]
     if value not in known:
-        raise CommandError(f"{name}: {value!r:.80} is none of {', '.join(known[:12])}{', …' * (len(known) > 12)}")
+        raise CommandError(f"{name}: {value!r:.80} is not one of {', '.join(known[:12])}{', …' * (len(known) > 12)}")
     choice: dict[str, Any] = {name: None if value == NONE[name] else value}
     return replace(preferences, **choice)
 
@@ -64,9 +64,9 @@ def _volume(value: str) -> int:
     try:
         volume = round(float(value))
     except (ValueError, OverflowError):
-        raise CommandError(f"volume: {value!r:.40} is no number") from None
+        raise CommandError(f"volume: {value!r:.40} is not a number") from None
     if not 0 <= volume <= 100:
-        raise CommandError(f"volume: {value:.40} lies not between 0 and 100")
+        raise CommandError(f"volume: {value:.40} must be between 0 and 100")
     return volume
 
 
@@ -123,7 +123,7 @@ class PreferencesFile:
 
 
 class PreferenceStore:
-    """The preferences in force; every change goes to `on_change` and to the file."""
+    """The preferences in force; every change is written to the file and passed to `on_change`."""
 
     def __init__(self, file: PreferencesFile) -> None:
         self.on_change: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""What goes to the broker: the newest value of each retained topic, and a bounded line of messages that pass."""
+"""Publishes to the broker: the newest value of each retained topic, and a bounded queue of other messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 MAX_WAITING = 1024
 STALE_AFTER_S = 30.0
-"""A message that the broker was not there for: an automation shall not play what was said long ago."""
+"""Longest wait of a message without a broker: automations must not act on old ones."""
 
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class Publisher:
             self._news.set()
 
     def show_again(self) -> None:
-        """Whoever listens may have forgotten all of it."""
+        """Publish all retained values again: subscribers may have lost them."""
         self._unsent |= dict.fromkeys(self._shown)
         self._news.set()
 
     def tell(self, letter: Message) -> None:
-        """A message that passes; the oldest gives way when there are too many."""
+        """Queue a message that is not retained; if there are too many, the oldest is dropped."""
         if len(self._letters) >= MAX_WAITING:
             self._letters.popleft()
             self.lost += 1
@@ -70,7 +70,7 @@ class Publisher:
     ) -> None:
         """Publish what is there now; `check` is called after each."""
         if self.lost:
-            log.warning("MQTT: %d messages were given up: too many at once, or nobody took them", self.lost)
+            log.warning("MQTT: %d messages were dropped: too many at once, or no broker took them", self.lost)
             self.lost = 0
         while self._unsent or self._letters:
             while self._unsent:

@@ -43,7 +43,7 @@ class Dependencies:
 
 @contextlib.asynccontextmanager
 async def announcing(config: Config, around: Dependencies) -> AsyncIterator[Announcer]:
-    """Announcements by MQTT while the context is open; `drain` comes before its end. Raises ConfigError."""
+    """Serve announcements over MQTT while the context is open; call `drain` before its end. Raises ConfigError."""
     client_id = config.mqtt.client_id or f"qwentts-{node_id(config.mqtt)}"
     broker, outbox = make_broker(config.mqtt, client_id), Publisher()
     preferences = PreferenceStore(PreferencesFile(preferences_path(os.environ)))

@@ -25,22 +25,22 @@ MARK = "# Written by qwentts-daemon "
 PLACEHOLDER = "/opt/qwentts/bin/qwentts-daemon"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # by ProtectHome= and PrivateTmp=
 ADVICE = (
-    "Give the service a place of its own: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip install "
-    "'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it for "
+    "Create a virtual environment for the service: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip "
+    "install 'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it for "
     "yourself alone with --user"
 )
 
 User = Annotated[bool, typer.Option("--user", help="A service of your own, without root.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps without taking them.")]
 Extra = Annotated[
-    list[str] | None, typer.Option("--with", help="local-sound, strict-memory or own-network; may stand several times.")
+    list[str] | None, typer.Option("--with", help="local-sound, strict-memory or own-network; may be repeated.")
 ]
 Root = Annotated[Path, typer.Option("--root", help="Install into a mounted image; nothing is started.")]
 
 
 @dataclass(frozen=True, slots=True)
 class InstallStep:
-    """One thing to do. `line` says what; without `act` it has been done already."""
+    """One step, described by `line`; without `act` it is already done."""
 
     line: str
     act: Callable[[], None] | None = None
@@ -55,7 +55,7 @@ class ServiceTarget:
 
     @property
     def folder(self) -> Path:
-        """Where its units lie."""
+        """The directory of its units."""
         if not self.user:
             return self.root / "etc/systemd/system"
         return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "systemd/user"
@@ -132,7 +132,9 @@ def plan_uninstall(target: ServiceTarget) -> list[InstallStep]:
 def check_program(program: Path, user: bool) -> None:
     """Raises StartError, with advice, when a service could not run this program."""
     if sys.prefix == sys.base_prefix or not program.exists():
-        raise StartError(f"this Python ({sys.prefix}) is no virtual environment with qwentts-daemon in it. {ADVICE}")
+        raise StartError(
+            f"this Python ({sys.prefix}) is not a virtual environment that contains qwentts-daemon. {ADVICE}"
+        )
     if not re.fullmatch(r"[\w./+@:,~-]+", str(program)):
         raise StartError(f"{program}: systemd wants a path without blanks and signs. {ADVICE}")
     needed = (program, Path(sys.base_prefix), Path(__file__))
@@ -145,7 +147,7 @@ def unreadable(path: Path) -> str | None:
     """Why another user's service cannot read `path`, if so."""
     path = path.resolve()
     if any(path.is_relative_to(folder) for folder in HIDDEN):
-        return f"{path} lies where a service cannot look (ProtectHome=, PrivateTmp=)"
+        return f"{path} is not readable for a service (ProtectHome=, PrivateTmp=)"
     for each in (path, *path.parents):
         wanted = stat.S_IXOTH if each.is_dir() else stat.S_IROTH
         if not each.stat().st_mode & wanted:

@@ -1,4 +1,4 @@
-"""What systemd and a service tell each other: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
+"""The protocols between systemd and a service: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 
 Each function takes its variables out of the environment, so that no worker believes that it is meant.
 """
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Tells systemd how the service is; says nothing where nobody listens. The words: sd_notify(3)."""
+    """Sends the state of the service to systemd; does nothing without systemd. The variables: sd_notify(3)."""
 
     def __init__(self, address: str | None) -> None:
         """`address` is a path, or a name of the abstract kind that begins with `@`."""
@@ -54,11 +54,11 @@ class Notifier:
         try:
             self._socket.sendto(message.encode(), self._address)
         except OSError as error:
-            log.warning("systemd was not told %s: %s", message.partition("=")[0], error)
+            log.warning("could not send %s to systemd: %s", message.partition("=")[0], error)
 
 
 def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
-    """The way to whoever has started this service."""
+    """Return the notifier of the service manager that started this process."""
     return Notifier(environment.pop("NOTIFY_SOCKET", None))
 
 
@@ -89,4 +89,6 @@ def _listening_socket(descriptor: int, name: str) -> socket.socket:
         found = socket.socket(fileno=descriptor)
         if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return found
-    raise StartError(f"the descriptor {name!r} from systemd is no listening socket; Accept=no and ListenStream= it is")
+    raise StartError(
+        f"the descriptor {name!r} from systemd is not a listening stream socket (use ListenStream= and Accept=no)"
+    )

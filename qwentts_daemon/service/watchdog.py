@@ -1,4 +1,4 @@
-"""What systemd is told while the service runs: its status whenever that changes, and that it is alive."""
+"""Reports to systemd while the service runs: its status on each change, and WATCHDOG=1."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WatchdogReporter:
             await self._news(IN_TROUBLE_LOOK_EVERY_S if trouble else due_s - time.monotonic())
 
     async def _news(self, within_s: float) -> None:
-        """Wait for a change, or for so long."""
+        """Wait for a change, at most until the timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._changed.wait()
@@ -62,7 +62,7 @@ def silence_allowed_s(heartbeat_timeout_s: float, watchdog_s: float) -> float:
     """When a silent worker stops the watchdog's food: a little before it is replaced.
 
     Half the interval may have passed since the last ping; with a quarter before the replacement, and the seconds that
-    it takes, the next one still comes in time.
+    it takes, the next one is still in time.
     """
     return heartbeat_timeout_s - min(heartbeat_timeout_s / 2, watchdog_s / 4)
 

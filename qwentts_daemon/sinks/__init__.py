@@ -1,6 +1,6 @@
 """Sinks: the ways from speech to a loudspeaker, one for each kind of target in the configuration.
 
-Each kind is imported when a target of it is made, so that nobody pays for what he does not use.
+Each kind is imported when a target of it is created, so that unused ones cost nothing.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 class Publish(Protocol):
-    """Sends one MQTT message. Raises SinkError when there is no broker."""
+    """Publishes one MQTT message. Raises SinkError if no broker is connected."""
 
     async def __call__(self, topic: str, payload: bytes) -> None: ...
 
@@ -38,7 +38,7 @@ class Player(Protocol):
         """Returns when the loudspeaker can soon take more. Raises SinkError."""
 
     async def finish(self) -> None:
-        """That was all; returns when it has been heard. Raises SinkError."""
+        """End the audio and return once it has been played. Raises SinkError."""
 
 
 async def play_through(pcm: AsyncIterator[Pcm], opened: Callable[[int], AbstractAsyncContextManager[Player]]) -> None:

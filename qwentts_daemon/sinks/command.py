@@ -18,7 +18,7 @@ from .base import Report, drain, play_through
 
 STDERR_BYTES = 4096
 MESSAGE_LENGTH = 200
-LAST_WORDS_S = 0.5  # for what a player that has ended still had to say
+LAST_WORDS_S = 0.5  # for the last lines of a player that has ended
 GRACE_S = 0.5  # between SIGTERM and SIGKILL
 REAP_S = 5.0
 
@@ -36,7 +36,7 @@ class CommandSink:
 
 
 class Exit(SubprocessStreamProtocol):
-    """Tells when a program has ended; `Process.wait` may wait for what that has started and left behind, too."""
+    """Waits until a program has ended; `Process.wait` may also wait for children that it has left behind."""
 
     def __init__(self) -> None:
         super().__init__(limit=STDERR_BYTES, loop=asyncio.get_running_loop())
@@ -48,7 +48,7 @@ class Exit(SubprocessStreamProtocol):
 
 
 class Program:
-    """A running program; it is heard when it ends and for what it complains of."""
+    """A running program, its end, and the last lines of its standard error."""
 
     def __init__(self, name: str, transport: asyncio.SubprocessTransport, ending: Exit, timeout_s: float) -> None:
         self.process = Process(transport, ending, asyncio.get_running_loop())
@@ -74,7 +74,7 @@ class Program:
             raise SinkError(f"{self._name} ended before the sound did{await self._ending()}") from None
 
     async def finish(self) -> None:
-        """Tell it that this was all, and wait until it has played that. Raises SinkError."""
+        """Close its input, and wait until it has played everything. Raises SinkError."""
         assert self.process.stdin
         self.process.stdin.close()
         try:
@@ -108,7 +108,7 @@ class Program:
                 await self._exit.wait()
 
     async def _listen(self) -> None:
-        """Keep the end of what it complains of; a pipe that nobody reads would stop it."""
+        """Keep the end of its standard error; an unread pipe would block it."""
         assert self.process.stderr
         while read := await self.process.stderr.read(STDERR_BYTES):
             self._stderr = (self._stderr + read)[-STDERR_BYTES:]
@@ -152,7 +152,7 @@ async def _process(words: Sequence[str]) -> tuple[asyncio.SubprocessTransport, E
         Exit, *words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment, process_group=0
     )
     assert ending.stdin
-    ending.stdin.transport.set_write_buffer_limits(0)  # what it has not taken shall not pile up here
+    ending.stdin.transport.set_write_buffer_limits(0)  # do not buffer here what it has not read
     return transport, ending
 
 

@@ -1,4 +1,4 @@
-"""Hands a whole WAV file to a Rhasspy site's loudspeaker, which says when it has played it."""
+"""Sends a whole WAV file to the loudspeaker of a Rhasspy site, which reports when it has been played."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BYTES = 32 << 20
 
 
 class HermesSink:
-    """Rhasspy plays files, so it hears nothing before the last word is made."""
+    """Rhasspy plays files, so playback starts only after the whole text has been synthesized."""
 
     def __init__(self, target: HermesTarget, publish: Publish, acks: PlayAcks) -> None:
         self._target = target
@@ -66,4 +66,4 @@ class WholeFile:
                 await self._finished.wait()
         except TimeoutError:
             late = f"{self._target.timeout:g} s after the end of the sound"
-            raise SinkError(f"Rhasspy's site {site} has not said playFinished, {late}") from None
+            raise SinkError(f"Rhasspy's site {site} did not send playFinished, {late}") from None

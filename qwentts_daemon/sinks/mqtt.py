@@ -1,4 +1,4 @@
-"""Publishes raw sound on topics of the broker, for whoever listens there."""
+"""Publishes raw audio on topics of the broker for any subscriber."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MqttSink:
         self._topic = f"{base_topic}/audio"
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. Cancelled or failed, `stop` says that the sound is not complete."""
+        """See `Sink`. After a cancel or failure, `stop` states that the audio is incomplete."""
         await play_through(pcm, partial(begun, self._publish, f"{self._topic}/{plain(announcement)}"))
 
 
@@ -44,7 +44,7 @@ class AudioTopics:
         self._playback = Playback()
 
     async def start(self) -> None:
-        """Say what is to come."""
+        """Publish the format of the audio that follows."""
         await self._say("start", {"format": "s16le", "rate": self._rate, "width": 2, "channels": 1})
 
     async def write(self, pcm: Pcm) -> None:
@@ -61,7 +61,7 @@ class AudioTopics:
         await asyncio.sleep(self._playback.left_s())
 
     async def stop(self, complete: bool) -> None:
-        """Say that no more comes."""
+        """Publish the end of the audio."""
         duration_ms = round(self._bytes / 2 / self._rate * 1000)
         await self._say("stop", {"chunks": self._chunks, "duration_ms": duration_ms, "complete": complete})
 

@@ -1,4 +1,4 @@
-"""Plays through Snapcast: 48 kHz stereo into the FIFO of a snapserver, no faster than it is heard."""
+"""Plays through Snapcast: 48 kHz stereo into the FIFO of a snapserver, no faster than real time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Report, drain, play_through
 
 RATE = 48_000
 AHEAD_S = 0.2
-PIPE_BYTES = 32_768  # 0.17 s: so much is heard after a cancel; and a full one shows that nobody reads
+PIPE_BYTES = 32_768  # 0.17 s: this much is played after a cancel, and a full pipe shows that it has no reader
 ATOMIC_BYTES = 4096  # PIPE_BUF: a FIFO takes so much as a whole or not at all, so that no frame is ever torn
 
 
@@ -31,7 +31,7 @@ class SnapcastSink:
         self._timeout_s = target.timeout
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. A FIFO that nobody reads is a SinkError."""
+        """See `Sink`. A FIFO without a reader is a SinkError."""
         await play_through(pcm, partial(opened, self._path, self._timeout_s))
 
 
@@ -85,12 +85,12 @@ async def opened(path: Path, timeout_s: float, rate: int) -> AsyncIterator[Fifo]
 def _held_open(path: Path) -> Iterator[None]:
     """Both ends in one hand. Raises SinkError.
 
-    While nobody writes, snapserver opens its FIFO ten times a second and leaves it again at once; it stays when it
-    finds a writer there, but a writer alone cannot open what nobody reads at that moment.
+    Without a writer, snapserver opens its FIFO ten times a second and closes it again at once. It stays when it
+    finds a writer, but a writer cannot open a FIFO that has no reader at that moment.
     """
     try:
         if not stat.S_ISFIFO(path.stat().st_mode):
-            raise SinkError(f"{path} is no FIFO; snapserver makes one for `source = pipe://{path}?name=…`")
+            raise SinkError(f"{path} is not a FIFO; snapserver creates one for `source = pipe://{path}?name=…`")
         both_ends = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     except OSError as error:
         raise SinkError(f"{path}: {error.strerror}; is snapserver running?") from error

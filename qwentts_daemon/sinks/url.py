@@ -24,7 +24,7 @@ class UrlSink:
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
         """See `Sink`. Reports the address before it takes the first of the sound.
 
-        Over when a player has had the time to play it. An address that nobody asks for is a SinkError, but stays.
+        Ends once a player has had time to play it. An address that is never fetched is a SinkError, but stays valid.
         """
         with offered(self._shelf) as recording:
             report({"url": recording.url})
@@ -42,7 +42,7 @@ class UrlSink:
                 began_s = await recording.first_fetched()
         except TimeoutError:
             late = f"within {self._timeout_s:g} s of the last word; does an automation play it?"
-            raise SinkError(f"nobody has fetched {recording.url} {late}") from None
+            raise SinkError(f"no player has fetched {recording.url} {late}") from None
         await asyncio.sleep(began_s + recording.duration_s - time.monotonic())
 
 

@@ -25,7 +25,7 @@ READABLE = 0o044  # by group and others, as far as they may read the directory
 
 
 class WavSink:
-    """Files of one directory, named as the target says."""
+    """Files of one directory, named by the target's `name`."""
 
     def __init__(self, name: str, target: WavTarget) -> None:
         self._name = name

@@ -19,7 +19,7 @@ from ..errors import SinkError, WireError
 from ..wyoming.wire import HEADER_BYTES, encode_event, read_event
 from .base import Report, drain, play_through
 
-AHEAD_S = 0.5  # so much may lie at the server, which on cancel might still play it
+AHEAD_S = 0.5  # the most audio buffered at the server, which may still play it after a cancel
 
 
 class WyomingSink:
@@ -35,7 +35,7 @@ class WyomingSink:
 
 
 class SoundServer:
-    """A connection on which audio has begun. What the server says meanwhile ends it, or is `played`."""
+    """A connection on which audio has started. An event of the server meanwhile is `played`, or the end."""
 
     def __init__(self, uri: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float) -> None:
         self._uri = uri
@@ -57,11 +57,11 @@ class SoundServer:
             async with asyncio.timeout(self._playback.left_s() + self._timeout_s):
                 await self._played
         except TimeoutError:
-            late = f"did not say `played` in the {self._timeout_s:g} s after the end of the sound"
+            late = f"did not send `played` within the {self._timeout_s:g} s after the end of the sound"
             raise SinkError(f"{self._uri} {late}") from None
 
     async def send(self, event: Event) -> None:
-        """Raises SinkError, for what the server has said if it has said why."""
+        """Raise SinkError, with the server's reason if it sent one."""
         if self._played.done():
             self._played.result()
         try:

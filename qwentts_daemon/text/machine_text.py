@@ -23,7 +23,7 @@ _OPENING = re.compile(
     r"|<\|(?P<half>channel)>",
     re.IGNORECASE,
 )
-"""What begins a block for machines: the name of its group says how it ends."""
+"""The beginning of a block for machines; the name of its group selects how it ends."""
 
 _CLOSING: dict[str, Callable[[str], str]] = {
     "element": lambda name: rf"</{name}\s*>",

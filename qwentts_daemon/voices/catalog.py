@@ -1,4 +1,4 @@
-"""Voices as clients name them, and what the engine is told for each name.
+"""Voices as clients name them, and the engine's request for each name.
 
 Home Assistant sends neither a language nor an instruction, only the id of a voice and a free word `speaker`.
 So both are part of the id: `ryan@de-DE` pins a language, `ryan+whisper` a style, and `speaker` names a style too.
@@ -46,18 +46,18 @@ class VoiceEntry:
 class VoiceCatalog:
     """Lists and resolves voice names. Immutable; a change of voices makes a new one.
 
-    `awaited` says which configured names are nobody's yet.
+    `awaited` lists the configured names that do not belong to a voice yet.
     """
 
     def __init__(
         self, voices: Sequence[EngineVoice], config: Voices, more_may_come: bool = False, stands_in: bool = False
     ) -> None:
-        """A configured name that is nobody's raises ConfigError, unless its voice may still come.
+        """Raise ConfigError for a configured name without a voice, unless the voice may still appear.
 
         `stands_in`: these voices speak for those that this machine cannot have at present, whatever their names.
         """
         if not voices:
-            raise ConfigError("the engine has no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
+            raise ConfigError("the engine lists no voices; a Base model needs a cloned one: `qwentts-daemon clone`")
         self._voices = {voice.id: voice for voice in voices}
         self._config = config
         self._more_may_come = more_may_come or stands_in
@@ -96,7 +96,7 @@ class VoiceCatalog:
     def _entries(self) -> list[VoiceEntry]:
         """The default voice first, then all others with their pinned languages and styles, then the aliases.
 
-        An alias may have a voice's name, and stands in its place.
+        An alias with the name of a voice replaces it.
         """
         plain = [entry for voice in self._voices.values() for entry in self._entries_of(voice)]
         aliases = [entry for item in self._config.aliases.items() for entry in self._alias_entries(*item)]
@@ -106,7 +106,7 @@ class VoiceCatalog:
     def resolve(
         self, name: str | None = None, language: str | None = None, speaker: str | None = None
     ) -> SynthesisRequest:
-        """What to tell the engine. Without a name the language chooses the voice. Raises SpeechError."""
+        """Return the engine's request. Without a name the language selects the voice. Raises SpeechError."""
         try:
             return self._resolved(name, language, speaker)
         except SpeechError as error:
@@ -133,7 +133,7 @@ class VoiceCatalog:
         found = _find(style, known)
         if found is None:
             raise SpeechError(
-                Code.VOICE_NOT_FOUND, f"voice {base} has no style {style!r:.80}{did_you_mean(style, known)}"
+                Code.VOICE_NOT_FOUND, f"voice {base} does not have the style {style!r:.80}{did_you_mean(style, known)}"
             )
         style = found
         return SynthesisRequest(
@@ -147,7 +147,7 @@ class VoiceCatalog:
         return SynthesisRequest((self._voice(base) or best_voice(list(self._voices.values()), wanted)).id)
 
     def _meant(self, name: str) -> str:
-        """Return what an alias stands for, and any other name as it is. A voice's exact name goes before an alias in
+        """Return the target of an alias, and any other name unchanged. A voice's exact name precedes an alias in
         another spelling."""
         if name in self._voices and name not in self._config.aliases:
             return name

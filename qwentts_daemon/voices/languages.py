@@ -22,7 +22,7 @@ _SPEAK_ALIKE = {
     "pt-pt": "ao cv gw mo mz st tl",
 }
 _SPOKEN_AS = {f"{tag[:2]}-{other}": tag for tag, others in _SPEAK_ALIKE.items() for other in others.split()}
-"""The region whose speech comes nearest."""
+"""The region whose speech is nearest."""
 
 _NEIGHBOURS = {
     "nb": ("nn", "da"), "nn": ("nb", "da"), "bs": ("hr", "sr"), "hr": ("bs", "sr"), "sr": ("hr", "bs"),
@@ -30,7 +30,7 @@ _NEIGHBOURS = {
     "gsw": ("de",), "nds": ("de",), "lb": ("de",), "sco": ("en",), "ga": ("en",), "gl": ("pt", "es"), "ast": ("es",),
     "oc": ("ca", "fr"), "be": ("ru", "uk"), "fo": ("da",), "zsm": ("id",), "ms": ("id",), "prs": ("fa",),
 }  # fmt: skip
-"""Languages whose voices can read it where it has no voice."""
+"""Languages whose voices can read it if no voice speaks it."""
 
 
 _WORST = 9
@@ -50,7 +50,7 @@ def match_language(wanted: str, offered: Sequence[str]) -> str | None:
 
 
 def distance(wanted: str, offered: Sequence[str]) -> int | None:
-    """Return how far the best of the offered tags is from the wanted one, 0 if equal; None if none fits."""
+    """Return how far the best of the offered tags is from the wanted one: 0 if equal, None if nothing fits."""
     best = min((_distance(wanted, tag) for tag in offered), default=_WORST)
     return None if best == _WORST else best
 

@@ -229,7 +229,7 @@ async def _receive(events: AsyncIterator[Event], write: Write, began_s: float) -
 
 
 async def _events(wyoming: AsyncClient, uri: str) -> AsyncIterator[Event]:
-    """Yield events until the end of the connection. Raises SpeechError for an error event, StartError if none come."""
+    """Yield events until the connection ends. Raises SpeechError for an error event, StartError without any event."""
     known = False
     while (event := await _next_event(wyoming, uri)) is not None:
         if Error.is_type(event.type):

@@ -211,4 +211,4 @@ def test_a_user_without_a_home_is_told_what_to_set():
     )
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.stdout == "voices.dir: this user has no home directory; name a folder\n"
+    assert finished.stdout == "voices.dir: this user does not have a home directory; set a folder\n"

@@ -267,7 +267,7 @@ async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
         playing = Playing(home, timeout=0.1)
         playing.tap.pour(tone(100))
         playing.tap.end()
-        with pytest.raises(SinkError, match=r"nobody has fetched http://.*\.wav within 0\.1 s of the last word"):
+        with pytest.raises(SinkError, match=r"no player has fetched http://.*\.wav within 0\.1 s of the last word"):
             await playing.task
         assert (await home.get(playing.facts["url"]))[0].status == 200
 

@@ -258,7 +258,7 @@ async def test_retained_commands_are_ignored(tmp_path):
         async with ear(mosquitto.port) as heard:
             await heard.send("say/set", '{"text": "Again and again.", "id": "kept"}', retain=True)
             with daemon(*settings(mosquitto, tmp_path), XDG_DATA_HOME=str(tmp_path)) as speaking:
-                speaking.wait_for("say/set: a retained message is no command, ignored")
+                speaking.wait_for("say/set: ignored: a retained message is not a command")
                 await heard.say("Fresh.", id="fresh")
                 await heard.event("finished", "fresh")
                 assert heard.kinds("kept") == []

@@ -80,7 +80,7 @@ async def test_say_for_other_sites_or_invalid_is_ignored(house):
             await heard.client.publish("hermes/tts/say", payload, qos=1)
         await heard.client.publish(PLAYED, "{}", qos=1)
         await ask(heard, text="Hello.", siteId="attic")
-        speaking.wait_for("the site 'attic' is none of ours")
+        speaking.wait_for("the site 'attic' is not one of ours")
         speaking.wait_for("WARNING .*hermes/tts/say: ", 6)
         speaking.wait_for("WARNING .*playFinished: ")
         assert not heard.on("hermes/tts/sayFinished")

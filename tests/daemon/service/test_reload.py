@@ -107,7 +107,7 @@ async def test_what_cannot_change_is_named_in_one_line_and_stays(file):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("audio: {lead_silence: 2", "no valid YAML"),
+        ("audio: {lead_silence: 2", "invalid YAML"),
         ("audio: {lead_silence: loud}", "audio.lead_silence: "),
         ("audio: {lead_silence: 2}\nvoices: {default: nobody}", "voices.default: no voice 'nobody'"),
         (None, "No such file"),

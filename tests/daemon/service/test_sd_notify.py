@@ -84,7 +84,7 @@ def test_workers_inherit_nothing_that_is_for_the_daemon(systemd):
 
 def test_a_dead_notify_socket_is_a_warning(tmp_path):
     with daemon(fake="ToneBackend", NOTIFY_SOCKET=str(tmp_path / "nobody")) as process:
-        process.wait_for(r"systemd was not told READY: .*No such file")
+        process.wait_for(r"could not send READY to systemd: .*No such file")
 
 
 # --- the watchdog ---------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_sockets_of_another_process_are_left_alone():
 def test_a_descriptor_that_does_not_listen_is_one_clear_line():
     with socket.socket() as idle, started(fake="ToneBackend", **handed_down(idle)) as process:
         assert process.wait() == os.EX_UNAVAILABLE
-        assert "the descriptor 'wyoming' from systemd is no listening socket" in process.lines[-2]
+        assert "the descriptor 'wyoming' from systemd is not a listening stream socket" in process.lines[-2]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd is not installed")

@@ -57,9 +57,9 @@ async def test_cancelled_it_lets_go_and_leaves_whole_frames(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda path: path.touch(), "is no FIFO"),
+        (lambda path: path.touch(), "is not a FIFO"),
         (lambda path: None, "No such file"),
-        (lambda path: path.mkdir(), "is no FIFO"),
+        (lambda path: path.mkdir(), "is not a FIFO"),
     ],
 )
 async def test_what_is_no_fifo_is_named(tmp_path, prepare, message):

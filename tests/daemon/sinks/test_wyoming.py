@@ -118,7 +118,7 @@ async def test_cancelled_the_server_is_left_at_once(tmp_path):
         ({"audio-stop": Error("broken")}, ": broken$"),
         ({"audio-start": None}, "closed the connection"),
         ({"audio-stop": None}, "closed the connection before the sound was played$"),
-        ({"audio-stop": AudioStart(1, 2, 1)}, r"did not say `played` in the 0\.2 s after the end of the sound$"),
+        ({"audio-stop": AudioStart(1, 2, 1)}, r"did not send `played` within the 0\.2 s after the end of the sound$"),
     ],
 )
 async def test_a_server_that_does_not_play_is_named(tmp_path, answers, message):

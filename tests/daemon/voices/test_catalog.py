@@ -54,7 +54,7 @@ def test_a_name_says_voice_language_and_style(asked, expected):
         ({"name": "rian"}, Code.VOICE_NOT_FOUND, "did you mean ryan"),
         ({"name": "ryann"}, Code.VOICE_NOT_FOUND, "did you mean ryan"),
         ({"name": "ryan+wisper"}, Code.VOICE_NOT_FOUND, "did you mean whisper"),
-        ({"name": "anna", "speaker": "whisper"}, Code.VOICE_NOT_FOUND, "no style"),
+        ({"name": "anna", "speaker": "whisper"}, Code.VOICE_NOT_FOUND, "does not have the style"),
         ({"name": "ryan@fr"}, Code.LANGUAGE_NOT_SUPPORTED, "it speaks en-US, de-DE, zh-CN"),
         ({"language": "fr"}, Code.LANGUAGE_NOT_SUPPORTED, "no voice speaks"),
     ],
