@@ -26,8 +26,8 @@ PLACEHOLDER = "/opt/qwentts/bin/qwentts-daemon"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # by ProtectHome= and PrivateTmp=
 ADVICE = (
     "Create a virtual environment for the service: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip "
-    "install 'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it for "
-    "yourself alone with --user"
+    "install 'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it "
+    "for yourself only with --user"
 )
 
 User = Annotated[bool, typer.Option("--user", help="A service of your own, without root.")]

@@ -91,4 +91,4 @@ def test_an_error_that_cannot_be_shown_keeps_its_status(words, status, stderr):
 
 
 def test_results_without_a_standard_output_are_dropped():
-    assert finished(["check-config"], CLOSED["stdout"]) == (0, "", "")
+    assert finished(["check-config"], CLOSED["stdout"]) == (0, "", "OK: the configuration is valid\n")

@@ -100,7 +100,7 @@ def test_targets_of_every_type_load(tmp_path):
             r"voices\.pin_languages: write a list, such as \[one, another\] \(found 'de'\)",
         ),
         ("announce: {targets: [a]}", r"announce\.targets: write names and values, such as \{name: value\}"),
-        ("mqtt: {host: '192.168.1.2:1883'}", r"mqtt\.host: .*the port stands in mqtt\.port"),
+        ("mqtt: {host: '192.168.1.2:1883'}", r"mqtt\.host: .*set the port in mqtt\.port"),
         (
             "announce: {targets: {a: {type: mqtt}}, default_targets: [a, a]}",
             r"announce: default_targets: the target 'a' is listed twice",
@@ -124,7 +124,7 @@ def test_targets_of_every_type_load(tmp_path):
         ("engine: {devices: [cuda:0, all]}", r"engine\.devices: auto, all and cpu must be the only value"),
         ("engine: {devices: [cuda, cuda:0]}", r"engine\.devices: a GPU is listed twice"),
         ("engine: {device: cuda:0}", r"engine\.device: unknown key; did you mean devices\?"),
-        ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name has no blanks"),
+        ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name must not contain blanks"),
         ("announce: {targets: {a b: {type: mqtt}}}", r"announce\.targets\.a b.*: a target's name has letters, digits"),
         ("announce: {targets: {a: {}}}", r"announce\.targets\.a: needs a type"),
         ("announce: {targets: {a: 3}}", r"announce\.targets\.a: .*found 3"),

@@ -75,7 +75,7 @@ def test_the_packages_of_this_installation_are_all_there():
         ),
         (CommandResult("A, 1, 2, 3, 8.6\nB, 1, 2, 3, 9.0\n"), ["/dev/null"], OK, "A, driver 1"),
         (CommandResult("No devices were found\n"), ["/dev/null"], ERROR, "lists no GPU"),
-        (CommandResult("", "nvidia-smi: No such file or directory"), [], ERROR, "there is none"),
+        (CommandResult("", "nvidia-smi: No such file or directory"), [], ERROR, "no driver of an NVIDIA GPU is loaded"),
         (CommandResult("", "nvidia-smi: No such file or directory"), ["/dev/null"], OK, "not installed"),
         (CommandResult("", "exit status 9: Driver/library version mismatch"), ["/dev/null"], ERROR, "mismatch"),
         (CommandResult("", "no answer within 10 s"), ["/dev/null"], ERROR, "no answer"),

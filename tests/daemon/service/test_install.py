@@ -187,7 +187,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
 
 
 def test_a_place_that_a_service_cannot_read_is_refused_with_advice(tmp_path):
-    assert "where a service cannot look" in install.unreadable(Path("/home/anna/venv/bin/qwentts-daemon"))
+    assert "is not readable for a service" in install.unreadable(Path("/home/anna/venv/bin/qwentts-daemon"))
     assert install.unreadable(Path("/usr/bin/env")) is None
     finished = command("install-service", "--dry-run")
     refused = [each for each in (PROGRAM, Path(sys.base_prefix), ROOT) if install.unreadable(each)]

@@ -137,7 +137,7 @@ async def test_a_server_that_talks_nonsense_is_named(tmp_path):
 
     server = await asyncio.start_unix_server(answer, tmp_path / "snd.sock")
     async with server:
-        with pytest.raises(SinkError, match="header is no JSON"):
+        with pytest.raises(SinkError, match="header is not valid JSON"):
             await sink(f"unix://{tmp_path / 'snd.sock'}").play("a1", pcm(tone(10)), Facts())
 
 
