@@ -70,6 +70,7 @@ lint: $(VENV)/test.installed
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python .ci/house_rules.py
+	@$(BIN)/python .ci/words.py
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python -m tests.benchmarks.daemon

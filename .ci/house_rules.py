@@ -105,7 +105,7 @@ def type_names(tree: ast.Module) -> Iterator[str]:
 
 
 def most(label: str, limit: int, counts: Counter[str]) -> bool:
-    """Print the largest of `counts` and every one above the limit. True if there is none."""
+    """Print the largest of `counts` and every one above the limit. Return True if all are within it."""
     (name, count), *_ = counts.most_common(1)
     print(f"{label}: {count} of at most {limit} ({name})", flush=True)
     for name, count in counts.most_common():

@@ -78,7 +78,7 @@ _WEIGHTS = (hub.WEIGHTS_FILE, hub.CODEC_WEIGHTS_FILE)
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """What a backend says before it is loaded: its voices, and whether more may be added while it runs."""
+    """What a backend lists before it is loaded: its voices, and whether more may be added while it runs."""
 
     voices: tuple[Voice, ...]
     takes_new_voices: bool
@@ -141,7 +141,7 @@ def checkpoint_files(directory: Path) -> list[Path]:
 
 
 def file_fault(file: Path, with_hash: bool) -> str | None:
-    """Say what is wrong with a file of a checkpoint: truncated weights, or with `with_hash` other damage."""
+    """Return the fault of a file of a checkpoint: truncated weights, or with `with_hash` other damage."""
     fault = integrity.safetensors_fault(file) if file.suffix == ".safetensors" else None
     return fault or (integrity.hash_fault(file) if with_hash else None)
 
@@ -152,7 +152,7 @@ def has_known_hash(file: Path) -> bool:
 
 
 def plan_memory(config: ModelConfig, network_bytes: int, codec_bytes: int, free_bytes: int, jobs: int) -> MemoryPlan:
-    """Fit a model and its jobs into a GPU's memory. Raises MemoryShortage, which says what would fit.
+    """Fit a model and its jobs into a GPU's memory. Raises MemoryShortage, which states what would fit.
 
     network_bytes, codec_bytes: size of one number in either part of the model.
     """

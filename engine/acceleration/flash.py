@@ -90,7 +90,7 @@ class FlashTalker:
         )
 
     def step(self, inputs: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
-        """As `Talker.step`; reads as far as each row has come, whatever `rows.length` says."""
+        """As `Talker.step`; each row reads up to its own position, regardless of `rows.length`."""
         starts = rows.starts.unsqueeze(1)  # [B, 1]
         seen, table = (rows.starts + 1).int(), self._cache.table[rows.slots]
 

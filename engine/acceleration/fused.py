@@ -26,7 +26,7 @@ _WIDTH = 512  # columns that one program of `begin_frame` and `end_frame` handle
 
 @dataclass(frozen=True, slots=True)
 class FusedBatch:
-    """The rows of one step: slots [B], where each one's text stands in a table of embeddings, active [B]."""
+    """The rows of one step: slots [B], the row of each one's text in a table of embeddings, active [B]."""
 
     slots: Tensor
     text_table: Tensor
@@ -61,7 +61,7 @@ class FusedDecodeStep:
     reads_length = False
 
     def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
-        """See `EagerDecodeStep`. Attention reads as far as each slot has come, whatever `length` says."""
+        """See `EagerDecodeStep`. Attention reads up to each slot's own position, regardless of `length`."""
         batch = self.batch(slots, text, active)
         x, parts = self.talker(batch)
         codes, first = self._first_code(x, parts, batch)
@@ -140,7 +140,7 @@ class FusedDecodeStep:
         return parts
 
     def _draw(self, x: Tensor, parts: Tensor | None, codes: Tensor, batch: FusedBatch, group: int) -> None:
-        """Draw `group` from the output x [B, P], in whose place its embedding comes."""
+        """Draw `group` from the output x [B, P], which its embedding then replaces."""
         config, sampler = self._model.code_predictor.config, self._state.sampler
         rows, vocab = x.shape[0], config.vocab_size
         logits = self._heads[group - 1](x, x.new_empty(rows, vocab), parts)

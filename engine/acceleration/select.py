@@ -40,7 +40,7 @@ class AccelerationOptions:
     """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
 
     `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one; it
-    comes with the fused kernels, and with `codec_alone` beside others too. `inductor_mode` is for compiled ones.
+    is part of the fused kernels, and with `codec_alone` beside others too. `inductor_mode` is for compiled ones.
     `predictor_graph`: where there are no `graphs`, the code predictor as one.
     """
 

@@ -23,7 +23,7 @@ FRAMES = 16
 
 
 class UnusableKernels(Exception):
-    """These kernels cannot serve this model on this device; the message says why."""
+    """These kernels cannot serve this model on this device; the message is the reason."""
 
 
 def check_frame(runner: Runner, fused: FusedDecodeStep) -> None:

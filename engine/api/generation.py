@@ -177,13 +177,13 @@ class Generation:
             broadcast("instruct", instructs, count),
             strict=True,
         )
-        return [PlannedPrompt(self._planner.custom_voice(*row, flowing=streaming)) for row in rows]
+        return [PlannedPrompt(self._planner.custom_voice(*row, streaming=streaming)) for row in rows]
 
     def _plan_designs(
         self, count: int, instructs: Batch, languages: Batch | None, streaming: bool
     ) -> list[PlannedPrompt]:
         rows = zip(broadcast("instruct", instructs, count), broadcast("language", languages, count), strict=True)
-        return [PlannedPrompt(self._planner.voice_design(*row, flowing=streaming)) for row in rows]
+        return [PlannedPrompt(self._planner.voice_design(*row, streaming=streaming)) for row in rows]
 
     def _plan_clone(self, voice: VoicePrompt, language: str | None, streaming: bool) -> PlannedPrompt:
         """Raises ValueError for an embedding that would fail in a step, which would end every running job."""
@@ -194,7 +194,7 @@ class Generation:
             )
         if not voice.speaker.to(weight.dtype).isfinite().all():  # NaN would stay in the slot's cache
             raise ValueError(f"ref_spk_embedding has NaN or numbers out of the range of {weight.dtype}")
-        return PlannedPrompt(self._planner.clone(voice.clone, language, flowing=streaming), voice)
+        return PlannedPrompt(self._planner.clone(voice.clone, language, streaming=streaming), voice)
 
     def _synthesize(self, texts: list[str], prompts: Sequence[PlannedPrompt], sampling: dict[str, Any]) -> Waves:
         drawn = checked_sampling(sampling, self.generate_defaults, self._model.config.talker.vocab_size)

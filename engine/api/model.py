@@ -32,7 +32,7 @@ class Qwen3TTSModel(StreamingGeneration):
     Sampling keywords of every method: do_sample, temperature, top_k, top_p, the same with subtalker_ (and
     subtalker_dosample), repetition_penalty, repetition_penalty_window, min_new_tokens, max_new_tokens, seed,
     eos_token_id. Missing ones come from the checkpoint's generation_config.json. `max_new_tokens` counts samples as
-    the reference does: N without an end give N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
+    the reference does: N without an end make N - 1 frames of 80 ms. Item n of a batch is drawn with `seed` + n.
     eos_token_id: one or several codes of group 0 that end the speech besides the model's own, from its first frame.
 
     Streaming options of every streaming method: see `StreamOptions`.
@@ -100,7 +100,7 @@ class Qwen3TTSModel(StreamingGeneration):
     ) -> Chunks:
         """`generate_custom_voice` as a stream; other keywords as for `stream_generate_voice_clone`."""
         options, sampling = StreamOptions.split(kwargs)
-        plan = self._planner.custom_voice(speaker, language, instruct, flowing=not non_streaming_mode)
+        plan = self._planner.custom_voice(speaker, language, instruct, streaming=not non_streaming_mode)
         return self._stream(text, PlannedPrompt(plan), options, sampling)
 
     def stream_generate_voice_design(
@@ -113,7 +113,7 @@ class Qwen3TTSModel(StreamingGeneration):
     ) -> Chunks:
         """`generate_voice_design` as a stream; other keywords as for `stream_generate_voice_clone`."""
         options, sampling = StreamOptions.split(kwargs)
-        plan = self._planner.voice_design(instruct, language, flowing=not non_streaming_mode)
+        plan = self._planner.voice_design(instruct, language, streaming=not non_streaming_mode)
         return self._stream(text, PlannedPrompt(plan), options, sampling)
 
     def stream_generate_pcm(
@@ -164,9 +164,9 @@ class Qwen3TTSModel(StreamingGeneration):
     ) -> ChunkLists:
         """Synthesize several texts together; yield (a float32 [1920 · n] for each text, 24000).
 
-        One prompt and language for all, or one for each. An item's array is empty while it has no new audio: before it
+        One prompt and language for all, or one for each. An item's array is empty while it lacks new audio: before it
         gets one of the `slots`, between its chunks, and after its last one. Each item equals what it would be alone.
-        compact_finished has no effect: an item always leaves the batch with its last frame. Raises ValueError.
+        compact_finished is ignored: an item always leaves the batch with its last frame. Raises ValueError.
         """
         options = StreamOptions(
             emit_every_frames=emit_every_frames,
@@ -253,7 +253,7 @@ class Qwen3TTSModel(StreamingGeneration):
         paged_gpu_memory_utilization: float = 0.3,
         paged_enforce_eager: bool = False,
     ) -> Qwen3TTSModel:
-        """Compile and capture what the options say, and return this model. Call it while no stream is open.
+        """Compile and capture as the options request, and return this model. Call it while no stream is open.
 
         The options are documented at `Optimizations`. Optimized kernels are checked against eager ones before they
         are used. Memory is fixed from then on: `max_positions` for each of `slots`, by default 4096 or what fits;

@@ -98,7 +98,7 @@ class Optimizations:
 
 
 def optimized_runner(model: SpeechModel, options: Optimizations, slots: int, positions: int | None) -> Runner:
-    """Return a runner accelerated as the options say, checked against eager kernels and measured.
+    """Return a runner accelerated by the options, checked against eager kernels and measured.
 
     Graphs need fixed memory: `positions` for each slot, by default what fits. Raises MemoryError.
     """

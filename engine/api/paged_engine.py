@@ -124,7 +124,7 @@ def pool_size(model: SpeechModel, options: PagedOptions, positions: int) -> Pool
 
 
 def blocks_within(budget_bytes: int, free_bytes: int, block_bytes: int) -> int:
-    """Return how many blocks a budget holds. Raises MemoryError if none fits or the budget exceeds what is free."""
+    """Return how many blocks a budget holds. Raises MemoryError if not one fits or the budget exceeds what is free."""
     room_bytes = max(0, free_bytes - RESERVE_BYTES)
     if budget_bytes > room_bytes:
         raise MemoryError(

@@ -130,7 +130,7 @@ class StreamingGeneration(Generation):
     def _decode(
         self, outputs: Iterator[BatchOutput], prompts: Sequence[PlannedPrompt], options: StreamOptions
     ) -> WaveStream:
-        """Return the audio of each output: the engine's own, or decoded here as the options say."""
+        """Return the audio of each output: the engine's own, or decoded here as the options request."""
         if not options.decodes_separately:
             return decode_outputs(outputs)
         windows = self._async_windows if options.async_decode else self._windows

@@ -214,7 +214,7 @@ class WindowDecoder:
         return self.decode(codes[None], prepared)[0]
 
     def use_own_stream(self) -> None:
-        """Give the calling thread a CUDA stream of its own, so that its work runs beside other work on this GPU."""
+        """Set a separate CUDA stream for the calling thread, so that its work runs beside other work on this GPU."""
         if self.device.type == "cuda":
             stream = torch.cuda.Stream(self.device)
             torch.cuda.set_stream(stream)

@@ -17,7 +17,7 @@ STOCK = (
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A text, and when it comes, in seconds from the beginning."""
+    """A text and its arrival time in seconds from the start."""
 
     at_s: float
     text: str

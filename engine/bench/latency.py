@@ -3,7 +3,7 @@
 python -m engine.bench.latency DIR [--batch 1 8 32] [--frames 150] [--rounds 30] [--json] [--peer COMMAND]
 
 First audio: from the request to the chunk in hand, of a voice that has spoken before; `audible` is when the first
-sample above −50 dBFS is heard. ms/frame: whole utterances, codec included. Bytes are those of `floor`.
+sample above −50 dBFS is played. ms/frame: whole utterances, codec included. Bytes are those of `floor`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def measure(speaker: BenchSpeaker, batch: int, plan: Plan, limits: Limits) -> It
 
 
 def first_audio(speaker: BenchSpeaker, batch: int, rounds: int) -> dict[str, Figure]:
-    """How long `batch` listeners wait who ask at the same moment while nobody else speaks."""
+    """Return the latency of `batch` simultaneous requests on an idle engine."""
     takes = [
         take
         for number in range(rounds)

@@ -1,10 +1,10 @@
 """Many listeners who come by chance: Poisson arrivals of texts of 12 to 200 characters, first audio and underruns.
 
 python -m engine.bench.load DIR [--rates 1 10 20 40] [--seconds 20] [--json]   the engine alone, in this process
-python -m engine.bench.load --uri tcp://HOST:PORT [--voice NAME] …             a daemon, as its clients hear it
+python -m engine.bench.load --uri tcp://HOST:PORT [--voice NAME] …             a daemon, as its clients see it
 
-The engine alone gives each text its own number of frames, 12.5 a second at 15 characters a second. Through a daemon
-speech must end by itself: give it a real model, or a random one (engine.testing.tiny_checkpoint) with `--eos-gain`.
+The engine alone makes a fixed number of frames for each text, 12.5 a second at 15 characters a second. Through a daemon
+speech must end by itself: use a real model, or a random one (engine.testing.tiny_checkpoint) with `--eos-gain`.
 An underrun is a chunk that arrives after the audio before it has been played.
 """
 
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and texts")
     options = parser.parse_args()
     if (options.directory is None) == (options.uri is None):
-        parser.error("give either DIR or --uri")
+        parser.error("set either DIR or --uri")
     return options
 
 

@@ -21,7 +21,7 @@ FULL_SCALE = 32768
 
 @dataclass(slots=True)
 class LoadResult:
-    """What all clients heard."""
+    """The traces of all clients."""
 
     served: list[RequestTrace] = field(default_factory=list)
     refused: int = 0
@@ -29,7 +29,7 @@ class LoadResult:
 
 
 async def listen_all(uri: str, voice: str | None, arrivals: Sequence[Arrival]) -> dict[str, Figure]:
-    """Send every request at its time and hear it to its end. The first failure is named."""
+    """Send every request at its time and receive it to its end. The first failure is logged."""
     heard, began_s = LoadResult(), time.perf_counter()
     async with asyncio.TaskGroup() as clients:
         for number, arrival in enumerate(arrivals):
@@ -83,7 +83,7 @@ async def _hear(client: AsyncClient, take: RequestTrace, heard: LoadResult) -> N
 
 
 def onset_s(pcm: bytes, rate: int) -> float | None:
-    """When the first audible sample of mono 16-bit audio comes, in seconds from its beginning."""
+    """Return the time of the first audible sample of mono 16-bit audio in seconds from its start."""
     samples = memoryview(pcm).cast("h")
     return next((n / rate for n, sample in enumerate(samples) if abs(sample) > AUDIBLE * FULL_SCALE), None)
 

@@ -1,4 +1,4 @@
-"""A load on the engine alone: one thread that lets requests in as their time comes, and steps."""
+"""A load on the engine alone: one thread that admits requests at their arrival times, and steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def serve(speaker: BenchSpeaker, arrivals: Sequence[Arrival], room: int) -> dict
 
 
 class LoadRun:
-    """Everybody who asks, each with a clock that runs from the time of arrival, not from when the engine heard it."""
+    """All requests, each timed from its arrival rather than from its admission."""
 
     def __init__(self, speaker: BenchSpeaker, arrivals: Sequence[Arrival], room: int) -> None:
         self.waiting = deque(arrivals)
@@ -36,11 +36,11 @@ class LoadRun:
 
     @property
     def idle_s(self) -> float:
-        """How long nobody comes."""
+        """Return the seconds until the next arrival."""
         return max(0.0, self._began_s + self.waiting[0].at_s - time.perf_counter())
 
     def let_in(self) -> None:
-        """Begin or refuse whoever has come by now."""
+        """Admit or reject the requests that have arrived by now."""
         while self.waiting and not self.idle_s:
             arrival = self.waiting.popleft()
             if len(self._open) >= self._room:
@@ -51,7 +51,7 @@ class LoadRun:
             self._open.add(job)
 
     def step(self) -> None:
-        """One step of the engine, heard by all."""
+        """Run one step of the engine and record its output."""
         for progress in self._speaker.engine.step():
             listen(self._takes[progress.job], progress)
             if progress.ended:

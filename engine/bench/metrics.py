@@ -1,4 +1,4 @@
-"""What a client hears, as numbers: first audio, underruns, percentiles. Pure; the clock is the caller's."""
+"""Figures of a client: first audio, underruns, percentiles. Pure; the clock is the caller's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figure = float | int | str | None
 
 @dataclass(slots=True)
 class RequestTrace:
-    """One request as its client hears it: it plays from the first chunk on, each chunk as soon as it can.
+    """One request as its client plays it: it plays from the first chunk on, each chunk as soon as it can.
 
     Times in seconds of one clock. An underrun is a chunk that arrives after the audio before it has been played.
     """
@@ -33,7 +33,7 @@ class RequestTrace:
     late_s: float = 0.0
 
     def hear(self, now_s: float, audio_s: float, onset_s: float | None) -> None:
-        """Take a chunk of `audio_s` seconds; its first audible sample lies `onset_s` after its beginning."""
+        """Take a chunk of `audio_s` seconds; its first audible sample is `onset_s` after its start."""
         plays_s = now_s if self.first_s is None else max(now_s, self.played_until_s)
         if self.first_s is None:
             self.first_s, self.first_audio_s = now_s, audio_s
@@ -84,7 +84,7 @@ def spread(name: str, values: Iterable[float | None]) -> dict[str, Figure]:
 
 
 def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
-    """How many of these spans of time lie over each other at the most; one that ends as another begins is over."""
+    """Return the greatest number of spans that overlap; one that ends as another starts does not overlap it."""
     edges = sorted([edge for begin, end in spans for edge in ((begin, 1), (end, -1))])
     most = now = 0
     for _, change in edges:
@@ -94,7 +94,7 @@ def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
 
 
 def load_figures(takes: Sequence[RequestTrace], refused: int, failed: int) -> dict[str, Figure]:
-    """One rate of a load: what its clients heard. `takes` are the requests that were served to their end."""
+    """Return the figures of one rate of a load. `takes` are the requests that were served to their end."""
     audio_s = sum(take.audio_s for take in takes)
     took_s = max((take.last_s for take in takes), default=0) - min((take.began_s for take in takes), default=0)
     return {

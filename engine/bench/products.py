@@ -100,7 +100,7 @@ def _of_several(product: Product) -> Iterator[Tiling]:
 
 
 def chain(product: Product, tiling: Tiling, launch: Launch, weights: int) -> Callable[[], object]:
-    """The product with each of so many matrices, one after the other."""
+    """Multiply by each of several matrices, one after the other."""
     rows, gated = MEASURED_ROWS[product.rows], product.kind == "gated"
     x, stream = _random(rows, product.inputs), _random(rows, product.outputs)
     after = Norm(torch.ones_like(stream[0]), 1e-6)

@@ -1,4 +1,4 @@
-"""Where the time of a frame goes: each part alone, each way of running it, and a trace of the whole.
+"""Where a frame spends its time: each part alone, each way of running it, and a trace of the whole.
 
 python -m engine.bench.profile_talker DIR [--batch 1 8 32] [--length 256] [--chunk-frames 1 8] [--trace FILE] [--json]
 
@@ -213,7 +213,7 @@ def _timed(
 
 
 def trace(speaker: BenchSpeaker, file: Path, wanted: int) -> str:
-    """Write a trace of one listener's first `wanted` chunks; give a table of what took the most time in them."""
+    """Write a trace of one listener's first `wanted` chunks; return a table of what took the most time."""
     speaker.warm_up(1)
     on_gpu = speaker.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]

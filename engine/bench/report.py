@@ -17,7 +17,7 @@ KERNELS = ("auto", "fused", "compiled", "plain")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What was run, on what. `batch` and `frames` may be a word where they are no single number."""
+    """What was run, on what. `batch` and `frames` may be words instead of one number."""
 
     command: str
     gpu: str
@@ -54,7 +54,7 @@ def shown(value: Figure) -> str:
 
 
 def engine_parser(description: str | None, directory: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with the engine's options; `directory` says whether a checkpoint is required."""
+    """Return a parser with the engine's options; `directory`: whether a checkpoint is required."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, metavar="DIR", nargs=None if directory else "?", help="a checkpoint")
     parser.add_argument("--kernels", choices=KERNELS, default="auto")

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to say, in how many frames; random weights do not end by themselves."""
+    """A text and its number of frames; random weights do not end by themselves."""
 
     text: str
     frames: int
@@ -51,7 +51,7 @@ class BenchSpeaker:
         self._jobs = 0
 
     def begin(self, wish: BenchRequest) -> int:
-        """Add a job with its whole text; gives its number."""
+        """Add a job with its whole text and return its number."""
         self._jobs += 1
         samples = {"max_new_tokens": wish.frames + 1, "min_new_tokens": wish.frames + 1, "seed": wish.seed}
         sampling = resolve_sampling(samples, self.opened.loaded.generation)
@@ -78,13 +78,13 @@ class BenchSpeaker:
             batch //= 2
 
     def setting(self, command: str, batch: int | str, frames: int | str) -> Setting:
-        """What stands at the head of each line."""
+        """Return the head of each line."""
         size = self.model.config.model_size
         return Setting(command, device_name(self.device), torch.__version__, size, batch, frames)
 
 
 def worker_settings(directory: Path, jobs: int, options: argparse.Namespace) -> ModelSettings:
-    """What the daemon would tell its worker. Only kernels that this engine lets one choose can be chosen."""
+    """Return the settings that the daemon would send to its worker."""
     known = {field.name for field in fields(ModelSettings)}
     if "kernels" not in known and options.kernels != "auto":
         raise SystemExit("--kernels: this engine has one way of running only")
@@ -97,7 +97,7 @@ def worker_settings(directory: Path, jobs: int, options: argparse.Namespace) -> 
 
 
 def listen(take: RequestTrace, progress: ChunkOutput) -> None:
-    """Put what a step made into the take of its job; say so when the engine itself cut it short or refused it."""
+    """Record the output of a step; log a warning if the engine itself cut or rejected the job."""
     now_s, wave = time.perf_counter(), progress.wave
     if progress.failed or progress.cut not in (None, FinishReason.MAX_NEW_TOKENS):
         log.warning("job %d: %s", progress.job, progress.failed or progress.cut)

@@ -1,6 +1,6 @@
 """What torch finds on this machine's GPUs, as JSON: `python -m engine.checkpoint.gpu_probe`.
 
-A program of its own, since a broken driver may hang or abort whoever asks it.
+A separate program, since a broken driver may hang or abort the process that queries it.
 """
 
 from __future__ import annotations

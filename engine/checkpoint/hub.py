@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class DownloadError(CheckpointError):
-    """The files of a checkpoint cannot be had; the message says what to do."""
+    """The files of a checkpoint cannot be obtained; the message contains the remedy."""
 
 
 class DownloadInterrupted(DownloadError):
@@ -62,7 +62,7 @@ def find_checkpoint(
     if path.is_dir():
         return _complete(path, files)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise DownloadError(f"{name}: there is no such directory, and it is no hub id of the form owner/name")
+        raise DownloadError(f"{name}: not an existing directory, and not a hub id of the form owner/name")
     with _explained(name, revision):
         directory = _download(name, revision, offline, cache, files)
     return _complete(directory, files)
@@ -82,7 +82,9 @@ def cached_file(name: str, file: str, revision: str | None, cache: Path | None) 
 def _complete(directory: Path, files: Sequence[str]) -> Path:
     missing = [file for file in files if not (directory / file).is_file()]
     if missing:
-        raise IncompleteError(f"{directory}: lacks {', '.join(missing)}; it is no whole Qwen3-TTS 12 Hz checkpoint")
+        raise IncompleteError(
+            f"{directory}: lacks {', '.join(missing)}; it is not a complete Qwen3-TTS 12 Hz checkpoint"
+        )
     return directory
 
 
@@ -99,7 +101,7 @@ def _download(name: str, revision: str | None, offline: bool, cache: Path | None
 
 @contextmanager
 def _progress_logged(name: str, cache: Path | None) -> Iterator[None]:
-    """Say now and then how much has arrived, where the hub's own bars are not shown: they are for terminals."""
+    """Log the progress at intervals if the hub's own bars are not shown: they need a terminal."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(cache or HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
@@ -109,7 +111,7 @@ def _progress_logged(name: str, cache: Path | None) -> Iterator[None]:
         while not ended.wait(PROGRESS_INTERVAL_S):
             with contextlib.suppress(OSError):  # a file gets its name
                 size = sum(file.stat().st_size for file in folder.glob("*"))
-                log.info("%s: %.2f GB are there, the download goes on", name, size / 1e9)
+                log.info("%s: %.2f GB downloaded so far", name, size / 1e9)
 
     watcher = threading.Thread(target=watch, name="download", daemon=True)
     if not sys.stderr.isatty():
@@ -122,7 +124,7 @@ def _progress_logged(name: str, cache: Path | None) -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn the hub's errors into one sentence that says what to do. The order matters: they inherit each other."""
+    """Convert an error of the hub into one sentence with a remedy. The order matters: the errors are subclasses."""
     import httpx
     from huggingface_hub import errors
 
@@ -138,7 +140,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
             f"{name}: no such repository on the hub, or it is private. Check the spelling, or set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise DownloadError(f"{name}: has no revision {revision!r} on the hub. Check `revision`") from error
+        raise DownloadError(f"{name}: revision {revision!r} does not exist on the hub. Check `revision`") from error
     except errors.HFValidationError as error:
         raise DownloadError(f"{name}: is neither a directory nor a hub id of the form owner/name") from error
     except errors.LocalEntryNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are whole, from their own headers and from the names that the hub's cache gives them."""
+"""Whether a checkpoint's files are whole, from their own headers and from their names in the hub's cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def safetensors_fault(file: Path) -> str | None:
             start = opened.read(_LENGTH.size)
             length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else HEADER_BYTES + 1
             if length > HEADER_BYTES:
-                return "is no safetensors file"
+                return "is not a safetensors file"
             header = json.loads(opened.read(length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     except OSError as error:
@@ -32,7 +32,7 @@ def safetensors_fault(file: Path) -> str | None:
 
 
 def hash_fault(file: Path) -> str | None:
-    """Whether its content is not what the hub sent. Nobody knows outside of the hub's cache, where None is said too."""
+    """Return how the content differs from what the hub sent; None if it does not, or outside of the hub's cache."""
     name = file.resolve().name
     if file.resolve().parent.name != "blobs" or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
         return None
@@ -49,5 +49,5 @@ def hash_fault(file: Path) -> str | None:
 
 
 def is_known(file: Path) -> bool:
-    """Whether `hash_fault` can tell."""
+    """Return whether `hash_fault` can decide."""
     return file.resolve().parent.name == "blobs"

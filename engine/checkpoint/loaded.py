@@ -16,7 +16,7 @@ from .load import CheckpointError, LoadOptions, load
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """What `load_checkpoint` gives. `generation` holds the checkpoint's own sampling defaults."""
+    """The result of `load_checkpoint`. `generation` holds the checkpoint's own sampling defaults."""
 
     directory: Path
     model: SpeechModel

@@ -18,7 +18,7 @@ from ..model.config import (
 ENCODER_BYTES = 4
 """The encoders are float32 always."""
 MEL_FRAMES = 30 * SAMPLE_RATE // 256
-"""Of the longest reference that is heard for a voice."""
+"""Of the longest reference that is encoded for a voice."""
 LIVE_LAYERS = 3
 """Intermediate results of the speaker encoder's widest layer, its pool, that exist at once; nothing else needs more."""
 
@@ -36,7 +36,7 @@ class Footprint:
     """Bytes on the GPU: weights by part, and what each slot adds.
 
     `position` are the keys and values of one position of one slot; `stream` is a slot's codec state; `hearing` is
-    needed while a reference is heard.
+    needed while a reference is encoded.
     """
 
     network: int

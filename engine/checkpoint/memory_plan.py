@@ -1,4 +1,4 @@
-"""How much speech fits into a GPU: positions for each slot, and where the text table lies, decided before loading."""
+"""How much speech fits into a GPU: positions for each slot and the device of the text table, decided before loading."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SMALL_HIDDEN = 1024
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Positions of each slot, and whether the text table lies on the GPU too."""
+    """Positions of each slot, and whether the text table is on the GPU too."""
 
     positions: int
     text_table_on_gpu: bool
 
 
 class MemoryShortage(Exception):
-    """The model, or so many jobs, do not fit. The message says how much is missing and what would fit."""
+    """The model, or this many jobs, do not fit. The message states how much is missing and what would fit."""
 
 
 def plan(config: ModelConfig, each: NumberBytes, free_bytes: int, jobs: int) -> MemoryPlan:

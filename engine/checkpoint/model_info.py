@@ -1,6 +1,6 @@
-"""What can be said of a checkpoint before it is loaded, or even there: its kind, its speakers, its languages.
+"""Facts about a checkpoint before it is loaded or even downloaded: its kind, its speakers, its languages.
 
-Home Assistant asks for the voices long before a model is up, and drops a server that lists none.
+Home Assistant asks for the voices long before a model is loaded, and drops a server with an empty list.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ class ModelInfo:
 
 
 def read_card(directory: Path) -> ModelInfo:
-    """What config.json in `directory` says. Raises CheckpointError."""
+    """Return the facts of config.json in `directory`. Raises CheckpointError."""
     file = directory / MODEL_FILE
     try:
         return _card(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file}: is no config of a Qwen3-TTS 12 Hz checkpoint ({error!r})") from error
+        raise ConfigError(f"{file}: is not the config of a Qwen3-TTS 12 Hz checkpoint ({error!r})") from error
 
 
 def foresee_card(name: str, revision: str | None, cache: Path | None) -> ModelInfo:
     """The card of checkpoint `name`, a directory or a hub id that may not have been downloaded yet; never fails.
 
-    What loading will complain about is told by loading; until then a guess lists the voices that are likely.
+    Errors are reported by loading; until then the list is a guess of the likely voices.
     """
     path = Path(name).expanduser()
     try:

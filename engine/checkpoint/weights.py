@@ -19,7 +19,7 @@ from ..model.config import CheckpointError
 from .weight_map import Recipe, Shape, WeightMap
 
 Place = Callable[[str], tuple[torch.device, torch.dtype]]
-"""Parameter name to the device and type it shall have."""
+"""Parameter name to its device and type."""
 
 
 class WeightsError(CheckpointError):
@@ -75,7 +75,7 @@ def check_tensors(source: TensorSource, weights: WeightMap) -> None:
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: WeightMap, source: TensorSource, place: Place) -> None:
-    """Give every parameter of `model` that `weights` knows its values from `source`. Raises WeightsError."""
+    """Load every parameter of `model` that is in `weights` from `source`. Raises WeightsError."""
     check_tensors(source, weights)
     for name, parameter in list(model.named_parameters()):
         recipe = weights.recipes.get(name)

@@ -48,7 +48,7 @@ def listen(chunks: Iterator[tuple[Any, int]], output: str | None) -> str:
             sink.write(wave)
             samples += len(wave)
     if first_s is None:
-        return "there was nothing to say"
+        return "the text is empty"
     took_s = time.perf_counter() - began_s
     return f"first audio {first_s * 1000:.0f} ms, {samples / rate:.2f} s of audio in {took_s:.2f} s"
 

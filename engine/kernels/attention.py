@@ -39,7 +39,7 @@ def _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D: 
 
 @triton.jit
 def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexpr):
-    """Where positions t lie behind a head's beginning: one after another, or PAGE each in the blocks of a table."""
+    """Return the offsets of positions t from a head's start: contiguous, or PAGE each in the blocks of a table."""
     places = t * D
     if PAGE:
         t = t.to(tl.uint32)
@@ -122,7 +122,7 @@ def _attend(
         # All heads of the group side by side: [ROWS, D].
         heads = (kv_head * GROUP + tl.minimum(g, GROUP - 1))[:, None]
         q = _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D).to(keys.dtype.element_ty)
-        # The new position comes from registers, the past from the cache.
+        # The new position is in registers, the past in the cache.
         top = tl.sum(q.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale  # [ROWS]
         total = tl.full((ROWS,), 1.0, tl.float32)
         mixed = tl.zeros((ROWS, D), tl.float32) + value.to(tl.float32)[None, :]
@@ -149,11 +149,11 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Where a layer's keys and values lie: [slots, kv_heads, positions, head_dim] each, rotary tables [positions, d].
+    """A layer's stored keys and values: [slots, kv_heads, positions, head_dim] each, rotary tables [positions, d].
 
     With `slots` [B] and `positions` [slots] the place of each row is read on the device; without, row b uses row b of
     the cache. With `table` int32 [slots, n] too, keys and values are blocks, [blocks, kv_heads, block positions,
-    head_dim], and a slot's positions lie in those of its row.
+    head_dim], and a slot's positions are in those of its row.
     """
 
     keys: Tensor

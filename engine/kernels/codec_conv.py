@@ -1,7 +1,7 @@
 """One kernel for every matrix of the codec decoder: a causal convolution as a GEMM over taps, without im2col.
 
-Activations are time-major [B, n, C]. What a convolution remembers lies in two halves a slot: it reads one and writes
-the other, and the stream's turn says which is which. So no program ever writes what another may still read, the new
+Activations are time-major [B, n, C]. What a convolution remembers is in two halves a slot: it reads one and writes
+the other, and the stream's turn selects which is which. So no program ever writes what another may still read, the new
 memory is written by extra programs of the same launch, and histories longer than the step need no kernel of their own.
 """
 
@@ -72,7 +72,7 @@ TILES = ((128, 128), (128, 64), (64, 64), (64, 32), (32, 32), (64, 16), (16, 32)
 
 
 def choose_tile(rows: int, outputs: int, channels: int, item_bytes: int) -> Tile:
-    """The largest tile that wastes little and still gives enough programs; a pure function of the shapes."""
+    """The largest tile that wastes little and still makes enough programs; a pure function of the shapes."""
     height, breadth = next((size for size in TILES if _fits(size, rows, outputs)), TILES[-1])
     depth = 128 if height * breadth <= 512 else 64 if height * breadth <= 8192 else 32
     depth = max(16, min(depth * 2 // item_bytes, gcd(channels, 128)))
@@ -124,7 +124,7 @@ def sine_squared(x):
 
 @triton.jit
 def keep_history(x, history, halves, keeper, steps, floats, width, CHANNELS: tl.constexpr):
-    """Write the last `width` inputs to the half that nobody reads; some of them may be old ones."""
+    """Write the last `width` inputs to the half that no program reads; some of them may be old ones."""
     size = width * CHANNELS
     chunks = tl.cdiv(size, KEPT)
     row = keeper // chunks

@@ -1,4 +1,4 @@
-"""The codec decoder's kernels that are no matrix product: step begin, attention over a ring, depthwise convolution."""
+"""The codec decoder's kernels other than matrix products: step begin, attention over a ring, depthwise convolution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def begin_step(
     STEPS: tl.constexpr, GROUPS: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
     STEPS_BLOCK: tl.constexpr, WIDTH_BLOCK: tl.constexpr, PAIRS_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: look its codes up, turn its angles, note where its stream stands, and move that on."""
+    """One program a row: look its codes up, turn its angles, note the position of its stream, and advance it."""
     row = tl.program_id(0)
     slot = tl.load(slots + row)
     position, turn = tl.load(frames + slot), tl.load(turns + slot)

@@ -80,14 +80,14 @@ def pack(decoder: CodecDecoder, dtype: torch.dtype, device: torch.device | str) 
 
 
 class _SnakeVectors(TypedDict, total=False):
-    """Arguments of `Conv` for a Snake behind it; none where there is none."""
+    """Arguments of `Conv` for a Snake behind it; empty without one."""
 
     frequency: Tensor
     gain: Tensor
 
 
 class _Packer:
-    """Lays the matrices out and gives every memory its place."""
+    """Lays out the matrices and assigns an offset to every memory."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str) -> None:
         self.dtype, self.device, self.floats = dtype, device, 0

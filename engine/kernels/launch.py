@@ -23,7 +23,7 @@ def enqueue(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: An
     if compiled is None:
         kernel[grid](*arguments, **constants)
         return
-    # Finer than what Triton compiles for, and much quicker to tell.
+    # Finer than what Triton compiles for, and much quicker to compute.
     key = (kernel, *map(_kind, arguments), *constants.items())
     if key not in compiled:
         compiled.add(key)
@@ -48,7 +48,7 @@ def nothing_runs() -> Iterator[None]:
 class Launch:
     """`early`: programmatic dependent launch (Hopper and newer).
 
-    A kernel then starts while its predecessor drains, fetches what nobody writes (weights), and only then waits.
+    A kernel then starts while its predecessor drains, fetches what no kernel writes (weights), and only then waits.
     Every kernel waits before its first other memory access, so that the order of all of them stays that of the
     stream.
     """

@@ -67,7 +67,7 @@ def _gemm(
 ):  # fmt: skip
     """x [rows, inputs] into out [parts, rows, outputs], each part the sum over `share` inputs.
 
-    EVEN: no tile goes over an edge of the weight.
+    EVEN: no tile crosses an edge of the weight.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)  # rows of the weight
     if GATED:
@@ -134,7 +134,7 @@ class Norm:
     eps: float
 
     def __call__(self, x: Tensor, parts: Tensor | None, launch: Launch) -> Tensor:
-        """Add `parts` [parts, rows, inputs], if any, to x [rows, inputs]; give its norm."""
+        """Add `parts` [parts, rows, inputs], if any, to x [rows, inputs]; return its norm."""
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         strides = (0, 0) if parts is None else parts.stride()[:2]
         enqueue(
@@ -149,7 +149,7 @@ class Norm:
 class Linear:
     """weight [outputs, inputs], or [2 · outputs, inputs] where `gated`: silu(first half) · second half.
 
-    Input [rows, inputs] and output [rows, outputs] are of the weight's type; their rows may lie apart.
+    Input [rows, inputs] and output [rows, outputs] are of the weight's type; their rows may be strided.
     """
 
     weight: Tensor
@@ -161,7 +161,7 @@ class Linear:
     """In the place of the measured one."""
 
     def __call__(self, x: Tensor, out: Tensor, parts: Tensor | None = None) -> Tensor:
-        """Fill `out` with the product of `x`; give it back. `parts` are what `add` has left for the norm to add."""
+        """Fill `out` with the product of `x` and return it. `parts` are what `add` has left for the norm to add."""
         norm, tiling = self.norm, self._choose("gated" if self.gated else "plain", len(x))
         if norm and (len(x) > 1 or parts is not None):
             x, norm = norm(x, parts, self.launch), None
@@ -172,7 +172,7 @@ class Linear:
         return out
 
     def add(self, x: Tensor, to: Tensor) -> Tensor | None:
-        """Add the product of `x` to `to` [rows, outputs], or give float32 [parts, rows, outputs] for a norm to add."""
+        """Add the product of `x` to `to` [rows, outputs], or return float32 [parts, rows, outputs] that a norm adds."""
         tiling = self._choose("added", len(x))
         if len(x) == 1:
             self._gemv(tiling, x, to, add=True)

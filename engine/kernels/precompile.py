@@ -3,7 +3,7 @@
 Triton compiles a kernel for each set of types, alignments and constants, when it is first launched so: some 150 kernels
 and a minute of one core. Here the steps are gone through once without launching anything, while threads compile what
 they ask for. Triton's passes, ptxas and gcc run without the GIL, and a tenth of the work is Python's; so threads do,
-and there are no processes that could take GPU memory or outlive this one.
+and no processes are started that could take GPU memory or outlive this one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def compile_ahead(steps: Iterable[Callable[[], object]]) -> None:
     """Compile all kernels that `steps` launch, into this process and Triton's cache; those in the cache are loaded.
 
-    The steps' kernels do not run, so their results are undefined. Whatever goes wrong is logged and no more: a kernel
+    The steps' kernels do not run, so their results are undefined. An error is only logged: a kernel
     that is still missing is compiled when it is launched.
     """
     began_s = time.perf_counter()

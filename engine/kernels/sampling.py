@@ -56,7 +56,7 @@ def _nucleus_key(keys, shares, top_p):
     """The smallest key whose strictly larger ones carry less than top_p of the mass `shares`."""
     found = tl.zeros((), tl.uint32)
     for bit in tl.static_range(32):
-        # Below the key that is sought too much lies above: go up while that is so.
+        # Below the key that is sought too much is above: increase it while that holds.
         trial = found | tl.full((), 1 << (31 - bit), tl.uint32)
         above = tl.sum(tl.where(keys >= trial, shares, 0.0), 0)
         found = tl.where(above >= top_p, trial, found)
@@ -116,7 +116,7 @@ def draw_talker(
         if (window > 0) & (sample >= window):
             leaving = slot * VOCAB + tl.load(ring + slot * RING + (sample - window) % RING)
             tl.store(counts + leaving, tl.load(counts + leaving) - 1)
-        tl.debug_barrier()  # the code that leaves may be the one that comes
+        tl.debug_barrier()  # the code that leaves the window may be the new one
         coming = slot * VOCAB + drawn
         tl.store(counts + coming, tl.load(counts + coming) + 1)
         tl.store(ring + place, drawn)

@@ -50,7 +50,7 @@ class Tiling:
 
 
 def row_block(rows: int) -> int:
-    """The smallest block that holds so many rows, or the largest there is."""
+    """Return the smallest block that holds this many rows, or the largest."""
     return next((block for block in (1, *ROW_BLOCKS) if block >= rows), ROW_BLOCKS[-1])
 
 
@@ -67,7 +67,7 @@ def _usual(product: Product) -> Tiling:
 
 
 def read(lines: Iterable[str]) -> dict[Product, Tiling]:
-    """The tilings of a table; a line that begins with # says where it was measured."""
+    """The tilings of a table; a line that begins with # names where it was measured."""
     rows = csv.reader(line for line in lines if not line.startswith("#"))
     numbered = ((kind, [int(number) for number in numbers]) for kind, *numbers in rows)
     return {Product(kind, *numbers[:3]): Tiling(*numbers[3:]) for kind, numbers in numbered}

@@ -14,7 +14,7 @@ Rotary = tuple[Tensor, Tensor]
 """cos and signed sin, each [..., T, head_dim]; the sign of rotate-half is already in the sine's first half."""
 
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes new keys and values [B, T, kv_heads, head_dim], gives all that are to be seen [B, kv_heads, L, head_dim]."""
+"""Takes new keys and values [B, T, kv_heads, head_dim], returns all visible ones [B, kv_heads, L, head_dim]."""
 
 
 def rotary_frequencies(head_dim: int, theta: float, device: torch.device | str = "cpu") -> Tensor:
@@ -89,7 +89,7 @@ class Attention(nn.Module):
 
 
 class LayerCache(nn.Module):
-    """Keys and values of one layer, in buffers that do not move; each subclass says how they are laid out."""
+    """Keys and values of one layer, in buffers that do not move; each subclass defines the layout."""
 
     keys: Tensor
     values: Tensor
@@ -104,7 +104,7 @@ class SlotCache(LayerCache):
     """[slots, kv_heads, columns, head_dim]: a column is a position or a place in a ring."""
 
     def update(self, key: Tensor, value: Tensor, slots: Tensor, columns: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Write key and value [B, T, kv_heads, d] at (slots [B], columns [B, T]); give the first `length` columns."""
+        """Write key and value [B, T, kv_heads, d] at (slots [B], columns [B, T]); return the first `length` columns."""
         rows = slots.unsqueeze(1)
         self.keys[rows, :, columns] = key
         self.values[rows, :, columns] = value
@@ -115,7 +115,7 @@ class FrameCache(LayerCache):
     """[rows, kv_heads, 16, head_dim] of one frame: rows of the batch, positions known when the graph is built."""
 
     def update(self, key: Tensor, value: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Write key and value [B, T, kv_heads, d] from `start` on; give everything up to there."""
+        """Write key and value [B, T, kv_heads, d] from `start` on; return everything up to there."""
         batch, steps = key.shape[:2]
         end = start + steps
         self.keys[:batch, :, start:end] = key.transpose(1, 2)

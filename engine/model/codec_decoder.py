@@ -93,7 +93,7 @@ class DecoderBlock(nn.Module):
 
 
 class CodecDecoder(nn.Module):
-    """Codes [B, 16, T] to waveforms [B, 1920 · T]; weights only, the streams' state lies in a CodecState."""
+    """Codes [B, 16, T] to waveforms [B, 1920 · T]; weights only, the streams' state is in a CodecState."""
 
     def __init__(self, config: CodecDecoderConfig) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class CodecDecoder(nn.Module):
         """The whole utterance at once: codes [B, 16, T] → [B, 1920 · T] in [-1, 1]."""
         t = self.config.transformer
         frames = torch.arange(codes.shape[-1], device=codes.device)
-        ago = frames.unsqueeze(1) - frames  # [T, T] how far a key lies back
+        ago = frames.unsqueeze(1) - frames  # [T, T] distance to each key
         visible = ((ago >= 0) & (ago < self.config.window_frames)).unsqueeze(0)
         frequencies = rotary_frequencies(t.head_dim, t.rope_theta, codes.device).double()
         dtype = self.quantizer.table.dtype

@@ -80,7 +80,7 @@ class EncoderLayer(nn.Module):
 
 
 class CodecEncoder(nn.Module):
-    """Waveforms to codes. One recording at a time gives the most reproducible last frame."""
+    """Waveforms to codes. One recording at a time makes the last frame most reproducible."""
 
     def __init__(self, config: CodecEncoderConfig) -> None:
         super().__init__()

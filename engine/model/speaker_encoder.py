@@ -1,4 +1,4 @@
-"""The speaker encoder (ECAPA-TDNN): a mel spectrogram to one vector that stands in the prompt for the voice."""
+"""The speaker encoder (ECAPA-TDNN): a mel spectrogram to one vector that represents the voice in the prompt."""
 
 from __future__ import annotations
 

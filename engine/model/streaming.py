@@ -1,7 +1,7 @@
 """What the codec decoder carries from one step to the next, a row per slot, updated in place.
 
 Exact streaming needs no window and no cross-fade: a causal convolution remembers its last inputs, a transposed one
-its last overlap (before the bias), attention its last 71 keys and values. All convolution memories of a slot lie in
+its last overlap (before the bias), attention its last 71 keys and values. All convolution memories of a slot are in
 one flat row, so that a step gathers and scatters them once.
 """
 
@@ -21,7 +21,7 @@ from .layers import module_list
 
 
 class ConvState(Protocol):
-    """How a layer gets what came before its input, and leaves what comes after."""
+    """How a layer reads its past input, and stores what the next step needs."""
 
     def extend(self, x: Tensor, width: int) -> Tensor:
         """x [B, C, n] with the `width` inputs before it in front: [B, C, width + n]."""

@@ -18,10 +18,10 @@ from .layers import DecoderLayer, FrameEmbedding, module_list
 
 @dataclass(frozen=True, slots=True)
 class BatchRows:
-    """Where a batch stands: row b is slot slots[b], its first input at position starts[b].
+    """The positions of a batch: row b is slot slots[b], its first input at position starts[b].
 
     `length` is how many cache positions the attention reads, static so that a graph can be captured for it; every
-    position written must lie below it.
+    position written must be below it.
     """
 
     slots: Tensor  # [B] int64
@@ -30,7 +30,7 @@ class BatchRows:
 
 
 class TextEmbedding(nn.Module):
-    """Text tokens as talker inputs. The big table may lie in host memory while the projection is on the GPU."""
+    """Text tokens as talker inputs. The big table may be in host memory while the projection is on the GPU."""
 
     table: nn.Parameter
 
@@ -48,7 +48,7 @@ class TextEmbedding(nn.Module):
         return rows if self.folded else self.fc2(F.silu(self.fc1(rows)))
 
     def rows(self, ids: Tensor) -> Tensor:
-        """What the table holds for ids [...]: [..., width] where the table lies."""
+        """What the table holds for ids [...]: [..., width] on the device of the table."""
         return F.embedding(ids.to(self.table.device), self.table)
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class TextEmbedding(nn.Module):
 class Cache(nn.Module, ABC):
     """Rotary tables of as many positions as a sequence may have, and a store of keys and values for each layer.
 
-    `table`: where keys and values lie in blocks, those of every slot; None where they lie in a row.
+    `table`: the blocks of every slot if keys and values are stored in blocks; None if they are contiguous.
     """
 
     cos: Tensor
@@ -128,7 +128,7 @@ class TalkerCache(Cache):
 
     @torch.no_grad()
     def put_prefix(self, slot: int, prefix: Tensor) -> None:
-        """Give a slot the first positions that `prefix` copied from another: computed once, used by many."""
+        """Copy into a slot the first positions that `prefix` took from another: computed once, used by many."""
         self.kv[:, :, slot, :, : prefix.shape[3]] = prefix
 
 
@@ -153,7 +153,7 @@ class Talker(nn.Module):
     def forward(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> Tensor:
         """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
 
-        A row sees its own slot up to its own position only, so what lies behind (padding, an older sequence) never
+        A row sees its own slot up to its own position only, so what follows (padding, an older sequence) never
         matters.
         """
         assert inputs.shape[1] <= rows.length <= cache.max_positions, (inputs.shape, rows.length, cache.max_positions)

@@ -1,9 +1,9 @@
-"""Which blocks every slot holds, who may begin, and who gives way while there are too few.
+"""Block tables of the slots, admission, and preemption while blocks are scarce.
 
-The rule: a sequence begins when its prompt finds blocks and everybody who runs can still have one more. One that runs
-grows by a block at a time. When there is none, somebody's keys and values move to host memory: of those that make
+A sequence starts once its prompt fits and every running sequence can still have one more block. A running one grows by
+a block at a time. Without a free block, keys and values of one sequence are swapped to host memory: of those that make
 nothing at the moment first, then of the youngest. They come back unchanged when there is room, the oldest first and
-before anybody new begins. A pool holds at least one sequence of full length, so somebody always goes on and ends;
+before a new sequence starts. A pool holds at least one sequence of full length, so one always runs to its end;
 and nothing is ever computed again or lost.
 """
 
@@ -29,17 +29,17 @@ class SwapPlan:
 
 
 class BlockManager:
-    """The books of one engine's blocks. Pure: whoever keeps the contents carries `SwapPlan` out."""
+    """Bookkeeping of one engine's blocks. Pure: the owner of the contents executes each `SwapPlan`."""
 
     def __init__(self, pool: BlockPool, block_positions: int) -> None:
         self.pool, self.block_positions = pool, block_positions
-        self._held: dict[int, list[int]] = {}  # by slot, in the order in which they came
+        self._held: dict[int, list[int]] = {}  # by slot, in order of arrival
         self._swapped_out: dict[int, int] = {}  # by slot, how many blocks its contents fill
         self._going: frozenset[int] = frozenset()
-        self._waiting = False  # whether somebody would go on but for its blocks
+        self._waiting = False  # whether a sequence waits only for blocks
 
     def blocks(self, slot: int) -> Sequence[int]:
-        """The blocks of a slot, in the order of its positions; none while they are away."""
+        """The blocks of a slot, in the order of its positions; empty while swapped out."""
         return self._held.get(slot, ())
 
     def swapped_out(self, slot: int) -> bool:
@@ -47,15 +47,15 @@ class BlockManager:
         return slot in self._swapped_out
 
     def count(self, positions: int) -> int:
-        """How many blocks so many positions fill."""
+        """Return the number of blocks for this many positions."""
         return -(-positions // self.block_positions)
 
     # --- begin and end ------------------------------------------------------------------------------------------
 
     def admit(self, lengths: Sequence[int]) -> tuple[int, SwapPlan]:
-        """How many of the waiting prompts, of so many positions each, may begin now: the first of them.
+        """Return how many of the waiting prompts, of these lengths, may start now, in order.
 
-        They are counted as if they shared nothing. Those that make nothing at the moment give way to them.
+        They are counted as if they shared nothing. Idle sequences are preempted for them.
         """
         moves, admitted = SwapPlan(), 0
         if self._waiting:
@@ -71,7 +71,7 @@ class BlockManager:
         return admitted, moves
 
     def allocate(self, slot: int, links: Sequence[HashedBlock], positions: int) -> int:
-        """Give a slot blocks for so many positions; says how many of the links are in them already."""
+        """Allocate blocks for this many positions of a slot; return how many of the hashed ones are cached already."""
         assert slot not in self._held, slot
         assert slot not in self._swapped_out, slot
         shared = self.pool.lookup(links)
@@ -83,7 +83,7 @@ class BlockManager:
         self.pool.cache(self._held[slot][: len(links)], links)
 
     def free(self, slot: int) -> None:
-        """A slot's sequence has ended, wherever its contents are; or there was none."""
+        """Free a slot's blocks, wherever its contents are; does nothing for an empty slot."""
         self._swapped_out.pop(slot, None)
         self.pool.free(self._held.pop(slot, []))
 
@@ -114,7 +114,7 @@ class BlockManager:
             moves.going.append(slot)
 
     def _return(self, wishes: Sequence[tuple[int, int]], idle: list[int], moves: SwapPlan) -> None:
-        """Bring back the oldest of those away, while everybody who runs can still have a block more."""
+        """Swap in the oldest sequences, while every running one can still have one more block."""
         self._waiting = False
         for slot, position in wishes:
             if slot not in self._swapped_out:
@@ -135,7 +135,7 @@ class BlockManager:
         return [slot for slot in self._held if slot not in self._going]
 
     def _room(self, blocks: int, idle: list[int], moves: SwapPlan) -> bool:
-        """Whether there are so many blocks, after the idle have given way."""
+        """Return whether this many blocks are free, after preempting idle sequences."""
         while not self.pool.can_allocate(blocks) and idle:
             self._preempt(idle.pop(), moves)
         return self.pool.can_allocate(blocks)

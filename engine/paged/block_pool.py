@@ -1,6 +1,6 @@
 """Blocks of keys and values: who holds which, and which of them already hold what a new prompt begins with.
 
-Only full blocks of prompts are shared, and nobody writes into a full block; so sharing needs no copy-on-write.
+Only full blocks of prompts are shared, and full blocks are never written again, so sharing needs no copy-on-write.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HashedBlock:
 
 @dataclass(frozen=True, slots=True)
 class VoiceContent:
-    """What stands behind a prompt's marks: the x-vector's digest, and the codes of each reference frame."""
+    """The content behind a prompt's special tokens: the x-vector's digest, and the codes of each reference frame."""
 
     speaker: bytes = b""
     frames: Sequence[bytes] = ()
@@ -40,7 +40,7 @@ class VoiceContent:
 def hash_blocks(
     positions: Sequence[Position], voice: VoiceContent, block_positions: int, hashed: Hash = xxhash.xxh3_128_digest
 ) -> list[HashedBlock]:
-    """The full blocks of a prompt, by all that its embeddings are made of; the last positions may fill none."""
+    """The full blocks of a prompt, by all that its embeddings are made of; the last positions may not fill one."""
     links: list[HashedBlock] = []
     for start in range(0, len(positions) - block_positions + 1, block_positions):
         content = b"".join(_content(position, voice) for position in positions[start : start + block_positions])
@@ -76,7 +76,7 @@ class _CachedBlock:
 
 
 class BlockPool:
-    """Blocks 1 to `blocks`, each free or held by some. One that nobody holds may keep its content until it is needed.
+    """Blocks 1 to `blocks`, each with a reference count. A free one may keep its content until it is allocated again.
 
     A hash only finds a block: before it is shared, contents are compared, so that no collision can mix up two voices.
     """
@@ -85,7 +85,7 @@ class BlockPool:
         self.blocks = blocks
         self._ref_counts = [0] * (blocks + 1)
         self._empty = list(range(blocks, 0, -1))
-        self._idle: OrderedDict[int, None] = OrderedDict()  # kept and held by nobody, least recently used first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # cached and free, least recently used first
         self._cached: dict[int, _CachedBlock] = {}
         self._by_key: dict[bytes, int] = {}
         self._serials = count(1)
@@ -118,7 +118,7 @@ class BlockPool:
         return found
 
     def can_allocate(self, new: int, shared: Sequence[int] = ()) -> bool:
-        """Whether there are so many new blocks beside those `shared`, which `lookup` returned."""
+        """Return whether this many new blocks are available beside those `shared`, which `lookup` returned."""
         return new <= self.available - sum(block in self._idle for block in shared)
 
     def allocate(self, new: int, shared: Sequence[int] = ()) -> list[int]:
@@ -133,7 +133,7 @@ class BlockPool:
         return [*shared, *fresh]
 
     def cache(self, blocks: Sequence[int], links: Sequence[HashedBlock]) -> None:
-        """These held blocks now contain these links: others may share them, now and while nobody needs the room."""
+        """Register the contents of held blocks: others may share them until the blocks are reused."""
         before = 0
         for block, link in zip(blocks, links, strict=True):
             if block not in self._cached:

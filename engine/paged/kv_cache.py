@@ -1,4 +1,4 @@
-"""The talker's keys and values in blocks that any slot may hold, and the table that says which slot holds which."""
+"""The talker's keys and values in blocks that any slot may hold, and the block table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.transfer import send, upload
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """Blocks that can be given out, and positions of each. Block 0 comes on top: it is where padding goes."""
+    """Allocatable blocks, and positions of each. Block 0 is extra: padding is written there."""
 
     blocks: int
     block_positions: int
@@ -34,7 +34,10 @@ class BlockLayer(LayerCache):
     def update(
         self, key: Tensor, value: Tensor, places: tuple[Tensor, Tensor], seen: Tensor, length: int
     ) -> tuple[Tensor, Tensor]:
-        """Write key and value [B, T, kv_heads, d] at places (block, offset) [B, T]; give `length` of seen [B, n]."""
+        """Write key and value [B, T, kv_heads, d] at places (block, offset) [B, T].
+
+        Return `length` positions of the blocks `seen` [B, n].
+        """
         self.write(key, value, places)
         return self._gathered(self.keys, seen, length), self._gathered(self.values, seen, length)
 
@@ -107,7 +110,7 @@ class PagedCache(Cache):
 
     @torch.no_grad()
     def write(self, blocks: Sequence[int], contents: Tensor) -> None:
-        """Put what `read` gave into as many blocks, or into the first of them."""
+        """Write what `read` returned into as many blocks, or into the first of them."""
         index = upload(blocks[: contents.shape[2]], self.pool.device)
         for kept, layer in zip(contents, self.pool, strict=True):
             layer.index_copy_(1, index, send(kept, layer.device))
@@ -119,5 +122,5 @@ class PagedCache(Cache):
 
     @torch.no_grad()
     def put_tail(self, block: int, tail: Tensor) -> None:
-        """Give a block the first positions that `tail` copied from another."""
+        """Copy into a block the first positions that `tail` took from another."""
         self.pool[:, :, block, :, : tail.shape[3]] = tail

@@ -19,7 +19,7 @@ from .kv_cache import PagedCache, PoolSize
 class PagedRunner(Runner):
     """Speaks exactly what a `Runner` does, out of blocks.
 
-    A prompt's full blocks are shared with whoever begins likewise, now and until the room is needed; the rest of a
+    A prompt's full blocks are shared with prompts that start alike, until the blocks are reused; the rest of a
     prefix, less than a block, is copied. `max_positions` must fit into the pool. Its frames need `fitting` to be asked.
     """
 
@@ -74,7 +74,7 @@ class PagedRunner(Runner):
             self.paging.cache(slot, links)
 
     def _put_known(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
-        """Blocks for the whole prompt, and contents for its prefix at least; says how many positions have theirs."""
+        """Allocate blocks for the whole prompt, and fill at least its prefix; return how many positions are filled."""
         slot = entry.slot
         self.release(slot)
         shared = self.paging.allocate(slot, links, len(entry.prompt.head))

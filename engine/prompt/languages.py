@@ -50,7 +50,7 @@ def resolve_language(wanted: str | None, known: Mapping[str, int]) -> str | None
 
 
 def resolve_speaker(wanted: str | None, known: Collection[str]) -> str:
-    """The checkpoint's spelling of a speaker's name. Blanks and hyphens may stand for `_`. Raises PromptError."""
+    """The checkpoint's spelling of a speaker's name. Blanks and hyphens match `_`. Raises PromptError."""
     require_words("speaker", wanted)
     name = (wanted or "").strip().lower()
     for candidate in (name, name.replace(" ", "_").replace("-", "_")):

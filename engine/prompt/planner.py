@@ -1,4 +1,4 @@
-"""Prompts as plans: which embeddings stand at which position, decided without a single tensor.
+"""Prompts as plans: which embeddings are at which position, decided without a single tensor.
 
 Every prompt is a text-independent prefix, whose KV can be kept, and a body that depends on the text. While the text
 is still being written, the ids that do not fit into the prompt follow one a frame; then tts_eos, then tts_pad.
@@ -78,7 +78,7 @@ class PromptIds:
     codec_think_eos: int
     languages: Mapping[str, int]
     speakers: Mapping[str, int]
-    dialects: Mapping[str, str | bool]  # of each speaker; False where it has none
+    dialects: Mapping[str, str | bool]  # of each speaker; False without a dialect
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PromptIds:
@@ -131,7 +131,7 @@ class PromptPlan:
     prefix: tuple[Position, ...]
     prefix_key: str
     ids_needed: int | None
-    shared: int  # how many of the text/codec pairs already stand in the prefix
+    shared: int  # how many of the text/codec pairs are already in the prefix
     reference_text: tuple[int, ...]
     codecs: tuple[Codec, ...]  # codec_bos, then the reference frames
     ids: PromptIds
@@ -154,13 +154,13 @@ class PromptPlan:
         ids are then the same as for the whole text.
         """
         if ended and not text_ids:
-            raise PromptError("there is nothing to say: the text is empty")
+            raise PromptError("the text is empty")
         assert self.ready(len(text_ids), ended), (len(text_ids), self.ids_needed)
         text = [*self.reference_text, *text_ids, *([self.ids.tts_eos] if ended else [])]
-        body, trailing = self._flowing(text) if self.ids_needed is not None else self._whole(text)
+        body, trailing = self._streamed(text) if self.ids_needed is not None else self._whole(text)
         return Prompt(self.prefix, self.prefix_key, body, trailing, ended)
 
-    def _flowing(self, text: list[int]) -> tuple[tuple[Position, ...], tuple[int, ...]]:
+    def _streamed(self, text: list[int]) -> tuple[tuple[Position, ...], tuple[int, ...]]:
         """Text and codecs side by side; text that is left over trails behind."""
         size = len(self.codecs)
         beside = text[:size] + [self.ids.tts_pad] * (size - len(text))
@@ -175,7 +175,7 @@ class PromptPlan:
 
 
 class PromptPlanner:
-    """Plans prompts for one checkpoint; refuses what it cannot speak with an error that says what it can."""
+    """Plans prompts for one checkpoint; rejects what it cannot speak with an error that lists what it can."""
 
     def __init__(self, ids: PromptIds, encode: Callable[[str], Sequence[int]]) -> None:
         self.ids = ids
@@ -190,29 +190,29 @@ class PromptPlanner:
         return follows_instruct(self.ids.kind, self.ids.size)
 
     def custom_voice(
-        self, speaker: str | None, language: str | None = None, instruct: str | None = None, *, flowing: bool = True
+        self, speaker: str | None, language: str | None = None, instruct: str | None = None, *, streaming: bool = True
     ) -> PromptPlan:
-        """A preset speaker. `flowing`: the text goes in step by step. An instruct to a 0.6B model is dropped."""
+        """A preset speaker. `streaming`: the text is fed step by step. An instruct to a 0.6B model is dropped."""
         self.require("custom_voice")
         name = resolve_speaker(speaker, self.ids.speakers)
         tags = self._codec_tags(self._language_id(language, self.ids.dialects.get(name, False)))
         tags.append(self.ids.speakers[name])
-        return self._plan(tags, instruct if self.instructable else None, flowing)
+        return self._plan(tags, instruct if self.instructable else None, streaming)
 
-    def voice_design(self, instruct: str | None, language: str | None = None, *, flowing: bool = True) -> PromptPlan:
+    def voice_design(self, instruct: str | None, language: str | None = None, *, streaming: bool = True) -> PromptPlan:
         """A voice described in words."""
         self.require("voice_design")
-        return self._plan(self._codec_tags(self._language_id(language)), instruct, flowing)
+        return self._plan(self._codec_tags(self._language_id(language)), instruct, streaming)
 
     def clone(
-        self, voice: CloneVoice, language: str | None = None, instruct: str | None = None, *, flowing: bool = True
+        self, voice: CloneVoice, language: str | None = None, instruct: str | None = None, *, streaming: bool = True
     ) -> PromptPlan:
         """A cloned voice, from its x-vector alone or, with a reference, by continuing that recording."""
         self.require("base")
         if instruct and instruct.strip():
             raise PromptError("a cloned voice takes no instruct: use a CustomVoice or VoiceDesign checkpoint")
         tags = [*self._codec_tags(self._language_id(language)), SpeakerVector()]
-        return self._plan(tags, None, flowing, voice)
+        return self._plan(tags, None, streaming, voice)
 
     def require(self, kind: str) -> None:
         if self.ids.kind != kind:
@@ -231,14 +231,14 @@ class PromptPlanner:
         return [ids.codec_think, ids.codec_think_bos, language_id, ids.codec_think_eos]
 
     def _plan(
-        self, tags: list[Codec], instruct: str | None, flowing: bool, voice: CloneVoice | None = None
+        self, tags: list[Codec], instruct: str | None, streaming: bool, voice: CloneVoice | None = None
     ) -> PromptPlan:
         ids, reference = self.ids, voice.reference if voice else None
         spoken = self._reference_ids(reference) if reference else ()
         codecs: list[Codec] = [ids.codec_bos, *map(ReferenceFrame, range(reference.frames if reference else 0))]
         # One position at least stays out of the prefix: prefill must end on it to have logits.
-        shared = min(len(spoken), len(codecs) - 1) if flowing else len(spoken)
-        pairs = zip(spoken, codecs if flowing else [ids.codec_pad] * shared, strict=False)
+        shared = min(len(spoken), len(codecs) - 1) if streaming else len(spoken)
+        pairs = zip(spoken, codecs if streaming else [ids.codec_pad] * shared, strict=False)
         prefix = (
             *map(Position, self._instruct_ids(instruct)),
             *map(Position, (ids.im_start, ids.assistant, self._line_end)),
@@ -246,7 +246,7 @@ class PromptPlanner:
             Position(ids.tts_bos, ids.codec_pad),
             *[Position(*pair) for pair in pairs][:shared],
         )
-        needed = max(1, len(codecs) - len(spoken)) if flowing else None
+        needed = max(1, len(codecs) - len(spoken)) if streaming else None
         return PromptPlan(prefix, _prefix_key(prefix, voice), needed, shared, spoken, tuple(codecs), ids)
 
     def _reference_ids(self, reference: Reference) -> tuple[int, ...]:
@@ -275,7 +275,7 @@ def content_digest(*parts: bytes) -> str:
 
 
 def _prefix_key(prefix: tuple[Position, ...], voice: CloneVoice | None) -> str:
-    """Equal for equal embeddings only: what stands for a vector enters by the digest of the vector's content."""
+    """Equal for equal embeddings only: a vector is represented by the digest of its content."""
     reference = voice.reference.digest if voice and voice.reference else ""
     speaker = voice.speaker_digest if voice else ""
     return content_digest(repr(prefix).encode(), speaker.encode(), reference.encode())

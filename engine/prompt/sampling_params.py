@@ -30,7 +30,7 @@ class Draw:
 class SamplingParams:
     """Everything a job may choose about its codes.
 
-    `max_new_tokens` counts group-0 samples as the reference does: N of them without an end give N - 1 frames.
+    `max_new_tokens` counts group-0 samples as the reference does: N of them without an end make N - 1 frames.
     `penalty_window` 0 penalises every code of the job's history. `seed` None: the engine picks one. `end_ids` end the
     speech beside the model's own end; they are drawn as seldom or as often as without.
     """
@@ -57,7 +57,7 @@ class SamplingParams:
             _check("eos_token_id", each, 0, whole=True)
 
     def fits(self, k_limit: int | None, nucleus: bool, window_limit: int) -> bool:
-        """Whether a sampler built with these static bounds draws exactly what these parameters say."""
+        """Whether a sampler built with these static bounds draws exactly what these parameters request."""
         draws = [draw for draw in (self.talker, self.predictor) if draw.do_sample]
         within_k = k_limit is None or all(0 < draw.top_k <= k_limit for draw in draws)
         return within_k and (nucleus or all(draw.top_p == 1 for draw in draws)) and self.penalty_window <= window_limit

@@ -99,7 +99,7 @@ class TokenStream:
         self._characters = characters
         self._settled = ""  # composed (NFC) for good; starts at a piece's start
         self._kinds = ""  # one letter for each settled character
-        self._open = ""  # as it came: may still compose with what follows
+        self._open = ""  # as received: may still compose with what follows
         self._begun = False
         self._ended = False
 
@@ -108,7 +108,7 @@ class TokenStream:
         return self._ended
 
     def feed(self, text: str) -> list[int]:
-        """Take more text; return the ids that have become certain, often none."""
+        """Take more text; return the ids that have become certain, often an empty list."""
         if self._ended:
             raise ValueError("text was fed to a token stream that has ended")
         text = text if self._begun else text.lstrip()
@@ -119,7 +119,7 @@ class TokenStream:
         return [number for piece in self._certain_pieces() for number in self._tokenizer.encode(piece)]
 
     def end(self) -> list[int]:
-        """No more text follows: return all remaining ids. A second call returns none."""
+        """No more text follows: return all remaining ids. A second call returns an empty list."""
         self._ended = True
         rest = self._settled + self._open
         self._settled = self._kinds = self._open = ""

@@ -70,7 +70,7 @@ class FrameGraphs(_Captures):
     """Frames by batch size and positions that attention reads; 0 where a frame does not care."""
 
     def find(self, rows: int, positions: int) -> Graph | None:
-        """The first captured graph for so many rows that reads at least so many positions: capture the short first."""
+        """Return the first graph for these rows that reads at least these positions: capture the short ones first."""
         fitting = (
             graph
             for (size, length), graph in self._graphs.items()
@@ -95,5 +95,5 @@ class PredictorGraphs(_Captures):
     """The code predictor's share of a frame, by batch size."""
 
     def find(self, rows: int) -> Graph | None:
-        """The smallest captured graph for at least so many rows: capture the small first."""
+        """Return the smallest captured graph for at least these rows: capture the small first."""
         return next((graph for (size, _), graph in self._graphs.items() if size >= rows), None)

@@ -1,7 +1,7 @@
 """The few calls that move running sequences on. None of them waits for the device.
 
 Frames are made on the current CUDA stream, sound on a stream of its own beside it. Each is strictly in order, and that
-is all the protection a slot needs: what a new job writes comes after everything that was launched for the old one.
+is all the protection a slot needs: what a new job writes is ordered after everything that was launched for the old one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LENGTH_STEP = 256
 CHUNK_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
 """To how many positions chunks of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
 READ_WITHIN = RING_FRAMES // 2
-"""After so many further frames the codec must have read its codes from the ring, or the next frame waits for it."""
+"""The codec must have read its codes from the ring after this many further frames, or the next frame waits for it."""
 
 
 class PendingCodes:
@@ -109,7 +109,7 @@ class Runner:
         return self.max_positions - self._next[slot]
 
     def admit(self, lengths: Sequence[int]) -> int:
-        """How many of the waiting prompts, of so many positions each, may begin now: the first of them."""
+        """Return how many of the waiting prompts, of these lengths, may start now, in order."""
         return len(lengths)
 
     def fitting(self, slots: Sequence[int]) -> Sequence[int]:
@@ -226,7 +226,7 @@ class Runner:
         return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
 
     def _keep_ring(self) -> None:
-        """Let no frame overwrite codes that the codec has been told to read and has not read yet."""
+        """Keep frames from overwriting codes that the codec has been ordered to read and has not read yet."""
         while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
             _, read = self._reads.popleft()
             torch.cuda.current_stream(self.device).wait_event(read)

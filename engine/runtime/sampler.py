@@ -67,7 +67,7 @@ def pick(logits: Tensor, noise: Tensor, rows: DrawRows, k_limit: int | None = No
 
     logits and noise [rows, vocab] → int64 [rows]. Ties with the k-th logit stay, and so do ties with the one that
     carries the sum past top-p: their order never decides. `k_limit` bounds top-k statically, which spares the full
-    sort, and `nucleus` False spares top-p; `SamplingParams.fits` tells whether a job's parameters allow that.
+    sort, and `nucleus` False spares top-p; `SamplingParams.fits` decides whether a job's parameters allow that.
     """
     logits = logits.float()
     scaled = logits / rows.temperature
@@ -95,7 +95,7 @@ def _floor(scaled: Tensor, rows: DrawRows, k_limit: int | None, nucleus: bool) -
 
 @dataclass(frozen=True, slots=True)
 class CodeRules:
-    """The talker's vocabulary: its end, and which ids are no sounds."""
+    """The talker's vocabulary: its end, and which ids are not sounds."""
 
     vocab: int = 3072
     eos: int = 2150
@@ -135,7 +135,7 @@ class Sampler:
         self._predictor_noise = Noise(range(1, rules.code_groups), rules.predictor_vocab, device)
 
     def join(self, slot: int, params: SamplingParams, seed: int) -> None:
-        """Give a slot to a new job. The caller has asked `params.fits` before."""
+        """Assign a slot to a new job. The caller has checked `params.fits` before."""
         assert params.fits(self.limits.k_limit, self.limits.nucleus, self.limits.window), params
         fields = [fields_of(params.talker), fields_of(params.predictor)]
         numbers = [params.penalty_window, params.min_new_tokens, seed, 0]
@@ -187,7 +187,7 @@ class Sampler:
 
 
 def rows_of(draws: Tensor) -> DrawRows:
-    """What `fields_of` gives of each row, [rows, 4], as `pick` takes it."""
+    """Convert the fields of `fields_of` for each row, [rows, 4], to what `pick` takes."""
     return DrawRows(draws[:, 0:1], draws[:, 1:2].long(), draws[:, 2:3], draws[:, 3:4] > 0)
 
 

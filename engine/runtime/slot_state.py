@@ -33,7 +33,7 @@ class SlotState:
     sampler: Sampler
     frame: Tensor  # [slots + 1, H] embedding of each slot's last frame, the codec part of its next input
     next: Tensor  # [slots + 1] int64 position of the next input
-    made: Tensor  # [slots + 1] int64 frames ever made in the slot, whoever had it
+    made: Tensor  # [slots + 1] int64 frames ever made in the slot, by any job
     codes: Tensor  # [slots + 1, RING_FRAMES, 16] int64: frame n of a slot at n % RING_FRAMES, for the codec
 
     @classmethod

@@ -19,7 +19,7 @@ def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = tor
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; a copy from the host is queued there and nothing is waited for.
 
-    Its host memory comes from torch's cache of pinned memory, which is not used again before the copy is done.
+    Its host memory is from torch's cache of pinned memory, which is not used again before the copy is done.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
@@ -28,7 +28,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class HostBuffer:
-    """Host memory that is used again, and an event for the copies to and from it; None where there is no GPU."""
+    """Host memory that is used again, and an event for the copies to and from it; None without a GPU."""
 
     memory: Tensor
     event: torch.cuda.Event | None
@@ -61,7 +61,7 @@ class HostBuffers:
     def stage(self, values: Sequence[Sequence[int]]) -> tuple[Tensor, HostBuffer]:
         """Return rows of numbers as int64 [rows, columns] in host memory that the device can read, and its buffer.
 
-        Give the buffer to the `HostCopy` of what is made of them.
+        Pass the buffer to the `HostCopy` of what is computed from them.
         """
         rows = torch.tensor(values)
         buffer = self.take(rows.numel(), rows.dtype)
@@ -69,7 +69,7 @@ class HostBuffers:
 
 
 class HostCopy:
-    """A tensor on its way to the host, behind what the current stream has been told until now.
+    """A tensor on its way to the host, ordered after all work on the current stream so far.
 
     `inputs` is a buffer from which earlier work on this stream was fed. It is free again when this copy is done.
     """

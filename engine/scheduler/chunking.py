@@ -12,9 +12,9 @@ NEWEST_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class EmissionState:
-    """Where a job stands: `waiting` frames after its last chunk, and how much audio its client has not played yet.
+    """The state of a job: `waiting` frames after its last chunk, and how much audio its client has not played yet.
 
-    `starved`: no frame can be made before more text comes. `step_s` is what a frame takes now, `delivery_s` what
+    `starved`: no frame can be made before more text arrives. `step_s` is what a frame takes now, `delivery_s` what
     passes between the order to decode a chunk and its delivery. `offset` counts frames from the job's start to its last
     chunk's end, plus the number of its slot.
     """
@@ -30,7 +30,7 @@ class EmissionState:
 
 @dataclass(frozen=True, slots=True)
 class EmissionPlan:
-    """`sizes[n]` frames make chunk n; the last size stands for all later chunks."""
+    """`sizes[n]` frames make chunk n; the last size is that of all later chunks."""
 
     sizes: tuple[int, ...] = (1, 1, 2, 4, 8)
 
@@ -51,8 +51,8 @@ class EmissionPlan:
 class BufferedPlan:
     """Chunks as large as the audio in the client's hand allows.
 
-    A larger chunk is waited for only while it will arrive before half of that audio is gone; so whoever has heard
-    nothing gets the first frame, and an engine slower than speech sends all it has.
+    A larger chunk is waited for only while it will arrive before half of that audio is gone; so a client that has
+    received nothing gets the first frame, and an engine slower than speech sends all it has.
 
     The largest chunks of jobs in neighbouring slots end at different frames. Without that, jobs that begin together
     would complete all their chunks in one step, which then takes several times as long as the others.
@@ -66,14 +66,14 @@ class BufferedPlan:
     def due(self, moment: EmissionState) -> int:
         """How many of the waiting frames are to become a chunk now."""
         if moment.starved:
-            return moment.waiting  # nobody knows when the next frame comes
+            return moment.waiting  # the time of the next frame is unknown
         sizes = self._sizes(moment.offset)
         if any(self._in_time(size, moment) for size in sizes if size > moment.waiting):
             return 0
         return max((size for size in sizes if size <= moment.waiting), default=0)
 
     def _sizes(self, offset: int) -> list[int]:
-        """Return the sizes to choose from: none extends past the next multiple of the largest."""
+        """Return the sizes to choose from: not past the next multiple of the largest."""
         largest = max(self.sizes)
         left = largest - offset % largest
         return [*(size for size in self.sizes if size < left), left]
@@ -122,7 +122,7 @@ class Playback:
         self.ends_s = max(now_s, self.ends_s or now_s) + audio_s
 
     def in_hand_s(self, now_s: float, under_way_s: float) -> float:
-        """Seconds not played yet, those under way included; none before the first arrival, which may be silence."""
+        """Seconds not played yet, those in flight included; 0 before the first arrival, which may be silence."""
         return 0.0 if self.ends_s is None else max(self.ends_s - now_s, 0.0) + under_way_s
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..model.config import SAMPLE_RATE
 
 SILENCE = 10 ** (-50 / 20)
-"""Amplitude of -50 dBFS: what is softer is heard by nobody."""
+"""Amplitude of -50 dBFS: what is softer is inaudible."""
 BEFORE_ONSET = SAMPLE_RATE // 100
 
 

@@ -75,14 +75,14 @@ class Engine:
         self._jobs[job].sequence.append(self._jobs[job].text.feed(text))
 
     def end_text(self, job: int) -> None:
-        """No more text comes."""
+        """Mark the text as complete."""
         entry = self._jobs[job]
         if not entry.text.ended:
             entry.sequence.append(entry.text.end())
             entry.sequence.end_text()
 
     def hold(self, job: int, paused: bool) -> None:
-        """Launch no frame for a job while `paused`; what is under way still comes."""
+        """Launch no frame for a job while `paused`; what is in flight is still delivered."""
         self._jobs[job].paused = paused
 
     def cancel(self, job: int) -> None:
@@ -91,7 +91,7 @@ class Engine:
             self._release(entry)
 
     def wants_text(self, job: int) -> bool:
-        """Whether nothing more comes of a job before more of its text does."""
+        """Return whether the job is blocked on input text."""
         entry = self._jobs.get(job)
         if entry is None or entry.text.ended or entry.unsent or entry.under_way:
             return False
@@ -116,7 +116,7 @@ class Engine:
         """Launch one frame for every sequence that can make one; return what has become audio, ends included.
 
         A step launches frame n of all running jobs, and the codec for chunks that this frame completes; only then it
-        reads the codes of frame n - lag, which tell whether a job has ended. So each job's frames pass five counters:
+        reads the codes of frame n - lag, which show whether a job has ended. So each job's frames pass five counters:
 
             launched ──> decoded ──> closed ──> sent     by the host, ahead of the results
                  └────> kept ─────────────────────┘      by `_process_codes`, `lag` frames later
@@ -163,7 +163,7 @@ class Engine:
         return job.slot is None and job.text.ended and job.sequence.text_ids == 0
 
     def _without_prompt(self) -> list[ChunkOutput]:
-        """End the jobs that have nothing to say, or too much."""
+        """End the jobs with an empty text or a prompt that is too long."""
         empty = [self._ended_unheard(job) for job in list(self._jobs.values()) if self._is_empty(job)]
         room = self._runner.max_positions
         refused = []
@@ -184,7 +184,7 @@ class Engine:
     # --- launching ----------------------------------------------------------------------------------------------
 
     def _launch(self) -> tuple[_FrameInFlight | None, list[ChunkOutput]]:
-        """The next frame of whoever can make one, newcomers included; and newcomers that found no memory."""
+        """Launch the next frame of all jobs that can make one, new ones included; and those without memory."""
         running = self._schedulable([job for job in self._jobs.values() if self._can_advance(job)])
         entries = [(job, self._assign_slot(job)) for job in self._admissible()]
         failed = self._prefill(entries) if entries else []
@@ -208,7 +208,7 @@ class Engine:
         return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
 
     def _assign_slot(self, job: RunningJob) -> PrefillRequest:
-        """Give a job its slot."""
+        """Assign a slot to a job."""
         job.slot = self._free.popleft()
         utterance = job.utterance
         seed = utterance.sampling.seed
@@ -247,7 +247,7 @@ class Engine:
             if frames:
                 due.append((job, job.closed + frames - job.decoded, True))
             elif job.launched - job.decoded >= longest:
-                due.append((job, longest, False))  # a part of a long chunk, before the ring of codes comes round
+                due.append((job, longest, False))  # a part of a long chunk, before the ring of codes wraps around
         self._decode(due)
 
     def _moment(self, job: RunningJob) -> EmissionState:

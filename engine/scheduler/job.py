@@ -33,7 +33,7 @@ SILENT_FRAMES = 5
 class GenerationRequest:
     """Everything about a job but its text. With `trim_silence` its audio begins with its sound.
 
-    `codes_only`: whoever asks makes the sound out of the codes; the chunks' waves are empty.
+    `codes_only`: the caller decodes the codes; the chunks' waves are empty.
     """
 
     plan: PromptPlan
@@ -48,9 +48,9 @@ class GenerationRequest:
 @dataclass(frozen=True, slots=True)
 class ChunkOutput:
     """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed,
-    none where only codes are wanted.
+    empty if only codes are wanted.
 
-    `failed` says why a job could not even begin, PromptError or MemoryError; it has ended then.
+    `failed` is why a job could not start, PromptError or MemoryError; it has ended then.
     """
 
     job: int
@@ -126,7 +126,7 @@ class RunningJob:
 
     @property
     def arrived(self) -> bool:
-        """Whether the sound of its next chunk is there; true of one that has none."""
+        """Return whether the audio of its next chunk has arrived; True for a chunk without audio."""
         return all(piece.ready for piece in self._next_pieces())
 
     def take_frame(self, codes: list[int], last: bool) -> None:
@@ -152,7 +152,7 @@ class RunningJob:
     def next_chunk(self, clock: Callable[[], float]) -> tuple[ChunkOutput, float | None]:
         """What is to be sent next, waiting for it, and how long its sound was under way if it has any.
 
-        Nothing of it comes from behind the job's end, whatever has been decoded in vain.
+        It does not extend past the job's end, even if more has been decoded in vain.
         """
         pieces = self._next_pieces()
         for _ in pieces:

@@ -15,7 +15,7 @@ from ..prompt.planner import Prompt, PromptPlan
 
 
 class SampleOutcome(enum.Enum):
-    """What a group-0 sample means: a frame, or that the speech is over and this sample makes none."""
+    """What a group-0 sample means: a frame, or the end of the speech without one."""
 
     FRAME = "frame"
     END = "end"
@@ -78,7 +78,7 @@ class LoopDetector:
 class Sequence:
     """A job from its first text id to its last frame.
 
-    Text is appended as it comes. Once `can_begin`, `begin` gives the prompt; from then on every step takes one
+    Text is appended as it arrives. Once `can_begin`, `begin` returns the prompt; from then on every step takes one
     `next_text`, and a job whose text is late is `starved`: it waits, for padding would end its sentence.
     """
 
@@ -108,7 +108,7 @@ class Sequence:
         self.text_ids += len(self._pending) - before
 
     def end_text(self) -> None:
-        """No more text comes: tts_eos follows what is pending. A second call changes nothing."""
+        """Mark the text as complete: tts_eos follows what is pending. A second call changes nothing."""
         if self._begun and not self._text_ended:
             self._pending.append(self.plan.ids.tts_eos)
         self._text_ended = True
@@ -136,7 +136,7 @@ class Sequence:
         return self._begun and not self._pending and not self._text_ended
 
     def next_text(self) -> int:
-        """The text id that goes into the next step: the text, then tts_eos, then tts_pad for ever."""
+        """Return the text id of the next step: the text, then tts_eos, then tts_pad forever."""
         assert self._begun, f"job {self.job} has not begun"
         assert not self.starved, f"job {self.job} is starved"
         return self._pending.popleft() if self._pending else self.plan.ids.tts_pad
@@ -144,7 +144,7 @@ class Sequence:
     def accept(self, code: int) -> SampleOutcome:
         """Judge the next group-0 sample. Only FRAME makes a frame; after anything else the job is over.
 
-        As in the reference, `max_new_tokens` samples without an end give one frame less.
+        As in the reference, `max_new_tokens` samples without an end make one frame less.
         """
         assert self.verdict is SampleOutcome.FRAME, f"job {self.job} is over"
         self.samples += 1
@@ -171,7 +171,7 @@ class Sequence:
 def end_ids(talker: TalkerConfig) -> frozenset[int]:
     """Group-0 ids that end speech: of the streaming fork's list, those that are codec ids.
 
-    The others are text ids; what stands at their numbers among the codes, if anything, is a sound. Only codec_eos is
+    The others are text ids; the codes with the same numbers, if any, are sounds. Only codec_eos is
     ever drawn: the sampler keeps all other marks out, ends or not.
     """
     return frozenset(each for each in (talker.ids.eos, talker.ids.think_eos) if each < talker.vocab_size)

@@ -3,7 +3,7 @@
 python -m engine.testing.tiny_checkpoint OUT --type base|custom_voice|voice_design --size 1b7|0b6
 python -m engine.testing.tiny_checkpoint OUT --full 1.7B|0.6B      (real sizes; wants a GPU, or patience)
 
-Random speech does not end by itself; with `--eos-gain` the end comes by chance, the sooner the larger it is.
+Random speech does not end by itself; with `--eos-gain` it ends by chance, the sooner the larger it is.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ FULL_ENCODER = {
 
 
 def tiny_sizes(size: str) -> Sizes:
-    """Layout of the small checkpoints: `1b7` has a projection before the code predictor, `0b6` has none."""
+    """Layout of the small checkpoints: `1b7` has a projection before the code predictor, `0b6` does not."""
     predictor = (32 if size == "1b7" else 64, 96, 2)
     return Sizes(TEXT_ROWS, 48, 64, 128, 3, (4, 2, 16), predictor, TINY_SPEAKER, TINY_DECODER, TINY_ENCODER)
 
@@ -259,7 +259,7 @@ def _dump(file: Path, value: Any) -> None:
 
 
 def write_configs(directory: Path, kind: str, size: str, sizes: Sizes, ids: dict[str, int]) -> ModelConfig:
-    """Every JSON file but the tokenizer's; gives what the engine reads from them."""
+    """Write every JSON file but the tokenizer's; return what the engine reads from them."""
     _dump(directory / MODEL_FILE, _model_config(kind, size, sizes, ids))
     _dump(directory / CODEC_FILE, _codec_config(sizes))
     _dump(directory / "generation_config.json", GENERATION)

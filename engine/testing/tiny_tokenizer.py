@@ -117,7 +117,7 @@ def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def write_tokenizer(directory: Path) -> dict[str, int]:
-    """Write vocab.json, merges.txt and tokenizer_config.json; gives every token's id, added ones included."""
+    """Write vocab.json, merges.txt and tokenizer_config.json; return every token's id, added ones included."""
     vocabulary, rules = train()
     ids = vocabulary | {token: len(vocabulary) + place for place, token in enumerate(ADDED_TOKENS)}
     (directory / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

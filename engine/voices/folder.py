@@ -35,7 +35,7 @@ class VoiceFolderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FolderVoice:
-    """One voice as its files describe it. `languages`: BCP-47 tags, its own first; empty if the files name none.
+    """One voice as its files describe it. `languages`: BCP-47 tags, its own first; empty if the files do not name one.
 
     `instruct` describes a designed voice; `styles` maps the name of a style to the words to add to `instruct`.
     """
@@ -127,7 +127,9 @@ def write_clone(folder: Path, voice: FolderVoice) -> Path:
 def check_name(name: str) -> None:
     """Raises VoiceFolderError for a name that Wyoming or MQTT clients could not send."""
     if not name or name.startswith(".") or set(name) & set("@+/ \t\n") or _is_broken(name):
-        raise VoiceFolderError(f"{name!r}: a voice's name has no blank, no '/', '@' or '+', and no dot at its start")
+        raise VoiceFolderError(
+            f"{name!r}: a voice's name must not contain a blank, '/', '@' or '+', nor start with a dot"
+        )
 
 
 def _nearest(path: Path) -> Path:
@@ -168,7 +170,7 @@ def _transcript(directory: Path) -> str | None:
         return None
     words = _read(file).strip()
     if not words:
-        raise VoiceFolderError(f"{file}: is empty: write down what is said, or delete it")
+        raise VoiceFolderError(f"{file}: is empty: write down the words of the recording, or delete it")
     return words
 
 

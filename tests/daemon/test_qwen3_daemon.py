@@ -162,7 +162,9 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_explained_and_covered_for(t
     broken = shutil.copytree(tiny_directory("custom_voice"), tmp_path / "broken")
     (broken / "vocab.json").unlink()
     with daemon(*settings(tmp_path, model=broken), ready="qwentts-espeak") as process:
-        process.wait_for(r"cannot be loaded: .*/broken: lacks vocab.json; it is no whole Qwen3-TTS 12 Hz checkpoint$")
+        process.wait_for(
+            r"cannot be loaded: .*/broken: lacks vocab.json; it is not a complete Qwen3-TTS 12 Hz checkpoint$"
+        )
         assert (await speak(process, TEXT)).rate == ESPEAK_RATE
 
 
@@ -183,7 +185,7 @@ def test_without_any_voice_the_daemon_says_why_and_ends(tmp_path):
     with started(*settings(tmp_path, "custom_voice", "engine.fallback=false", model=tmp_path)) as process:
         assert process.wait() == os.EX_UNAVAILABLE
     assert "no voice can be loaded: " in process.lines[-2]
-    assert "it is no whole Qwen3-TTS 12 Hz checkpoint" in process.lines[-2]
+    assert "it is not a complete Qwen3-TTS 12 Hz checkpoint" in process.lines[-2]
 
 
 # --- what goes wrong while speaking --------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
         ("me", tmp_path / "none.wav", os.EX_DATAERR, "No such file"),
         ("me", tmp_path / "text.mp3", os.EX_DATAERR, "not an audio file this engine can read"),
         ("me", short, os.EX_DATAERR, "0.3 s is too short"),
-        ("m e", recording, os.EX_USAGE, "a voice's name has no blank"),
+        ("m e", recording, os.EX_USAGE, "a voice's name must not contain a blank"),
     ):
         finished = run("clone", name, "--audio", audio, *folder, *nobody)
         assert (finished.returncode, "Traceback" in finished.stderr) == (status, False), finished.stderr
@@ -283,7 +285,7 @@ def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):
     for name, environment, message in (
         ("someone/model", {"HF_HUB_OFFLINE": "1"}, "the hub cannot be reached or offline mode is on"),
         ("someone/model", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached or offline mode is on"),
-        ("./nowhere", {}, "there is no such directory"),
+        ("./nowhere", {}, "not an existing directory"),
     ):
         finished = run("download", name, *cache, **environment)
         assert finished.returncode == os.EX_UNAVAILABLE, finished.stderr

@@ -37,13 +37,13 @@ def opened(loaded: LoadedCheckpoint, kernels: str, graphs: bool) -> tuple[Engine
 
 
 def speak(
-    engine: Engine, loaded: LoadedCheckpoint, jobs: int, flowing: bool = True
+    engine: Engine, loaded: LoadedCheckpoint, jobs: int, streaming: bool = True
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Codes [16, FRAMES] and wave of jobs begun together, each with its own seed; not `flowing`: after all the text."""
+    """Return codes [16, FRAMES] and wave of jobs that start together, each with its seed; text streamed or whole."""
     for number in range(jobs):
         sampling = resolve_sampling({"seed": number, "max_new_tokens": FRAMES + 1, "min_new_tokens": FRAMES + 1})
         engine.add(
-            number, GenerationRequest(loaded.planner.custom_voice("ryan", flowing=flowing), sampling, emission=PLAN)
+            number, GenerationRequest(loaded.planner.custom_voice("ryan", streaming=streaming), sampling, emission=PLAN)
         )
         engine.append_text(number, TEXT)
         engine.end_text(number)
@@ -59,9 +59,9 @@ def test_graphs_of_every_bucket_equal_eager_calls(loaded: LoadedCheckpoint, kern
     captured, pace = opened(loaded, kernels, graphs=True)
     eager, _ = opened(loaded, kernels, graphs=False)
     assert pace.kernels == kernels
-    for jobs, flowing in ((1, True), (2, False), (4, True), (8, True)):
+    for jobs, streaming in ((1, True), (2, False), (4, True), (8, True)):
         for (codes, wave), (codes_too, wave_too) in zip(
-            speak(captured, loaded, jobs, flowing), speak(eager, loaded, jobs, flowing), strict=True
+            speak(captured, loaded, jobs, streaming), speak(eager, loaded, jobs, streaming), strict=True
         ):
             assert codes.shape == (16, FRAMES)
             assert torch.equal(codes, codes_too), (kernels, jobs)
@@ -85,10 +85,10 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: LoadedCheckpoint) -
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
 def test_nothing_waits_for_the_device_but_reading_results(loaded: LoadedCheckpoint, kernels: str) -> None:
     engine, _ = opened(loaded, kernels, graphs=True)
-    expected = speak(engine, loaded, 3, flowing=False)  # makes the voice's prefix too
+    expected = speak(engine, loaded, 3, streaming=False)  # makes the voice's prefix too
     torch.cuda.set_sync_debug_mode("error")
     try:
-        again = speak(engine, loaded, 3, flowing=False)
+        again = speak(engine, loaded, 3, streaming=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(again, expected, strict=True))

@@ -90,7 +90,7 @@ def graphed(runner: Runner, batches: Sequence[int]) -> Runner:
 def entry(loaded: LoadedCheckpoint, job: int) -> PrefillRequest:
     """A prompt of its own length and content for each job."""
     words = torch.randint(0, 50_000, (PROMPT_IDS + job,), generator=torch.Generator().manual_seed(job)).tolist()
-    prompt = loaded.planner.custom_voice("ryan", flowing=False).begin(words, True)
+    prompt = loaded.planner.custom_voice("ryan", streaming=False).begin(words, True)
     return PrefillRequest(job, prompt, VoiceVectors(), SamplingParams(min_new_tokens=1000), job)
 
 

@@ -218,8 +218,8 @@ def scramble_header(file):
     ("harm", "fault"),
     [
         (truncate, "header announces"),
-        (garble, "no safetensors file"),
-        (cut_to_nothing, "no safetensors file"),
+        (garble, "not a safetensors file"),
+        (cut_to_nothing, "not a safetensors file"),
         (scramble_header, "damaged header"),
     ],
 )

@@ -32,12 +32,12 @@ def test_flash_attention_gives_the_codes_of_plain_torch(lag: int) -> None:
     runner = speaker.runner
     runner.strategies = FlashTalker(runner, EMULATED).strategies(runner, runner.strategies)
     for job, text in enumerate([LONG, *TEXTS[:2], LONG]):
-        speaker.start(job, text, flowing=job % 3 > 0, max_new_tokens=8, seed=job)
+        speaker.start(job, text, streaming=job % 3 > 0, max_new_tokens=8, seed=job)
     said = speaker.finish()
     assert speaker.runner.paging.pool.used == 0
     for job, text in enumerate([LONG, *TEXTS[:2], LONG]):
         long = Speaker(slots=1, max_positions=512)
-        long.start(job, text, flowing=job % 3 > 0, max_new_tokens=8, seed=job)
+        long.start(job, text, streaming=job % 3 > 0, max_new_tokens=8, seed=job)
         same(said[job], long.finish()[job])
 
 

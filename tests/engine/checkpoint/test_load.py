@@ -129,7 +129,7 @@ def test_a_directory_is_found_and_must_be_whole(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "nowhere", "a/b/c"])
 def test_a_name_that_is_neither_directory_nor_hub_id(name: str) -> None:
-    with pytest.raises(DownloadError, match="no such directory"):
+    with pytest.raises(DownloadError, match="not an existing directory"):
         find_checkpoint(name)
 
 
@@ -160,7 +160,7 @@ def refused(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPE
     [
         (refused(errors.GatedRepoError, 403), "Accept its terms"),
         (refused(errors.RepositoryNotFoundError, 404), "no such repository"),
-        (refused(errors.RevisionNotFoundError, 404), "has no revision 'v9'"),
+        (refused(errors.RevisionNotFoundError, 404), "revision 'v9' does not exist"),
         (refused(errors.HfHubHTTPError, 401), "answered 401.*HF_TOKEN"),
         (refused(errors.HfHubHTTPError, 403), "answered 403.*HF_TOKEN"),
         (refused(errors.HfHubHTTPError, 503), "answered 503.*Try again later"),

@@ -89,7 +89,7 @@ def test_without_a_player_or_a_recording_it_says_what_to_do(
     with pytest.raises(SystemExit, match="--ref-audio FILE"):
         stream.main([str(tiny_directory()), *ON_CPU])
     stream.main([str(tiny_directory("custom_voice")), *ON_CPU, "--text", " "])
-    assert "nothing to say" in capsys.readouterr().out
+    assert "the text is empty" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])

@@ -50,7 +50,7 @@ def spoken(runner: Runner, size: str, jobs: int, frames: int, sampling: dict[str
     for job in range(jobs):
         chosen = {"seed": job, "max_new_tokens": frames + 1, "min_new_tokens": frames + 1, **sampling}
         engine.add(
-            job, GenerationRequest(model.planner.custom_voice("ryan", flowing=job % 2 == 0), resolve_sampling(chosen))
+            job, GenerationRequest(model.planner.custom_voice("ryan", streaming=job % 2 == 0), resolve_sampling(chosen))
         )
         engine.append_text(job, TEXT)
         engine.end_text(job)

@@ -34,10 +34,10 @@ MIDDLE = "the washing machine has finished, 한국어 é"
 LONG = "one two three, 你好吗？四五六 and e\u0301 한국어 " * 4
 JOBS: list[tuple[str, dict[str, Any]]] = [
     (TEXTS[0], {"speaker": "ryan"}),
-    (LONG, {"speaker": "vivian", "flowing": False}),
+    (LONG, {"speaker": "vivian", "streaming": False}),
     (TEXTS[1], {"speaker": "vivian", "seed": 3}),
     ("hi", {"speaker": "ryan", "max_new_tokens": 40, "do_sample": False, "subtalker_dosample": False}),
-    (LONG, {"speaker": "vivian", "flowing": False, "seed": 4}),
+    (LONG, {"speaker": "vivian", "streaming": False, "seed": 4}),
     (LONG, {"speaker": "eric", "max_new_tokens": 30}),
 ]
 
@@ -108,12 +108,12 @@ def test_paused_job_is_preempted_and_resumes() -> None:
 def test_job_waits_for_free_blocks() -> None:
     speaker = Speaker(slots=3, max_positions=64, pool=PoolSize(16, 4))
     for job in range(2):
-        speaker.start(job, MIDDLE, flowing=False, max_new_tokens=8, seed=job)
+        speaker.start(job, MIDDLE, streaming=False, max_new_tokens=8, seed=job)
     speaker.engine.step()
     assert [job.slot is not None for job in speaker.engine._jobs.values()] == [True, False]
     assert len(speaker.runner.paging.blocks(0)) > 16 // 2 - 1
     said = speaker.finish()
-    same(said[1], alone(MIDDLE, 0, flowing=False, max_new_tokens=8, seed=1))
+    same(said[1], alone(MIDDLE, 0, streaming=False, max_new_tokens=8, seed=1))
 
 
 def test_cancel_frees_host_memory() -> None:
@@ -137,7 +137,7 @@ def joined_tail(spoken: Spoken, frames: int = 4) -> Spoken:
 
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5,) * 30) -> int:
     """A prompt brought into a slot; gives how many of its positions are read there."""
-    prompt = speaker.planner.custom_voice(name, "english", flowing=False).begin(text, True)
+    prompt = speaker.planner.custom_voice(name, "english", streaming=False).begin(text, True)
     runner.prefill([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1
 
@@ -208,7 +208,7 @@ def clone_utterance(
     digests = [content_digest(tensor.numpy().tobytes()) for tensor in (speaker, codes)]
     voice = CloneVoice(digests[0], Reference(text, frames, digests[1]))
     sampling = resolve_sampling({"max_new_tokens": 12, "seed": 5})
-    plan = loaded.planner.clone(voice, "english", flowing=bool(seed % 2))
+    plan = loaded.planner.clone(voice, "english", streaming=bool(seed % 2))
     return GenerationRequest(plan, sampling, VoiceVectors(speaker, codes), emission=EmissionPlan((4,)))
 
 
@@ -376,7 +376,7 @@ def text_of(job: int) -> str:
 
 
 def how(job: int) -> dict[str, Any]:
-    return {"speaker": ("ryan", "vivian")[job % 2], "flowing": job % 4 > 0, "max_new_tokens": 14, "seed": job}
+    return {"speaker": ("ryan", "vivian")[job % 2], "streaming": job % 4 > 0, "max_new_tokens": 14, "seed": job}
 
 
 @cache

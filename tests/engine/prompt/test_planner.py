@@ -46,7 +46,7 @@ def test_preset_speaker_with_flowing_text_takes_ten_positions() -> None:
 
 
 def test_preset_speaker_with_the_whole_text() -> None:
-    plan = planner().custom_voice("ryan", None, flowing=False)
+    plan = planner().custom_voice("ryan", None, streaming=False)
     assert not plan.ready(99, False)
     prompt = plan.begin([10, 11], True)
     assert pairs(prompt.prefix) == [*ROLE, *((PAD, code) for code in (2155, 2156, 2157, 3061)), (BOS, 2148)]
@@ -84,9 +84,9 @@ def test_clone_from_the_vector_alone() -> None:
     assert (pairs(prompt.body), prompt.trailing) == ([(10, 2149)], (EOS,))
 
 
-def in_context(text: str, count: int, flowing: bool = True) -> PromptPlan:
+def in_context(text: str, count: int, streaming: bool = True) -> PromptPlan:
     voice = CloneVoice("voice-1", Reference(text, count, "codes-1"))
-    return planner("base").clone(voice, None, flowing=flowing)
+    return planner("base").clone(voice, None, streaming=streaming)
 
 
 def test_in_context_clone_with_text_longer_than_the_reference() -> None:
@@ -114,7 +114,7 @@ def test_in_context_clone_with_a_wordy_reference_can_begin_at_once() -> None:
 
 
 def test_in_context_clone_with_the_whole_text() -> None:
-    prompt = in_context("ab", 2, flowing=False).begin([10], True)
+    prompt = in_context("ab", 2, streaming=False).begin([10], True)
     assert pairs(prompt.prefix)[-2:] == [(97, 2148), (98, 2148)]
     assert pairs(prompt.body) == [
         (10, 2148),
@@ -145,19 +145,19 @@ def test_a_streamed_text_meets_the_same_ids_at_the_same_positions(
 
 
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=9), st.booleans(), st.integers(0, 5), st.integers(1, 9))
-def test_the_prefix_does_not_depend_on_the_text(text: list[int], flowing: bool, words: int, count: int) -> None:
-    plan = in_context("y" * words, count, flowing) if words else planner().custom_voice("ryan", flowing=flowing)
+def test_the_prefix_does_not_depend_on_the_text(text: list[int], streaming: bool, words: int, count: int) -> None:
+    plan = in_context("y" * words, count, streaming) if words else planner().custom_voice("ryan", streaming=streaming)
     prompt = plan.begin(text, True)
     assert prompt.prefix == plan.prefix
     assert prompt.body
     # The naive assembly of the specification.
     x, y = [*plan.reference_text, *text, EOS], list(plan.codecs)
-    if flowing:
+    if streaming:
         naive = list(zip((x + [PAD] * len(y))[: len(y)], y, strict=True))
     else:
         naive = [*((one, 2148) for one in x), *((PAD, one) for one in y)]
     assert pairs(prompt.head)[-len(naive) :] == naive
-    assert prompt.trailing == (tuple(x[len(y) :]) if flowing else ())
+    assert prompt.trailing == (tuple(x[len(y) :]) if streaming else ())
 
 
 def test_prefix_keys_are_equal_for_equal_embeddings_only() -> None:
@@ -171,14 +171,14 @@ def test_prefix_keys_are_equal_for_equal_embeddings_only() -> None:
         base.clone(CloneVoice("voice-1")),
         base.clone(CloneVoice("voice-2")),
         base.clone(CloneVoice("voice-1", reference)),
-        base.clone(CloneVoice("voice-1", reference), flowing=False),
+        base.clone(CloneVoice("voice-1", reference), streaming=False),
         base.clone(CloneVoice("voice-1", replace(reference, digest="codes-2"))),
         base.clone(CloneVoice("voice-1", replace(reference, text="ac"))),
         base.clone(CloneVoice("voice-2", reference)),
     ]
     assert len({plan.prefix_key for plan in plans}) == len(plans)
     assert custom.custom_voice("Ryan", "Auto").prefix_key == plans[0].prefix_key
-    assert custom.custom_voice("ryan", flowing=False).prefix_key == plans[0].prefix_key
+    assert custom.custom_voice("ryan", streaming=False).prefix_key == plans[0].prefix_key
     assert content_digest(b"a", b"bc") != content_digest(b"ab", b"c")
 
 
@@ -222,7 +222,7 @@ def test_tags_of_languages() -> None:
         (lambda: planner("base").clone(CloneVoice("v"), None, "whisper"), "takes no instruct"),
         (lambda: in_context(" \n", 4), "needs its words"),
         (lambda: in_context("a", 0), "recording is empty"),
-        (lambda: planner().custom_voice("ryan").begin([], True), "nothing to say"),
+        (lambda: planner().custom_voice("ryan").begin([], True), "the text is empty"),
         (lambda: PromptIds.from_config({}), "lacks 'talker_config'"),
         (lambda: PromptPlanner(planner().ids, lambda text: [1, 2]), "must be one id"),
         (lambda: PromptPlanner(planner().ids, lambda text: [1]), "'assistant' is not the id 77091"),

@@ -148,9 +148,9 @@ def test_full_slot_ends_its_job(lag):
 @LAGS
 def test_prompt_longer_than_slot_is_rejected(lag):
     speaker = Speaker(max_positions=24, lag=lag)
-    speaker.start(1, "many words " * 20, flowing=False)
+    speaker.start(1, "many words " * 20, streaming=False)
     (progress,) = speaker.engine.step()
     assert progress.ended
     assert "a slot has 24: shorten text" in str(progress.failed)
-    speaker.start(2, "hi", flowing=True)
+    speaker.start(2, "hi", streaming=True)
     assert 2 in speaker.finish()

@@ -221,7 +221,7 @@ def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
         real(entries)
 
     speaker.runner.prefill = join  # type: ignore[method-assign]
-    speaker.start(2, TEXTS[1], flowing=False)
+    speaker.start(2, TEXTS[1], streaming=False)
     speaker.start(3, TEXTS[2])
     parts += speaker.rest()
     (failed,) = [part for part in parts if part.job == 2]

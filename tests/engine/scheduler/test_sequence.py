@@ -17,9 +17,9 @@ CODEC_EOS = 2150
 OFF = RunawayLimits(loop_frames=0)
 
 
-def clone_plan(words: int = 0, frames: int = 0, flowing: bool = True) -> PromptPlan:
+def clone_plan(words: int = 0, frames: int = 0, streaming: bool = True) -> PromptPlan:
     reference = Reference("x" * words, frames, "codes") if words else None
-    return planner("base").clone(CloneVoice("voice", reference), flowing=flowing)
+    return planner("base").clone(CloneVoice("voice", reference), streaming=streaming)
 
 
 def make(plan: PromptPlan | None = None, max_new_tokens: int = 2048, guards: RunawayLimits = OFF) -> Sequence:
@@ -63,7 +63,7 @@ def test_empty_text_raises_at_its_end() -> None:
     sequence = make()
     sequence.end_text()
     assert sequence.can_begin
-    with pytest.raises(PromptError, match="nothing to say"):
+    with pytest.raises(PromptError, match="the text is empty"):
         sequence.begin()
 
 
@@ -75,13 +75,13 @@ def test_empty_text_raises_at_its_end() -> None:
     st.randoms(use_true_random=False),
 )
 def test_next_text_is_independent_of_timing(
-    parts: list[list[int]], words: int, frames: int, flowing: bool, rng: random.Random
+    parts: list[list[int]], words: int, frames: int, streaming: bool, rng: random.Random
 ) -> None:
     """However text and steps interleave, the prompt and the ids of all steps are those of the whole text."""
     text = [number for part in parts for number in part]
     if not text:
         return
-    plan = clone_plan(words, frames, flowing)
+    plan = clone_plan(words, frames, streaming)
     whole = plan.begin(text, True)
     sequence, prompt, read = make(plan), None, []
     for part in [*parts, None]:

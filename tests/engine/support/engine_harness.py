@@ -52,13 +52,13 @@ class Speaker:
         self,
         speaker: str = "ryan",
         sizes: tuple[int, ...] = (1, 2),
-        flowing: bool = True,
+        streaming: bool = True,
         emission: Emission | None = None,
         trim_silence: bool = False,
         **sampling: object,
     ) -> GenerationRequest:
         options = {"max_new_tokens": 14, "seed": 7, **sampling}
-        plan = self.planner.custom_voice(speaker, "english", flowing=flowing)
+        plan = self.planner.custom_voice(speaker, "english", streaming=streaming)
         emission = emission or EmissionPlan(sizes)
         return GenerationRequest(plan, resolve_sampling(options), emission=emission, trim_silence=trim_silence)
 

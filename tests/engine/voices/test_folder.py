@@ -60,7 +60,7 @@ def test_a_designed_voice_is_its_description_and_styles(tmp_path):
         ("kind: design", "`instruct` is missing"),
         ("kind: design\ninstruct: 5", "`instruct` must be a text, not 5"),
         ("kind: design\ninstruct: x\nstyles: [a]", "`styles` must map names to words"),
-        ("kind: design\ninstruct: x\nstyles: {a b: c}", "'a b': a voice's name has no blank"),
+        ("kind: design\ninstruct: x\nstyles: {a b: c}", "'a b': a voice's name must not contain a blank"),
         ("kind: design\ninstruct: x\nlanguage: 5", "`language` must be a tag such as de-DE"),
         ("kind: [", r"voice\.yaml: no valid YAML"),
         ("kind: &a [x]\ndescription: *a", "aliases are not supported"),

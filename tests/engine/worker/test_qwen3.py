@@ -264,7 +264,10 @@ def refused(folder, name, **changed):
 
 def test_a_checkpoint_that_is_not_whole_or_not_ours_is_refused_for_good(tmp_path, copy):
     (copy / "vocab.json").rename(copy / "away")
-    assert refused(tmp_path, copy) == (f"{copy}: lacks vocab.json; it is no whole Qwen3-TTS 12 Hz checkpoint", True)
+    assert refused(tmp_path, copy) == (
+        f"{copy}: lacks vocab.json; it is not a complete Qwen3-TTS 12 Hz checkpoint",
+        True,
+    )
     (copy / "away").rename(copy / "vocab.json")
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
