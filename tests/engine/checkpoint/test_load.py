@@ -204,4 +204,4 @@ def test_a_long_download_says_how_much_is_there(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with caplog.at_level("INFO", "engine.checkpoint.hub"):
         find_checkpoint(HUB_ID, cache=tmp_path)
-    assert f"{HUB_ID}: 2.34 GB are there, the download goes on" in caplog.messages
+    assert f"{HUB_ID}: 2.34 GB downloaded so far" in caplog.messages

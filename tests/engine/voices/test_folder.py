@@ -90,7 +90,7 @@ def test_missing_or_doubtful_files_are_named(tmp_path):
         read_voice(directory)
     (directory / "reference.flac").unlink()
     (directory / "transcript.txt").write_text(" \n")
-    with pytest.raises(VoiceFolderError, match=r"transcript\.txt: is empty: write down what is said"):
+    with pytest.raises(VoiceFolderError, match=r"transcript\.txt: is empty: write down the words of the recording"):
         read_voice(directory)
     (directory / "transcript.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(VoiceFolderError, match="is not UTF-8"):
