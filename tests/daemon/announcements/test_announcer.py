@@ -91,7 +91,7 @@ async def test_synthesis_error_fails_all_targets_and_next_plays(tmp_path, loudsp
         assert (await made.over("b"))["event_type"] == "finished"
 
 
-async def test_stop_cancels_playing_and_clear_cancels_waiting(tmp_path, loudspeakers):
+async def test_stop_cancels_playing_and_clear_cancels_waiting_announcements(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         for name in ("a", "b", "c"):

@@ -343,7 +343,7 @@ async def test_state_is_idle_while_engine_is_inactive(tmp_path):
                     assert answer.status == 200
 
 
-async def test_losing_the_last_voice_keeps_bridge_running(tmp_path):
+async def test_bridge_keeps_running_without_any_voice(tmp_path):
     (tmp_path / "voices" / "anna").mkdir(parents=True)
     alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
     with broker(tmp_path) as mosquitto:

@@ -121,7 +121,7 @@ async def test_killed_worker_fails_its_client_and_is_replaced():
             assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
 
 
-async def test_worker_is_replaced_after_dying_of_a_text():
+async def test_worker_that_crashes_on_a_text_is_replaced():
     with daemon("engine.fallback=false", fake="Suicidal") as process:
         assert (await speak(process, "Please [die] now.")).code == "engine-unavailable"
         assert (await speak(process, "And again.")).rate == RATE
