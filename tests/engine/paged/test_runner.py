@@ -58,7 +58,7 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("lag", "pool"), [(0, ROOMY), (1, ROOMY), (1, PoolSize(1, 256)), (0, PoolSize(200, 3))], ids=str
 )
-def test_paged_cache_gives_same_codes_as_slots(lag: int, pool: PoolSize) -> None:
+def test_paged_cache_has_same_codes_as_slots(lag: int, pool: PoolSize) -> None:
     speaker = Speaker(lag=lag, pool=pool)
     for job, (text, options) in enumerate(JOBS):
         speaker.start(job, text, **options)

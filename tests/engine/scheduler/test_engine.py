@@ -49,7 +49,7 @@ def test_emission_plan_changes_chunking_not_audio(lag):
 
 @settings(max_examples=8, deadline=None)
 @given(st.data(), st.sampled_from([0, 1]))
-def test_streamed_text_gives_same_codes_for_any_split(data, lag):
+def test_streamed_text_has_same_codes_for_any_split(data, lag):
     text = data.draw(st.sampled_from([*TEXTS, "one two three, 你好吗？四五六 and e\u0301 한국어 " * 2]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     speaker = Speaker(lag=lag)

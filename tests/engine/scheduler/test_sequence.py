@@ -101,7 +101,7 @@ def test_next_text_is_independent_of_timing(
     assert sequence.text_ids == len(text)
 
 
-def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
+def test_max_new_tokens_yields_one_frame_less_than_samples() -> None:
     sequence = begun([10], max_new_tokens=14)
     verdicts = [sequence.accept(5) for _ in range(14)]
     assert verdicts == [SampleOutcome.FRAME] * 13 + [SampleOutcome.CUT]
@@ -110,7 +110,7 @@ def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
         sequence.accept(5)
 
 
-def test_eos_gives_no_frame_and_is_not_a_cut() -> None:
+def test_eos_adds_no_frame_and_is_not_a_cut() -> None:
     sequence = begun([10, 11], max_new_tokens=3)
     assert [sequence.accept(code) for code in (5, 6, CODEC_EOS)] == [
         SampleOutcome.FRAME,
