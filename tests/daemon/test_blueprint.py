@@ -10,7 +10,7 @@ BLUEPRINT = Path(__file__).parents[2] / "qwentts_daemon" / "homeassistant" / "an
 
 
 class Input(str):
-    """What `!input NAME` stands for."""
+    """The value of `!input NAME`."""
 
 
 class Loader(yaml.SafeLoader):
@@ -32,7 +32,7 @@ def inputs(value):
 
 
 def says(template, payload, target_name=""):
-    """What a template says to a message, as Home Assistant renders it."""
+    """Return a template rendered for a message, as Home Assistant renders it."""
     trigger = {"payload_json": payload} if payload is not None else {}
     return jinja2.Template(template).render(trigger=trigger, target_name=target_name).strip()
 

@@ -1,4 +1,4 @@
-"""Faults pass: the client is told or served, the next one is spoken to, and nothing is left behind."""
+"""Recovery from faults: the client receives speech or an error, the next one is served, and nothing leaks."""
 
 import ast
 import asyncio
@@ -61,7 +61,7 @@ async def test_full_disk_loses_only_the_cached_voice_prompt(tmp_path):
         "sampling.max_new_tokens=14", f"voices.dir={tmp_path}",
     )  # fmt: skip
     unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}  # coverage could not write its data there
-    with daemon(*settings, fake="full_disk:Qwen3OnFullDisk", **unmeasured) as process:
+    with daemon(*settings, fake="tests.support.full_disk:Qwen3OnFullDisk", **unmeasured) as process:
         process.wait_for("its voice prompt is not kept: .*File too large")
         assert (await speak(process, "Who needs a disk?")).rate == SAMPLE_RATE
     assert sorted(path.name for path in voice.iterdir()) == ["reference.wav", "transcript.txt", "voice.yaml"]
@@ -87,7 +87,7 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("t
 
 @pytest.mark.parametrize("package", ["qwentts_daemon", "engine"])
 def test_product_code_does_not_read_the_wall_clock(package):
-    """Waits, deadlines and ages are measured with clocks that nobody sets; only a file is named after the hour."""
+    """Check that waits, deadlines and ages use monotonic clocks; only the WAV sink names files after the time."""
     asked = [
         f"{path}:{node.lineno}"
         for path in (ROOT / package).rglob("*.py")
@@ -200,7 +200,7 @@ def test_read_folder_reports_named_pipe_without_blocking(tmp_path):
     assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is not a file"})
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user id")
 def test_voices_dir_without_home_directory_names_setting():
     code = (
         "import os; from qwentts_daemon.config.loader import load; from qwentts_daemon.errors import ConfigError\n"

@@ -21,7 +21,7 @@ TO_JOURNAL = [sys.executable, "-c", LOG_TO_PIPE]
 
 
 def lines(*settings, through=(), **environment):
-    """What a daemon with a worker that tells of itself leaves in its log."""
+    """Return the log of a daemon whose worker logs an error."""
     with started("engine.fallback=false", *settings, fake="Faulty", through=through, **environment) as process:
         process.wait_for("cannot be loaded: KeyError")
         assert process.stop() == 0

@@ -1,4 +1,4 @@
-"""The natural voice as a Wyoming client hears it: a real daemon, a real worker, tiny checkpoints on the CPU."""
+"""The natural voice over Wyoming: a real daemon, a real worker, tiny checkpoints on the CPU."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ class Listening:
 
 
 async def handed_over(text):
-    """A text as a reply cleans it and gives it to the engine."""
+    """Return the text that a reply passes to the engine."""
     pool = Listening()
     reply = Synthesizer(pool, LiveConfig(Config)).reply(None, "test")
     await reply.feed(text)
@@ -88,7 +88,7 @@ def preset(tmp_path_factory):
         yield process
 
 
-# --- what is heard -------------------------------------------------------------------------------------------------
+# --- audio ---------------------------------------------------------------------------------------------------------
 
 
 async def test_client_receives_exactly_the_audio_of_the_engine(preset):
@@ -137,7 +137,9 @@ async def test_disconnect_cancels_only_the_job_of_that_client(tmp_path):
 
 
 async def test_fallback_speaks_for_listed_voices_while_model_loads(tmp_path):
-    with started(*settings(tmp_path), fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")) as process:
+    with started(
+        *settings(tmp_path), fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")
+    ) as process:
         process.wait_for("qwentts-espeak is ready")
         assert "ryan" in await voices_of(process)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
@@ -150,7 +152,7 @@ async def test_fallback_speaks_for_listed_voices_while_model_loads(tmp_path):
 async def test_request_waits_for_model_without_fallback(tmp_path):
     gate = tmp_path / "gate"
     more = settings(tmp_path, "custom_voice", "engine.fallback=false")
-    with started(*more, fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
+    with started(*more, fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT).event())
             assert "ryan" in await voices_of(process)
@@ -186,12 +188,12 @@ def test_daemon_without_any_voice_exits_with_reason(tmp_path):
     assert "it is no whole Qwen3-TTS 12 Hz checkpoint" in process.lines[-2]
 
 
-# --- what goes wrong while speaking --------------------------------------------------------------------------------
+# --- errors during a reply -----------------------------------------------------------------------------------------
 
 
 async def test_out_of_memory_fails_one_reply_and_keeps_worker(tmp_path):
     with daemon(
-        *settings(tmp_path, "custom_voice", "engine.fallback=false"), fake="fakes_qwen3:ShortOfMemory"
+        *settings(tmp_path, "custom_voice", "engine.fallback=false"), fake="tests.support.fakes_qwen3:ShortOfMemory"
     ) as process:
         pid = process.workers()[0].pid
         heard = await speak(process, TEXT)
@@ -329,7 +331,7 @@ async def test_missing_default_voice_becomes_default_when_it_appears(tmp_path):
         put_voice(folder, "bert", seed=4, kind="clone")
         process.wait_for("2 voices now")
         while await voices_of(process) != ["bert", "anna", "boss"]:
-            pass  # the daemon hears of them a moment after the log
+            pass  # the daemon receives them shortly after the log line
         assert (await speak(process, TEXT)).rate == RATE
 
 

@@ -82,7 +82,7 @@ def test_cloned_voice_is_readable_by_owner_only(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only an administrator gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
 def test_write_clone_as_root_gives_files_to_owner_of_folder(tmp_path):
     (tmp_path / "anna.wav").write_bytes(b"RIFF")
     os.chown(tmp_path, 1234, 1235)

@@ -232,7 +232,7 @@ def captured(run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
 
 
 class FrameLoop:
-    """Talker step, greedy choice, 15 predictor passes, next input: everything of a frame that a graph shall hold."""
+    """Talker step, greedy choice, 15 predictor passes, next input: all of a frame that one graph must contain."""
 
     def __init__(self, model: SpeechModel, rows: int) -> None:
         self.model, self.rows = model, rows

@@ -1,4 +1,4 @@
-"""The paged engine on a GPU with full-size random weights: every way of running it says what rows say; and how fast.
+"""The paged engine on a GPU with full-size random weights: the codes of the slot engine in each mode, and its speed.
 
 python -m pytest tests/gpu/test_paged.py -m gpu -s -n 0
 
@@ -136,7 +136,7 @@ def same(runner: Runner) -> Runner:
     ids=["plain-16", "fused-16", "fused-256", "flash-256"],
 )
 def test_paged_codes_equal_slot_codes(loaded: LoadedCheckpoint, size: PoolSize, way: Callable[..., Runner]) -> None:
-    """Code by code; but flash-attn rounds otherwise, after which a random model soon says something else."""
+    """Compare all codes; flash-attn rounds differently, so with it the codes of a random model soon diverge."""
     jobs, frames = 8, 12
     theirs = speak(same(rows(loaded)) if way is flash else way(rows(loaded)), loaded, jobs, frames)
     eager = way(blocks(loaded, size))

@@ -97,7 +97,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module", autouse=True)
 def figures(request: pytest.FixtureRequest) -> Any:
-    """Say at the end how much was compared; output capture would swallow a print."""
+    """Report at the end how much was compared; output capture would swallow a print."""
     yield
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n{WORST['cases']} utterances, worst wave error {WORST['waves']:.2g}, PARITY_SEED={SEED}")

@@ -1,4 +1,4 @@
-"""Who hears what, in which order, and what is told of it."""
+"""Announcements: which target plays what, in which order, and which events are reported."""
 
 import asyncio
 import datetime
@@ -86,7 +86,7 @@ async def test_synthesis_error_fails_all_targets_and_next_plays(tmp_path, loudsp
         assert (failed["event_type"], failed["code"], failed["error"]) == (
             "failed",
             "synthesis-failed",
-            "told to refuse",
+            "refused on demand",
         )
         assert (await made.over("b"))["event_type"] == "finished"
 

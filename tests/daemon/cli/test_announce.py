@@ -40,9 +40,9 @@ def test_announce_prints_events_until_finished(house):
 @needs_mosquitto
 def test_announce_prints_reason_of_rejection(house):
     mosquitto, _ = house
-    done = announce("Hi.", "--voice", "nobody", settings=mosquitto.settings)
+    done = announce("Hi.", "--voice", "unknown", settings=mosquitto.settings)
     assert done.returncode == 1
-    assert "no voice 'nobody'" in done.stderr
+    assert "no voice 'unknown'" in done.stderr
 
 
 @needs_mosquitto

@@ -1,4 +1,4 @@
-"""The example configuration is complete and tells the truth."""
+"""The example configuration is complete and agrees with the defaults."""
 
 import re
 from pathlib import Path

@@ -341,7 +341,7 @@ def contents(folder):
 def test_doctor_tests_speech_of_running_daemon(tmp_path):
     with daemon(fake="ToneBackend") as process:
         status, found = doctor("--set", f"wyoming.uri={process.uri}", "--set", "engine.backend=espeak", home=tmp_path)
-    assert status == 1  # on loopback nobody finds it
+    assert status == 1  # a loopback address is not advertised
     assert "is answered by qwen-tts" in found["port"]["text"]
     assert found["speech"]["text"].startswith("the running daemon: first audio after ")
     assert found["discovery"]["level"] == "warning"

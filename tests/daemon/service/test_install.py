@@ -37,7 +37,7 @@ def image(tmp_path):
     return ServiceTarget(root=tmp_path / "image")
 
 
-# --- what systemd says of them --------------------------------------------------------------------------------
+# --- the units as systemd reads them --------------------------------------------------------------------------
 
 
 @needs_systemd
@@ -85,7 +85,7 @@ def settings(name):
 
 @pytest.mark.parametrize("name", ["qwentts.service", "user/qwentts.service"])
 def test_unit_settings_agree_with_the_daemon(name):
-    """What stands in two places: exit statuses that end it, the reload, the name of the socket, the time to stop."""
+    """Check what is written twice: exit statuses without restart, the reload, the name of the socket."""
     unit = settings(name)
     assert unit["Service.Type"] == ["notify"]
     assert set(unit["Service.RestartPreventExitStatus"][0].split()) == {

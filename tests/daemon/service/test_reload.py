@@ -1,4 +1,4 @@
-"""SIGHUP: what can change does, what cannot is named, and a broken file changes nothing."""
+"""Reload on SIGHUP: live keys change, other keys are logged, and an invalid file changes nothing."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ class File:
         self.path.write_text(text)
 
     def change(self, process, text, line="configuration read again"):
-        """Another content, read by a running daemon; the log line that tells."""
+        """Replace the content, let a running daemon reload it, and return the log line about it."""
         before = len([each for each in process.lines if line in each])
         self.path.write_text(text)
         process.process.send_signal(signal.SIGHUP)
@@ -109,7 +109,7 @@ async def test_reload_logs_keys_that_need_a_restart_and_keeps_their_values(file)
     [
         ("audio: {lead_silence: 2", "invalid YAML"),
         ("audio: {lead_silence: loud}", "audio.lead_silence: "),
-        ("audio: {lead_silence: 2}\nvoices: {default: nobody}", "voices.default: no voice 'nobody'"),
+        ("audio: {lead_silence: 2}\nvoices: {default: unknown}", "voices.default: no voice 'unknown'"),
         (None, "No such file"),
     ],
 )

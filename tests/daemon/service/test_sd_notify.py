@@ -1,4 +1,4 @@
-"""The daemon as a service: what systemd hears, what it hands down, and when it is told nothing."""
+"""The daemon as a service of systemd: notifications, watchdog and socket activation."""
 
 import contextlib
 import math
@@ -37,7 +37,7 @@ def systemd(tmp_path):
         yield systemd
 
 
-# --- what systemd is told -------------------------------------------------------------------------------------
+# --- notifications --------------------------------------------------------------------------------------------
 
 
 async def test_notify_reports_loading_idle_speaking_and_stopping(anywhere, tmp_path):

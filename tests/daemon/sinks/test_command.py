@@ -119,7 +119,7 @@ async def test_command_sink_kills_player_and_children_on_cancel(tmp_path, trap):
         playing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await playing
-        assert await life.read() == b""  # nobody holds it any more
+        assert await life.read() == b""  # every writer has closed it
     assert tap.closed.is_set()
 
 
@@ -135,7 +135,7 @@ async def test_command_sink_kills_starting_player_on_cancel(tmp_path):
             with pytest.raises(asyncio.CancelledError):
                 await playing
         os.close(first)
-        assert await life.read() == b""  # nobody holds it any more
+        assert await life.read() == b""  # every writer has closed it
 
 
 async def test_command_sink_kills_player_when_speech_fails(tmp_path):

@@ -86,7 +86,7 @@ async def test_snapcast_sink_reports_reader_that_closes(tmp_path):
 
 
 async def test_snapcast_sink_delivers_all_audio_to_polling_reader(tmp_path):
-    """As snapserver does while nobody writes."""
+    """Read as snapserver does without a writer at the FIFO."""
     os.mkfifo(tmp_path / "snap")
     reading = asyncio.create_task(asyncio.to_thread(look_in_until_there_was_sound, tmp_path / "snap"))
     await sink(tmp_path / "snap").play("a1", pcm(*cut(tone(4_000), 1_000)), Facts())

@@ -16,7 +16,7 @@ from tests.support.sinks import Facts, Tap, cut, pcm, tone, watched
 
 
 class SoundServer(AsyncEventHandler):
-    """Keeps what it gets; `answer` maps the type of an event to what is said to it, or to None: leave."""
+    """A server that records events; `answer` maps the type of an event to the answer, or to None to disconnect."""
 
     def __init__(self, events, answers, *streams):
         super().__init__(*streams)

@@ -28,7 +28,7 @@ def work():
         def count(text):
             steps.count, steps.limit = 0, STEPS_PER_CHARACTER * len(text)
             limit = sys.getrecursionlimit()
-            sys.setrecursionlimit(100_000)  # the stand-in recurses where the real engine has a stack of its own
+            sys.setrecursionlimit(100_000)  # the counting matcher recurses where the real engine has an explicit stack
             try:
                 whole = segmenter.Segmenter(segmenter.CleaningOptions())
                 whole.feed(text)

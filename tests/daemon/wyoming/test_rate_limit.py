@@ -162,7 +162,7 @@ def test_every_event_and_byte_is_counted_per_address():
 
 
 class Writer:
-    """The side of a connection that tells the address of its client."""
+    """A stream writer that reports the address of its client."""
 
     def get_extra_info(self, name):
         return (HOME, 50_000)

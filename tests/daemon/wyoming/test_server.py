@@ -378,7 +378,7 @@ async def test_queue_is_bounded_in_length_and_time():
                 await hear(client, "audio-chunk")
             async with connected(process) as waiting, connected(process) as refused:
                 await waiting.write_event(Synthesize("Me too.").event())
-                await describe(waiting)  # so that it was heard before the next
+                await describe(waiting)  # so that the server has read it before the next
                 await refused.write_event(Synthesize("And me.").event())
                 assert (await hear(refused, "never")).code == "queue-full"
                 assert (await describe(a)).tts

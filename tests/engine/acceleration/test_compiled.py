@@ -1,4 +1,4 @@
-"""The compiled frame can be traced as a whole, and says what the plain one says."""
+"""The compiled decode step is traced as a whole and draws the codes of the eager one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in the streaming fork and must not here: each fault by its symptom.
+"""Regression tests for faults of the streaming fork, each by its symptom.
 
 Tests of further faults: `test_captured_graph_honours_every_parameter_and_batch_size` (test_code_predictor),
 `test_batch_stream_emits_last_chunk_at_once_then_empty_arrays` and
@@ -118,7 +118,7 @@ def test_smaller_of_max_new_tokens_and_max_frames_applies() -> None:
 
 
 def test_repetition_penalty_applies_before_drawing_and_within_its_window() -> None:
-    """Two codes nearly as good as each other: the one just said is penalised, until the window has passed it."""
+    """Of two codes with similar scores, penalize the one just drawn until it leaves the window."""
     made = sampler(SamplingParams(talker=Draw(do_sample=False), repetition_penalty=1.5, penalty_window=1))
     assert [draw(made, {7: 10.0, 8: 9.0}) for _ in range(4)] == [7, 8, 7, 8]
     made = sampler(SamplingParams(talker=Draw(do_sample=False), repetition_penalty=1.5, penalty_window=0))

@@ -1,4 +1,4 @@
-"""Texts in, codes and waves out: our public API against what the reference package's gave for the same calls."""
+"""The public API against recorded codes and waves of the reference package for the same calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paged engine through the public API, and what goes wrong in the streaming fork's, each fault by its symptom.
+"""The paged engine through the public API, and regression tests for faults of the streaming fork's engine.
 
 The streaming fork's engine needs a GPU and bfloat16; all of this runs on a CPU in float32.
 """
@@ -208,7 +208,7 @@ def test_exclusive_section_runs_while_both_engines_are_idle(preset: Any) -> None
     stream = preset.stream_generate_custom_voice(TEXTS[0], "ryan", emit_every_frames=1, max_frames=6, **PAGED)
     next(stream)
     preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(paged._driver)))
-    assert order == [threading.get_ident()]  # the thread that prepares drives it, so nobody else does
+    assert order == [threading.get_ident()]  # the preparing thread drives it, so no other thread can
     assert not preset._paged.idle
     with pytest.raises(RuntimeError, match="close all"):
         preset.enable_streaming_optimizations()

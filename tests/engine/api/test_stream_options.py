@@ -46,7 +46,7 @@ def test_stream_options_reject_invalid_values(given: dict[str, object], words: s
     [
         {},
         WINDOWED,
-        {"emit_every_frames": 100},  # windows have no meaning here
+        {"emit_every_frames": 100},  # window sizes are not checked without windowed_decode
         WINDOWED | {"emit_every_frames": 80, "overlap_samples": 0},
         WINDOWED | {"emit_every_frames": 79},
         {"emit_every_frames": 12, "first_chunk_emit_every": 5},  # the streaming fork's example

@@ -1,4 +1,4 @@
-"""Sound made in windows: every sample in its place, none lost, none twice, and no seam that can be heard."""
+"""Windowed decoding: every sample appears once, in its place, and seams are inaudible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ramp(codes: Tensor) -> Tensor:
 
 
 def parts(codes: Tensor, sizes: StreamOptions, late_end: bool) -> Iterator[ChunkOutput]:
-    """Codes [16, frames] in the chunks that the plan says. `late_end`: the end is known only after the last chunk."""
+    """Split codes [16, frames] into the chunks of the plan. `late_end`: the end is known only after the last chunk."""
     plan, start, chunk, frames = sizes.emission, 0, 0, codes.shape[1]
     while start < frames:
         end = min(start + plan.frames(chunk), frames)

@@ -68,7 +68,7 @@ def test_frame_bytes_shrink_with_larger_chunks_and_smaller_types(config: ModelCo
     assert frame_bytes(config, Load(codec_bytes=4))["codec"] == 2 * one["codec"]
 
 
-# --- what a listener hears ---------------------------------------------------------------------------------------
+# --- playback ----------------------------------------------------------------------------------------------------
 
 
 def test_trace_without_late_chunks_has_no_underrun() -> None:

@@ -26,7 +26,7 @@ EXACT = 1e-4
 
 @pytest.fixture(autouse=True)
 def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter's time goes by programs, not by their size."""
+    """Use few programs: the interpreter's time depends on their number, not on their size."""
     monkeypatch.setattr(codec_conv, "choose_tile", lambda *shape: Tile(64, 32, 32, 4, 2))
 
 
@@ -69,7 +69,7 @@ def test_fused_codec_is_exact_after_very_many_frames() -> None:
     for _ in range(4):
         advance(fused, ring, [stream], 8)
     wave, expected = torch.cat(stream.waves), whole(stream.codes)
-    # What lies before the first frame is not silence here, but two layers of 5 frames have forgotten it by then.
+    # The context before the first frame is not silence here, but has left the two layers of 5 frames by then.
     assert (wave - expected)[-8 * fused.frame_samples :].abs().max() < EXACT
 
 

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 TEXT = "the washing machine has finished"
 SAMPLINGS = {
-    "as the model says": {},
+    "model defaults": {},
     "greedy": {"do_sample": False, "subtalker_dosample": False},
     "nucleus and penalty": {
         "top_p": 0.8, "subtalker_top_p": 0.7, "repetition_penalty": 1.3, "repetition_penalty_window": 2

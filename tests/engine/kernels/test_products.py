@@ -56,7 +56,7 @@ def test_gated_linear_kernel_equals_torch(rows: int, tiling: Tiling, inputs: int
 @pytest.mark.parametrize("rows", [1, 2, 20])
 @pytest.mark.parametrize("inputs", [64, 40])
 def test_norm_kernel_adds_partial_sums_of_the_product(parts: int, rows: int, inputs: int) -> None:
-    """Also where the stream's rows lie apart, as those of a pass's second positions do."""
+    """Rows of the residual stream need not be adjacent, as for the second positions of a pass."""
     stream, weight, x = random(2 * rows, 10)[1::2], random(10, inputs), random(rows, inputs)
     tiling = ONE if rows == 1 else Tiling(16, 16, 4, 4, parts)
     expected = stream + F.linear(x, weight)

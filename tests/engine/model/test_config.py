@@ -1,4 +1,4 @@
-"""Config files: sizes come out as published, and what is wrong is said with file and key."""
+"""Config files: sizes as published, and errors that name file and key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our networks against numbers that the reference package gave for the same tiny checkpoints."""
+"""The networks against recorded values of the reference package for the same tiny checkpoints."""
 
 from __future__ import annotations
 

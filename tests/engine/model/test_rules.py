@@ -42,7 +42,7 @@ def test_model_modules_stay_within_size_limits(file: Path) -> None:
 
 @torch.inference_mode()
 def test_decode_step_reads_no_value_back_to_the_host() -> None:
-    """On the meta device there are no values: whatever would read one back, or branch on it, raises here."""
+    """Run on the meta device, which holds shapes only: code that reads a value back or branches on it raises."""
     config = tiny_model().config
     with torch.device("meta"):
         model = SpeechModel(config).eval().to("meta")

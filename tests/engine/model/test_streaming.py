@@ -58,7 +58,7 @@ def begin(chance: random.Random, slot: int, state: CodecState) -> Stream:
 
 
 def move(stream: Stream, state: CodecState, free: int) -> int:
-    """Carry a stream to a free slot by snapshot, and spoil the old one; gives the slot that is free now."""
+    """Move a stream to a free slot by snapshot, overwrite the old one, and return the slot that is free now."""
     snapshot, old = state.snapshot(stream.slot), stream.slot
     state.conv[old] = 7.0
     state.frames[old] = 12345
@@ -117,7 +117,7 @@ def test_decoder_is_exact_after_very_many_frames() -> None:
     slots = torch.tensor([0])
     state.frames.fill_(100_000_000)
     wave = tiny_model().decoder.step(codes, slots, state)[0]
-    # What lies before the first frame is not silence here, but the two layers of 71 frames have forgotten it by then.
+    # The context before the first frame is not silence here, but has left the two layers of 71 frames by then.
     assert (wave - whole(codes[0]))[-40 * FRAME_SAMPLES :].abs().max() < EXACT
 
 

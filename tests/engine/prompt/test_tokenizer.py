@@ -1,4 +1,4 @@
-"""The tokenizer equals transformers', and a streamed text gives the ids of the whole one however it is cut."""
+"""The tokenizer equals that of transformers, and streamed text has the ids of the whole for any fragments."""
 
 import itertools
 import json

@@ -56,7 +56,7 @@ def test_streamed_text_has_same_codes_for_any_split(data, lag):
     speaker.engine.add(1, speaker.utterance())
     parts = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-        if 1 in speaker.engine.jobs:  # it may have said all that it may before the text ends
+        if 1 in speaker.engine.jobs:  # it may reach its limit before the text ends
             speaker.engine.append_text(1, text[start:end])
         for _ in range(data.draw(st.integers(0, 3))):
             parts += speaker.engine.step()

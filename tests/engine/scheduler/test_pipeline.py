@@ -1,4 +1,4 @@
-"""Launching ahead of the results changes when things are known, and nothing that is heard."""
+"""Launching steps ahead of their results changes timing only, never the audio."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scripted:
 
 
 class Late:
-    """Sound that is never ready before somebody waits for it."""
+    """Audio that is never ready before it is waited for."""
 
     ready = False
 
@@ -44,7 +44,7 @@ class Late:
 
 
 def ends_after(speaker: Speaker, frames: int) -> None:
-    """Let the model end each job after so many frames."""
+    """Let the model end each job after `frames` frames."""
     real, launched = speaker.runner.advance, [0] * speaker.runner.slots
     join = speaker.runner.prefill
 
@@ -93,7 +93,7 @@ def test_end_of_speech_at_any_frame_is_exact_and_slot_is_reusable(lag: int, size
 
 
 def play(lag: int, seed: int, slow: bool) -> dict[int, Spoken | None]:
-    """One random evening: jobs come, their text comes in pieces, some are held, some leave."""
+    """Run random jobs: text arrives in pieces, some jobs are paused, some are cancelled."""
     chance, speaker = random.Random(seed), Speaker(slots=2, lag=lag)
     if slow:
         late(speaker)

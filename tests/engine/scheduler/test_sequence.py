@@ -158,7 +158,7 @@ def test_repetition_limit_cuts_ragged_loop() -> None:
 
 
 def test_pauses_and_refrains_are_not_loops() -> None:
-    """Four seconds of one code in each ten, or a line said three times, pass."""
+    """Four seconds of one code in each ten, or a line repeated three times, are not cut."""
     rng, detector = random.Random(6), LoopDetector(RunawayLimits())
     paused = [code for _ in range(6) for code in [*(rng.randrange(2048) for _ in range(78)), *([7] * 50)]]
     line = [rng.randrange(2048) for _ in range(60)]

@@ -1,4 +1,4 @@
-"""What is said about a recording before it becomes a voice."""
+"""Findings about a recording before it becomes a voice."""
 
 import numpy as np
 import pytest

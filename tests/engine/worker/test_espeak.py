@@ -1,4 +1,4 @@
-"""The embedded voice with its real library: what it says, that it always says it the same, and that it yields."""
+"""The fallback voice with its real library: its audio is repeatable, and jobs take turns."""
 
 import hashlib
 from itertools import pairwise

@@ -142,4 +142,4 @@ def test_voice_and_style_ignore_case_and_instruct_is_ignored(backend):
 def test_script_unknown_to_the_voice_is_spoken_by_another_voice(backend, text, voice):
     assert spoken(backend, text, "espeak-en-us") == spoken(backend, text, voice)
     mixed, parts = spoken(backend, f"Now playing {text}"), (spoken(backend, "Now playing"), spoken(backend, text))
-    assert seconds(mixed) < sum(map(seconds, parts)) + 0.1  # said in one breath
+    assert seconds(mixed) < sum(map(seconds, parts)) + 0.1  # without pauses between the parts

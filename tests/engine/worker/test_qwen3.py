@@ -176,7 +176,7 @@ def test_load_of_base_without_voices_fails_temporarily_with_remedy(tmp_path, cap
         loaded(tmp_path, "base")
     assert not refused.value.permanent
     assert "(broken: " in str(refused.value)
-    assert caplog.messages == []  # the daemon says it, once
+    assert caplog.messages == []  # the daemon logs it, once
 
 
 def test_load_of_base_with_unusable_recording_waits_for_a_new_one(tmp_path, at_once):
@@ -248,7 +248,7 @@ def test_broken_voice_is_logged_once(tmp_path, at_once, caplog):
     assert [voice.id for voice in backend.voices()] == ["anna"]
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ def test_choose_dtype_follows_compute_capability(machine):
 
 
 def failing(backend, error):
-    """Let the next step of the model raise; gives back how to mend it."""
+    """Let the next step of the model raise; return a function that repairs it."""
     runner = backend._opened.engine._runner
     real = runner.advance
 
