@@ -1,4 +1,4 @@
-"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and where that time goes; then
+"""Time from a client's `synthesize` to its first audio-chunk through a real daemon, and how that time is spent; then
 from a client's leaving to the moment when the worker has dropped its job, and what a killed worker costs.
 
     python -m tests.benchmarks.daemon [--rounds 300] [--model DIR] [--json]
@@ -112,7 +112,7 @@ def faults(settings: list[str]) -> dict[str, list[float]]:
         process.wait_for("is ready: ")
         figures = {"client leaves: job dropped": asyncio.run(cancel_ms(process, 50))}
         errors_ms, recoveries_ms = asyncio.run(kill_ms(process, 3))
-        figures |= {"worker killed: error told": errors_ms, "worker killed: next speech": recoveries_ms}
+        figures |= {"worker killed: error received": errors_ms, "worker killed: next speech": recoveries_ms}
         process.stop()
     return figures
 

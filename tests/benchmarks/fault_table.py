@@ -1,8 +1,8 @@
-"""Every fault of `tests.support.faults` with its times, as the table in the README.
+"""Every fault of `tests.support.faults` with its times, as the table in `docs/faults.md`.
 
     python -m tests.benchmarks.fault_table
 
-What stands there is measured on one machine, once; that it works at all is held by `tests/daemon/test_faults.py`.
+The times are measured once, on one machine. `tests/daemon/test_faults.py` checks the outcomes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A day of a home in minutes, on a real daemon, and what it leaves behind, which must be nothing.
 
     python -m tests.benchmarks.soak                   2,880 polls, 24 hours of Home Assistant's, and 1,000 sentences
-    python -m tests.benchmarks.soak --minutes 30      days on end, for so long; one line a day
+    python -m tests.benchmarks.soak --minutes 30      as many days as fit; one line a day
     python -m tests.benchmarks.soak --backend espeak  or qwen3, with --set engine.model=DIR; the default makes tones
 
 Sentences come whole and streamed, by one and by several clients at once; some clients leave in the middle, some send
@@ -24,7 +24,7 @@ from wyoming.tts import Synthesize
 from tests.support.harness import DaemonProcess, connected, hear, speak, started, stream
 
 POLLS, SENTENCES = 2880, 1000
-RESTART_SOON = "engine.restart_delay_max=1"  # a day takes half a minute: nobody waits as for a worker that keeps dying
+RESTART_SOON = "engine.restart_delay_max=1"  # a day takes half a minute, too short for the full delay
 BLOCKS, WARM_UP_BLOCKS = 40, 4
 TEXT = "the kettle has boiled and the washing machine is done so it may rain at six or seven"
 NONSENSE = [b"\n", b"GET / HTTP/1.1\r\n\r\n", b'{"type": "synthesize", "data_length": 99}\n', b"\xff" * 5000]
@@ -89,7 +89,7 @@ def workers_rss(process: DaemonProcess) -> int:
 
 
 async def day(process: DaemonProcess, chance: random.Random, kills: bool, blocks: int = BLOCKS) -> Growth:
-    """A day's worth, or so many blocks of it, after some that let every buffer and cache find its size."""
+    """Run a day's blocks, or `blocks` of them, after some that let every buffer and cache reach its size."""
     for _ in range(WARM_UP_BLOCKS):
         await block(process, chance, POLLS // BLOCKS, SENTENCES // BLOCKS)
     before, rss, workers, began_s = process.census(), process.rss(), workers_rss(process), time.monotonic()
@@ -103,7 +103,7 @@ async def day(process: DaemonProcess, chance: random.Random, kills: bool, blocks
 
 
 async def kill(process: DaemonProcess) -> None:
-    """The natural voice's worker dies and comes back."""
+    """Kill the worker of the natural voice and wait for its replacement."""
     victims = [each for each in process.workers() if each.name() == "qwentts-qwen3"]
     ready = len([line for line in process.lines if "qwentts-qwen3 is ready" in line])
     for victim in victims:
@@ -115,7 +115,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=0, help="for how long; 0: one day's worth")
     parser.add_argument("--backend", default="fake", help="fake, espeak or qwen3")
-    parser.add_argument("--set", action="append", default=[], help="a key for the daemon; may stand several times")
+    parser.add_argument("--set", action="append", default=[], help="a key for the daemon; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     backend = "qwen3" if given.backend == "fake" else given.backend

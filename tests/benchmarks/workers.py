@@ -30,7 +30,7 @@ STEP_S = 0.0055
 FRAMES = 50
 CLIENTS = 2
 LOADED_WITHIN_S = 300.0
-CHUNKS = (1, 2, 4, 8)  # frames; the last stands for all later ones
+CHUNKS = (1, 2, 4, 8)  # frames; the last applies to all later ones
 PCM = bytes(2 * 1920)
 LIMITS = ("max_connections=1000", "max_connections_per_address=1000", "max_requests_per_minute=1000000")
 
@@ -79,13 +79,13 @@ def listen(uri: str, rate: float, seconds: float, seed: int) -> dict[str, Figure
 
 
 def carried(workers: int, model: str | None, rate: float, seconds: float) -> dict[str, float]:
-    """What all clients heard, and what the daemon's own process took."""
+    """Return the summed figures of all clients and the CPU time per reply of the daemon's own process."""
     devices = f"engine.devices={[f'cuda:{number}' for number in range(workers)]}"
     limits = [f"wyoming.{limit}" for limit in LIMITS]
     settings = [devices, "engine.max_jobs=32", "engine.fallback=false", "wyoming.zeroconf=false", *limits]
     if model:
         settings += ["engine.backend=qwen3", f"engine.model={model}", f"sampling.max_new_tokens={FRAMES}"]
-    with started(*settings, fake=None if model else "bench_workers:Paced", debug=False) as process:
+    with started(*settings, fake=None if model else "tests.benchmarks.workers:Paced", debug=False) as process:
         process.wait_for(r"is ready", workers, LOADED_WITHIN_S)
         uri = f"tcp://127.0.0.1:{process.port}"
         asyncio.run(warm_up(uri, None, "Tea."))

@@ -10,7 +10,7 @@ BLUEPRINT = Path(__file__).parents[2] / "qwentts_daemon" / "homeassistant" / "an
 
 
 class Input(str):
-    """What `!input NAME` stands for."""
+    """The value of `!input NAME`."""
 
 
 class Loader(yaml.SafeLoader):
@@ -32,12 +32,12 @@ def inputs(value):
 
 
 def says(template, payload, target_name=""):
-    """What a template says to a message, as Home Assistant renders it."""
+    """Return a template rendered for a message, as Home Assistant renders it."""
     trigger = {"payload_json": payload} if payload is not None else {}
     return jinja2.Template(template).render(trigger=trigger, target_name=target_name).strip()
 
 
-def test_every_input_is_declared_and_used():
+def test_blueprint_declares_and_uses_every_input():
     document = blueprint()
     assert set(inputs(document)) == set(document["blueprint"]["input"])
 
@@ -52,19 +52,19 @@ def test_every_input_is_declared_and_used():
         (None, "False"),
     ],
 )
-def test_it_acts_on_announcements_with_an_address(payload, acts):
+def test_blueprint_acts_on_events_with_a_url(payload, acts):
     (condition,) = blueprint()["conditions"]
     assert says(condition["value_template"], payload) == acts
 
 
 @pytest.mark.parametrize(("target", "acts"), [("players", "True"), ("hall", "False"), (None, "True")])
-def test_it_acts_on_its_own_target_only(target, acts):
+def test_blueprint_acts_on_its_own_target_only(target, acts):
     (condition,) = blueprint()["conditions"]
     payload = {"event_type": "cancelled" if target is None else "first_audio", "url": "http://host/a.wav"}
     assert says(condition["value_template"], payload | ({"target": target} if target else {}), "players") == acts
 
 
-def test_it_plays_the_address_and_stops_what_is_cancelled():
+def test_blueprint_plays_url_and_stops_on_cancelled():
     ((choice,),) = (action["choose"] for action in blueprint()["actions"])
     payload = {"event_type": "first_audio", "url": "http://host/a.wav"}
     assert says(choice["conditions"], payload) == "True"

@@ -1,4 +1,4 @@
-"""Faults pass: the client is told or served, the next one is spoken to, and nothing is left behind."""
+"""Recovery from faults: the client receives speech or an error, the next one is served, and nothing leaks."""
 
 import ast
 import asyncio
@@ -47,27 +47,27 @@ LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
         ("client that stops in an event (`idle_timeout` 1 s)", False, "idle-timeout"),
     ],
 )
-async def test_a_fault_passes(name, alone, told):
+async def test_daemon_recovers_from_fault(name, alone, told):
     result = await suffer(name, alone)
     assert result.told.what == told
     assert result.leaks == {}
     assert result.grown_mb < GROWTH_MB
 
 
-async def test_a_disk_without_room_costs_only_what_would_have_been_kept(tmp_path):
+async def test_full_disk_loses_only_the_cached_voice_prompt(tmp_path):
     voice = put_voice(tmp_path, "anna", 1, "hello world", kind="clone")
     settings = (
         "engine.backend=qwen3", f"engine.model={tiny_directory('base')}", "engine.devices=cpu", "engine.dtype=float32",
         "sampling.max_new_tokens=14", f"voices.dir={tmp_path}",
     )  # fmt: skip
     unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}  # coverage could not write its data there
-    with daemon(*settings, fake="full_disk:Qwen3OnFullDisk", **unmeasured) as process:
+    with daemon(*settings, fake="tests.support.full_disk:Qwen3OnFullDisk", **unmeasured) as process:
         process.wait_for("its voice prompt is not kept: .*File too large")
         assert (await speak(process, "Who needs a disk?")).rate == SAMPLE_RATE
     assert sorted(path.name for path in voice.iterdir()) == ["reference.wav", "transcript.txt", "voice.yaml"]
 
 
-def test_a_voice_prompt_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_failed_save_of_voice_prompt_leaves_no_file(tmp_path):
     import torch
 
     class Broken(torch.Tensor):
@@ -86,8 +86,8 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("time", "localtime"), ("t
 
 
 @pytest.mark.parametrize("package", ["qwentts_daemon", "engine"])
-def test_nothing_asks_what_time_it_is(package):
-    """Waits, deadlines and ages are measured with clocks that nobody sets; only a file is named after the hour."""
+def test_product_code_does_not_read_the_wall_clock(package):
+    """Check that waits, deadlines and ages use monotonic clocks; only the WAV sink names files after the time."""
     asked = [
         f"{path}:{node.lineno}"
         for path in (ROOT / package).rglob("*.py")
@@ -100,7 +100,7 @@ def test_nothing_asks_what_time_it_is(package):
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed (Debian: apt install faketime)")
-async def test_the_wall_clock_may_jump_while_somebody_speaks(tmp_path):
+async def test_wall_clock_jump_does_not_affect_running_reply(tmp_path):
     clock = tmp_path / "clock"
     clock.write_text("+0")
     faked = {"LD_PRELOAD": str(LIBRARIES[0]), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
@@ -123,7 +123,7 @@ async def test_the_wall_clock_may_jump_while_somebody_speaks(tmp_path):
 # --- further ways to harm a daemon --------------------------------------------------------------------------------
 
 
-async def test_without_descriptors_it_says_so_once_and_comes_back():
+async def test_daemon_logs_descriptor_shortage_once_and_recovers():
     with daemon("wyoming.max_connections=500", fake="ToneBackend") as process:
         process.wait_for("qwentts-espeak is ready")
         await speak(process, "Warm up.")
@@ -140,7 +140,7 @@ async def test_without_descriptors_it_says_so_once_and_comes_back():
         assert len([line for line in process.lines if "cannot be accepted" in line]) == 1
 
 
-def test_as_many_descriptors_are_allowed_as_connections():
+def test_daemon_raises_descriptor_limit_for_max_connections():
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits[1]))
@@ -151,7 +151,7 @@ def test_as_many_descriptors_are_allowed_as_connections():
 
 
 @pytest.mark.parametrize("event", [SynthesizeChunk("and on. "), Ping()], ids=["words", "pings"])
-async def test_a_text_that_never_ends_keeps_no_place_in_the_engine(event):
+async def test_endless_text_stream_releases_its_slot(event):
     with daemon("text.timeout=0.3", "engine.fallback=false", fake="EndlessSingle") as process:
         async with connected(process) as client:
             await client.write_event(SynthesizeStart().event())
@@ -176,13 +176,13 @@ async def first_chunk(process):
         return (await hear(client, "audio-chunk")).types
 
 
-def test_a_client_may_read_as_slowly_as_it_listens_and_a_moment_longer():
+def test_slow_client_guard_allows_playback_speed_plus_grace():
     as_heard, slower = SlowClientGuard(grace_s=30), SlowClientGuard(grace_s=30)
     assert all(as_heard.sent(1.0, 1.0) for _ in range(3600))
     assert [slower.sent(1.0, 4.0) for _ in range(11)] == [True] * 10 + [False]
 
 
-async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting(tmp_path, monkeypatch):
+async def test_worker_starts_in_deleted_working_directory(tmp_path, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -194,14 +194,14 @@ async def test_a_working_directory_that_is_deleted_keeps_no_worker_from_starting
         assert await job.read()
 
 
-def test_a_named_pipe_in_the_voices_folder_is_a_problem_and_not_a_trap(tmp_path):
+def test_read_folder_reports_named_pipe_without_blocking(tmp_path):
     (tmp_path / "anna").mkdir()
     os.mkfifo(tmp_path / "anna" / "voice.yaml")
     assert read_folder(tmp_path) == ({}, {"anna": f"{tmp_path}/anna/voice.yaml: is not a file"})
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-def test_a_user_without_a_home_is_told_what_to_set():
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user id")
+def test_voices_dir_without_home_directory_names_setting():
     code = (
         "import os; from qwentts_daemon.config.loader import load; from qwentts_daemon.errors import ConfigError\n"
         "from qwentts_daemon.config.paths import default_path, voices_dir\n"

@@ -76,7 +76,7 @@ async def test_shutdown_rejects_new_replies_and_connections():
         assert process.wait() == 0
 
 
-async def test_second_signal_ends_at_once():
+async def test_second_signal_stops_daemon_at_once():
     with started("daemon.shutdown_timeout=60", fake="Endless") as process:
         process.wait_for("is ready: tones")
         workers = process.workers()

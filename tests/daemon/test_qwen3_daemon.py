@@ -1,4 +1,4 @@
-"""The natural voice as a Wyoming client hears it: a real daemon, a real worker, tiny checkpoints on the CPU."""
+"""The natural voice over Wyoming: a real daemon, a real worker, tiny checkpoints on the CPU."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ class Listening:
 
 
 async def handed_over(text):
-    """A text as a reply cleans it and gives it to the engine."""
+    """Return the text that a reply passes to the engine."""
     pool = Listening()
     reply = Synthesizer(pool, LiveConfig(Config)).reply(None, "test")
     await reply.feed(text)
@@ -88,10 +88,10 @@ def preset(tmp_path_factory):
         yield process
 
 
-# --- what is heard -------------------------------------------------------------------------------------------------
+# --- audio ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_hears_exactly_what_the_engine_gives(preset):
+async def test_client_receives_exactly_the_audio_of_the_engine(preset):
     expected = Reference().preset(await handed_over(TEXT))
     heard = await speak(preset, TEXT)
     assert (heard.types, heard.rate) == (["audio-start", "audio-chunk", "audio-stop"], RATE)
@@ -101,7 +101,7 @@ async def test_a_client_hears_exactly_what_the_engine_gives(preset):
     assert same((await stream(preset, *TEXT, compat=True)).pcm, expected)
 
 
-async def test_voice_and_language_are_those_asked_for(preset):
+async def test_request_selects_voice_and_language(preset):
     expected = Reference().preset(await handed_over(TEXT), "sohee", "korean")
     async with connected(preset) as client:
         event = Synthesize(TEXT, SynthesizeVoice("sohee")).event()
@@ -110,19 +110,19 @@ async def test_voice_and_language_are_those_asked_for(preset):
         assert same((await hear(client, "audio-stop")).pcm, expected)
 
 
-async def test_several_clients_at_once_hear_what_one_hears(preset):
+async def test_concurrent_clients_receive_same_audio_as_one(preset):
     alone = (await speak(preset, TEXT)).pcm
     together = await asyncio.gather(*(speak(preset, TEXT) for _ in range(5)), *(stream(preset, TEXT) for _ in range(3)))
     assert all(same(heard.pcm, alone) for heard in together)
 
 
-async def test_a_style_in_words_reaches_the_model(tmp_path):
+async def test_style_instruction_reaches_the_model(tmp_path):
     with natural(tmp_path, "custom_voice", "voices.styles={whisper: Whisper.}") as process:
         heard = await speak(process, TEXT, SynthesizeVoice("ryan", speaker="whisper"))
     assert same(heard.pcm, Reference().preset(await handed_over(TEXT), instruct="Whisper."))
 
 
-async def test_a_client_that_leaves_stops_its_job_and_no_other(tmp_path):
+async def test_disconnect_cancels_only_the_job_of_that_client(tmp_path):
     with natural(tmp_path, "custom_voice", "sampling.max_new_tokens=4000", "engine.max_jobs=1") as process:
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT * 20).event())
@@ -136,8 +136,10 @@ async def test_a_client_that_leaves_stops_its_job_and_no_other(tmp_path):
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-async def test_voices_are_listed_and_covered_for_while_the_model_loads(tmp_path):
-    with started(*settings(tmp_path), fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")) as process:
+async def test_fallback_speaks_for_listed_voices_while_model_loads(tmp_path):
+    with started(
+        *settings(tmp_path), fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")
+    ) as process:
         process.wait_for("qwentts-espeak is ready")
         assert "ryan" in await voices_of(process)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
@@ -147,10 +149,10 @@ async def test_voices_are_listed_and_covered_for_while_the_model_loads(tmp_path)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == RATE
 
 
-async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path):
+async def test_request_waits_for_model_without_fallback(tmp_path):
     gate = tmp_path / "gate"
     more = settings(tmp_path, "custom_voice", "engine.fallback=false")
-    with started(*more, fake="fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
+    with started(*more, fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT).event())
             assert "ryan" in await voices_of(process)
@@ -158,7 +160,7 @@ async def test_without_the_embedded_voice_a_request_waits_for_the_model(tmp_path
             assert (await hear(client, "audio-stop")).rate == RATE
 
 
-async def test_a_checkpoint_that_cannot_be_loaded_is_explained_and_covered_for(tmp_path):
+async def test_fallback_speaks_and_log_explains_unloadable_checkpoint(tmp_path):
     broken = shutil.copytree(tiny_directory("custom_voice"), tmp_path / "broken")
     (broken / "vocab.json").unlink()
     with daemon(*settings(tmp_path, model=broken), ready="qwentts-espeak") as process:
@@ -168,7 +170,7 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_explained_and_covered_for(t
         assert (await speak(process, TEXT)).rate == ESPEAK_RATE
 
 
-async def test_without_a_network_the_embedded_voice_speaks_and_it_is_said_once(tmp_path):
+async def test_fallback_speaks_without_network_and_reason_is_logged_once(tmp_path):
     hub = "http://127.0.0.1:9"
     more = settings(
         tmp_path, "custom_voice", f"engine.cache_dir={tmp_path}", model="Qwen/Qwen3-TTS-12Hz-0.6B-CustomVoice"
@@ -181,19 +183,19 @@ async def test_without_a_network_the_embedded_voice_speaks_and_it_is_said_once(t
         assert len([line for line in process.lines if "ERROR" in line]) == 1
 
 
-def test_without_any_voice_the_daemon_says_why_and_ends(tmp_path):
+def test_daemon_without_any_voice_exits_with_reason(tmp_path):
     with started(*settings(tmp_path, "custom_voice", "engine.fallback=false", model=tmp_path)) as process:
         assert process.wait() == os.EX_UNAVAILABLE
     assert "no voice can be loaded: " in process.lines[-2]
     assert "it is not a complete Qwen3-TTS 12 Hz checkpoint" in process.lines[-2]
 
 
-# --- what goes wrong while speaking --------------------------------------------------------------------------------
+# --- errors during a reply -----------------------------------------------------------------------------------------
 
 
-async def test_out_of_memory_is_an_error_for_that_reply_and_the_worker_lives(tmp_path):
+async def test_out_of_memory_fails_one_reply_and_keeps_worker(tmp_path):
     with daemon(
-        *settings(tmp_path, "custom_voice", "engine.fallback=false"), fake="fakes_qwen3:ShortOfMemory"
+        *settings(tmp_path, "custom_voice", "engine.fallback=false"), fake="tests.support.fakes_qwen3:ShortOfMemory"
     ) as process:
         pid = process.workers()[0].pid
         heard = await speak(process, TEXT)
@@ -206,7 +208,7 @@ async def test_out_of_memory_is_an_error_for_that_reply_and_the_worker_lives(tmp
 # --- voices of the folder ------------------------------------------------------------------------------------------
 
 
-async def test_voices_dropped_into_the_folder_appear_and_speak_without_a_restart(tmp_path):
+async def test_new_voices_in_folder_speak_without_restart(tmp_path):
     first = put_voice(tmp_path, "anna", 1, "the door is open", kind="clone")
     with natural(tmp_path, "base") as process:
         heard = await speak(process, TEXT)
@@ -221,7 +223,7 @@ async def test_voices_dropped_into_the_folder_appear_and_speak_without_a_restart
         assert len([line for line in process.lines if "the voice broken is skipped" in line]) == 1
 
 
-async def test_a_recording_becomes_a_voice_with_one_command(tmp_path):
+async def test_clone_command_creates_voice_from_recording(tmp_path):
     recording = write_wave(tmp_path / "me.wav", 2.0, seed=4)
     folder = tmp_path / "voices"
     with daemon(*settings(folder, "base"), ready="qwentts-espeak") as process:
@@ -241,7 +243,7 @@ async def test_a_recording_becomes_a_voice_with_one_command(tmp_path):
     assert same(heard.pcm, reference)
 
 
-def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
+def test_clone_rejects_unusable_input_and_prints_try_command(tmp_path):
     folder, nobody = ["--set", f"voices.dir={tmp_path}/voices"], ["--uri", "tcp://127.0.0.1:9"]
     recording = write_wave(tmp_path / "me.wav", 4.0)
     short = write_wave(tmp_path / "short.wav", 0.3)
@@ -266,7 +268,7 @@ def test_clone_refuses_what_makes_no_voice_and_says_how_to_try_it(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-def test_what_root_clones_belongs_to_the_owner_of_the_folder(tmp_path):
+def test_clone_as_root_gives_files_to_owner_of_folder(tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     os.chown(state, 12345, 12346)
@@ -277,7 +279,7 @@ def test_what_root_clones_belongs_to_the_owner_of_the_folder(tmp_path):
     assert {(status.st_uid, status.st_gid) for status in made.values()} == {(12345, 12346)}
 
 
-def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):
+def test_download_prints_path_or_reason(tmp_path):
     found = run("download", tiny_directory())
     assert found.returncode == 0, found.stderr
     assert f"GB in {tiny_directory()}" in found.stdout
@@ -294,7 +296,7 @@ def test_download_says_where_a_model_lies_or_why_it_cannot_be_had(tmp_path):
     assert run("download", "model").returncode == os.EX_CONFIG
 
 
-def test_the_demo_speaks_with_a_model(tmp_path):
+def test_demo_script_speaks_with_model(tmp_path):
     program = tmp_path / "qwentts-daemon"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwentts_daemon "$@" \n')
     program.chmod(0o755)
@@ -310,7 +312,7 @@ def test_the_demo_speaks_with_a_model(tmp_path):
         assert made.getframerate() == RATE
 
 
-def test_the_demo_ends_with_a_daemon_that_cannot_start(tmp_path):
+def test_demo_script_fails_when_daemon_cannot_start(tmp_path):
     program = tmp_path / "qwentts-daemon"
     program.write_text("#!/bin/sh\necho no start here >&2\nexit 69\n")
     program.chmod(0o755)
@@ -319,7 +321,7 @@ def test_the_demo_ends_with_a_daemon_that_cannot_start(tmp_path):
     assert (finished.returncode, finished.stderr) == (os.EX_UNAVAILABLE, "no start here\n")
 
 
-async def test_a_default_that_is_not_there_yet_is_waited_for(tmp_path):
+async def test_missing_default_voice_becomes_default_when_it_appears(tmp_path):
     folder = tmp_path / "voices"
     words = settings(folder, "base", "voices.default=bert", "voices.aliases={boss: bert}")
     with daemon(*words, ready="qwentts-espeak") as process:
@@ -331,11 +333,11 @@ async def test_a_default_that_is_not_there_yet_is_waited_for(tmp_path):
         put_voice(folder, "bert", seed=4, kind="clone")
         process.wait_for("2 voices now")
         while await voices_of(process) != ["bert", "anna", "boss"]:
-            pass  # the daemon hears of them a moment after the log
+            pass  # the daemon receives them shortly after the log line
         assert (await speak(process, TEXT)).rate == RATE
 
 
-async def test_a_default_that_the_model_lacks_is_left_aside_when_its_first_voice_comes(tmp_path):
+async def test_default_voice_missing_in_model_is_ignored(tmp_path):
     folder = tmp_path / "voices"
     with daemon(*settings(folder, "base", "voices.default=espeak-de"), ready="qwentts-espeak") as process:
         assert (await speak(process, "Guten Abend.")).rate == ESPEAK_RATE

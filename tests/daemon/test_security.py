@@ -39,7 +39,7 @@ def events(place):
 
 
 @pytest.mark.parametrize("engine", [{"fake": "ToneBackend"}, {}], ids=["engine", "embedded"])
-async def test_no_path_or_address_from_the_network_is_opened(tmp_path, engine):
+async def test_paths_and_urls_from_the_network_are_not_opened(tmp_path, engine):
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     log = tmp_path / "audit.log"
     with daemon(AUDIT_LOG=str(log), PYTHONPATH=str(tmp_path), **engine) as process:
@@ -56,7 +56,7 @@ async def test_no_path_or_address_from_the_network_is_opened(tmp_path, engine):
     assert set(lines) == {"armed"}
 
 
-async def test_secrets_of_the_environment_are_in_no_log_and_in_no_command_line():
+async def test_secrets_of_environment_are_not_in_logs_or_command_lines():
     with daemon(fake="ToneBackend", HF_TOKEN="hf_hush", QWENTTS_WYOMING_NAME="qwen-tts") as process:
         assert (await speak(process, "Nothing to see.")).rate == RATE
         family = [psutil.Process(process.process.pid), *psutil.Process(process.process.pid).children(recursive=True)]
@@ -65,7 +65,7 @@ async def test_secrets_of_the_environment_are_in_no_log_and_in_no_command_line()
     assert not [word for word in [*words, *process.lines] if "hush" in word]
 
 
-def test_a_cloned_voice_is_readable_by_its_owner_only(tmp_path):
+def test_cloned_voice_is_readable_by_owner_only(tmp_path):
     recording = tmp_path / "anna.wav"
     recording.write_bytes(b"RIFF")
     before = os.umask(0)
@@ -82,8 +82,8 @@ def test_a_cloned_voice_is_readable_by_its_owner_only(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only an administrator gives files away")
-def test_what_an_administrator_clones_belongs_to_the_owner_of_the_folder(tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
+def test_write_clone_as_root_gives_files_to_owner_of_folder(tmp_path):
     (tmp_path / "anna.wav").write_bytes(b"RIFF")
     os.chown(tmp_path, 1234, 1235)
     directory = write_clone(tmp_path / "voices", FolderVoice("anna", "clone", "Anna", recording=tmp_path / "anna.wav"))
@@ -91,7 +91,7 @@ def test_what_an_administrator_clones_belongs_to_the_owner_of_the_folder(tmp_pat
     assert owners == {(1234, 1235)}
 
 
-def test_what_the_daemon_and_its_workers_write_is_theirs_alone():
+def test_daemon_and_workers_run_with_umask_077():
     with daemon(fake="ToneBackend") as process:
         for each in (process.process.pid, *(worker.pid for worker in process.workers())):
             assert "Umask:\t0077\n" in Path(f"/proc/{each}/status").read_text()

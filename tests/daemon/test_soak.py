@@ -8,7 +8,7 @@ from tests.support.harness import daemon
 GROWTH_MB = 5
 
 
-async def test_hours_of_polls_sentences_and_trouble_leave_nothing_behind():
+async def test_simulated_hours_of_load_and_faults_leak_nothing():
     with daemon(fake="ToneBackend", debug=False) as process:
         growth = await day(process, random.Random(1), kills=True, blocks=BLOCKS // 4)
     assert growth.leaks == {}

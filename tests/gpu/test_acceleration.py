@@ -68,7 +68,7 @@ def test_graphs_of_every_bucket_equal_eager_calls(loaded: LoadedCheckpoint, kern
             assert (wave - wave_too).abs().max() < 2e-2, (kernels, jobs)  # the plain codec's algorithms may differ
 
 
-def test_fused_frames_draw_the_plain_codes_in_float32(exact: LoadedCheckpoint) -> None:
+def test_fused_frames_equal_eager_in_float32(exact: LoadedCheckpoint) -> None:
     from engine.acceleration.fused import FusedDecodeStep
 
     for jobs in (1, 3, 8):
@@ -83,7 +83,7 @@ def test_fused_frames_draw_the_plain_codes_in_float32(exact: LoadedCheckpoint) -
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
-def test_nothing_waits_for_the_device_but_reading_results(loaded: LoadedCheckpoint, kernels: str) -> None:
+def test_step_synchronizes_only_to_read_results(loaded: LoadedCheckpoint, kernels: str) -> None:
     engine, _ = opened(loaded, kernels, graphs=True)
     expected = speak(engine, loaded, 3, streaming=False)  # makes the voice's prefix too
     torch.cuda.set_sync_debug_mode("error")
@@ -94,7 +94,7 @@ def test_nothing_waits_for_the_device_but_reading_results(loaded: LoadedCheckpoi
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(again, expected, strict=True))
 
 
-def test_a_voice_sounds_the_same_in_any_company(loaded: LoadedCheckpoint) -> None:
+def test_fused_codes_of_a_job_are_the_same_in_any_larger_batch(loaded: LoadedCheckpoint) -> None:
     engine, _ = opened(loaded, "fused", graphs=True)
     alone = speak(engine, loaded, 1)[0][0]
     assert torch.equal(speak(engine, loaded, 1)[0][0], alone)
@@ -105,7 +105,7 @@ def test_a_voice_sounds_the_same_in_any_company(loaded: LoadedCheckpoint) -> Non
         assert all(torch.equal(a, b) for (a, _), (b, _) in zip(few, eight, strict=False))
 
 
-def test_nothing_is_compiled_after_the_pass_that_compiles_ahead(custom_voice: Path) -> None:
+def test_no_kernel_is_compiled_after_precompile(custom_voice: Path) -> None:
     first, second = starts(custom_voice, SLOTS)
     print(first, second)
     assert first["compiled"] == first["kernels"] == second["kernels"] > 100

@@ -51,7 +51,7 @@ def whole(codes: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_cuts_any_slots_any_company_are_near_the_whole(codec: FusedCodec, seed: int) -> None:
+def test_fused_codec_steps_are_close_to_whole_for_any_chunks_slots_and_batches(codec: FusedCodec, seed: int) -> None:
     chance = random.Random(seed)
     lengths = [chance.randint(1, 200) for _ in range(6)]
     found = [
@@ -62,7 +62,7 @@ def test_any_cuts_any_slots_any_company_are_near_the_whole(codec: FusedCodec, se
 
 
 @pytest.mark.parametrize("frames", [1, 8])
-def test_a_captured_step_is_the_eager_one(codec: FusedCodec, frames: int) -> None:
+def test_captured_codec_step_equals_eager(codec: FusedCodec, frames: int) -> None:
     stream, ring = new_stream(16 * frames, 0, 1), empty_ring(codec)
     codec.reset(0)
     while stream.left:
@@ -80,7 +80,7 @@ def test_a_captured_step_is_the_eager_one(codec: FusedCodec, frames: int) -> Non
     assert torch.equal(torch.cat(replayed), torch.cat(stream.waves))
 
 
-def test_a_primed_snapshot_continues_in_another_slot(codec: FusedCodec) -> None:
+def test_fused_codec_snapshot_continues_in_another_slot(codec: FusedCodec) -> None:
     stream, ring = new_stream(40, 0, 3), empty_ring(codec)
     codec.reset(0)
     for _ in range(4):

@@ -75,7 +75,7 @@ def speak(engine: Engine, loaded: LoadedCheckpoint, seeds: range) -> dict[int, S
     }
 
 
-def test_the_engine_speaks(directory: Path) -> None:
+def test_engine_generates_independent_audio_for_each_job(directory: Path) -> None:
     loaded = load_checkpoint(directory, LoadOptions())
     engine = Engine(Runner(loaded.model, 8, 1024), loaded.tokenizer)
     speak(engine, loaded, range(1, 2))

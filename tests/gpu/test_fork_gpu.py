@@ -52,7 +52,7 @@ def likeness_db(ours: np.ndarray, theirs: np.ndarray) -> float:
     ],
     ids=str,
 )
-def test_options_that_keep_the_plain_frames_keep_the_codes(model: Any, given: dict[str, Any]) -> None:
+def test_options_without_fused_frames_keep_the_codes(model: Any, given: dict[str, Any]) -> None:
     plain = speak(model)
     assert model.enable_streaming_optimizations(**given) is model
     step = model.engine._engine._runner.strategies.step
@@ -63,7 +63,7 @@ def test_options_that_keep_the_plain_frames_keep_the_codes(model: Any, given: di
     assert found > 30  # the fused codec computes in float16
 
 
-def test_defaults_speak_and_windows_are_captured(model: Any) -> None:
+def test_default_optimizations_capture_windows(model: Any) -> None:
     model.enable_streaming_optimizations(decode_window_frames=20)
     exact, windowed = speak(model), speak(model, **NARROW)
     operation_by_operation = speak(model, **NARROW, use_optimized_decode=False)
@@ -71,7 +71,7 @@ def test_defaults_speak_and_windows_are_captured(model: Any) -> None:
     assert likeness_db(windowed, operation_by_operation) > 30
 
 
-def test_windows_are_captured_while_another_stream_is_decoded(model: Any) -> None:
+def test_windows_are_captured_during_async_decode_of_another_stream(model: Any) -> None:
     expected = speak(model, **NARROW)
     beside = {"async_decode": True, "max_frames": 300, "min_new_tokens": 301, "emit_every_frames": 1}
     alone = speak(model, **beside)
@@ -88,7 +88,7 @@ def test_windows_are_captured_while_another_stream_is_decoded(model: Any) -> Non
     assert likeness_db(heard, alone) > 30
 
 
-def test_decoded_beside_on_the_same_gpu_and_on_another(model: Any, custom_voice: Path) -> None:
+def test_async_decode_on_same_or_another_gpu_has_same_audio(model: Any, custom_voice: Path) -> None:
     plain = speak(model)
     assert likeness_db(speak(model, async_decode=True), plain) > 60
     if torch.cuda.device_count() > 1:
@@ -96,7 +96,7 @@ def test_decoded_beside_on_the_same_gpu_and_on_another(model: Any, custom_voice:
         assert likeness_db(speak(other, async_decode=True), plain) > 60
 
 
-def test_a_captured_predictor_draws_what_the_loop_draws(model: Any) -> None:
+def test_captured_predictor_codes_equal_eager(model: Any) -> None:
     predictor = model.code_predictor
     ways = [{"seed": 1}, {"do_sample": False}, {"temperature": 0.5, "top_k": 9, "top_p": 0.8, "seed": 2}]
     inputs = torch.randn(8, 2, predictor.width, generator=torch.Generator().manual_seed(0))

@@ -135,7 +135,7 @@ def report(what: str, scores: Forced, exact: Forced) -> dict[str, Nearness]:
 
 
 @torch.inference_mode()
-def test_bfloat16_scores(directory: Path) -> None:
+def test_bfloat16_logits_are_close_to_float32(directory: Path) -> None:
     print(f"\n{directory.name} on {torch.cuda.get_device_name()}, torch {torch.__version__}")
     half = load(directory, BFLOAT16)
     codes, inputs = history(half)
@@ -182,7 +182,7 @@ def noise_ratio(wave: Tensor, exact: Tensor) -> float:
 
 
 @torch.inference_mode()
-def test_codec_types(directory: Path) -> None:
+def test_codec_in_float16_and_tf32_is_close_to_float32(directory: Path) -> None:
     codes = torch.from_numpy(random_codes(2, 100)).to(DEVICE)
     exact = load(directory, FLOAT32).decoder.decode(codes)
     ratios = {}
@@ -204,7 +204,7 @@ def test_codec_types(directory: Path) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [1, 2, 4, 8, 25])
-def test_codec_steps_equal_the_whole(directory: Path, frames: int) -> None:
+def test_codec_steps_equal_whole(directory: Path, frames: int) -> None:
     decoder = load(directory, FLOAT32).decoder
     codes = torch.from_numpy(random_codes(2, 200)).to(DEVICE)
     state, slots = decoder.allocate(3), torch.tensor([2, 0], device=DEVICE)
@@ -232,7 +232,7 @@ def captured(run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
 
 
 class FrameLoop:
-    """Talker step, greedy choice, 15 predictor passes, next input: everything of a frame that a graph shall hold."""
+    """Talker step, greedy choice, 15 predictor passes, next input: all of a frame that one graph must contain."""
 
     def __init__(self, model: SpeechModel, rows: int) -> None:
         self.model, self.rows = model, rows
@@ -258,7 +258,7 @@ class FrameLoop:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_whole_frame_is_one_graph(directory: Path, rows: int) -> None:
+def test_whole_frame_is_captured_as_one_graph(directory: Path, rows: int) -> None:
     loop = FrameLoop(load(directory, BFLOAT16), rows)
     expected = [loop() for _ in range(20)]
     graph, codes = captured(loop)
@@ -280,7 +280,7 @@ def test_a_whole_frame_is_one_graph(directory: Path, rows: int) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [1, 2, 4, 8])
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_codec_step_is_one_graph(directory: Path, frames: int, rows: int) -> None:
+def test_codec_step_is_captured_as_one_graph(directory: Path, frames: int, rows: int) -> None:
     decoder = load(directory, FLOAT32).decoder
     codes = torch.from_numpy(random_codes(rows, 40 * frames)).to(DEVICE)
     state, slots = decoder.allocate(rows + 1), torch.arange(rows, device=DEVICE)
@@ -309,7 +309,7 @@ def test_a_codec_step_is_one_graph(directory: Path, frames: int, rows: int) -> N
 
 @torch.inference_mode()
 @pytest.mark.parametrize("table", [None, "cpu"])
-def test_load_time_and_memory(directory: Path, table: str | None) -> None:
+def test_load_peak_memory_is_close_to_the_size_of_the_model(directory: Path, table: str | None) -> None:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -328,7 +328,7 @@ def test_load_time_and_memory(directory: Path, table: str | None) -> None:
     assert model.talker.text.table.device.type == (table or DEVICE)
 
 
-def test_load_time_and_memory_of_the_reference(directory: Path) -> None:
+def test_reference_load_time_and_memory_are_reported(directory: Path) -> None:
     """For the report beside ours: the same checkpoint, bfloat16."""
     try:
         import_reference()

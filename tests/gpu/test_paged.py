@@ -1,4 +1,4 @@
-"""The paged engine on a GPU with full-size random weights: every way of running it says what rows say; and how fast.
+"""The paged engine on a GPU with full-size random weights: the codes of the slot engine in each mode, and its speed.
 
 python -m pytest tests/gpu/test_paged.py -m gpu -s -n 0
 
@@ -135,8 +135,8 @@ def same(runner: Runner) -> Runner:
     [(SMALL, same), (SMALL, fused), (LARGE, fused), pytest.param(LARGE, flash, marks=NEEDS_FLASH)],
     ids=["plain-16", "fused-16", "fused-256", "flash-256"],
 )
-def test_blocks_say_what_rows_say(loaded: LoadedCheckpoint, size: PoolSize, way: Callable[..., Runner]) -> None:
-    """Code by code; but flash-attn rounds otherwise, after which a random model soon says something else."""
+def test_paged_codes_equal_slot_codes(loaded: LoadedCheckpoint, size: PoolSize, way: Callable[..., Runner]) -> None:
+    """Compare all codes; flash-attn rounds differently, so with it the codes of a random model soon diverge."""
     jobs, frames = 8, 12
     theirs = speak(same(rows(loaded)) if way is flash else way(rows(loaded)), loaded, jobs, frames)
     eager = way(blocks(loaded, size))
@@ -155,7 +155,7 @@ def test_blocks_say_what_rows_say(loaded: LoadedCheckpoint, size: PoolSize, way:
 
 @NEEDS_FLASH
 @torch.inference_mode()
-def test_flash_attn_is_as_near_to_float32_as_rows_in_plain_torch(
+def test_flash_attention_is_as_close_to_float32_as_eager_slots(
     loaded: LoadedCheckpoint, exact: LoadedCheckpoint
 ) -> None:
     """The talker over prompts of unequal lengths and steps after them, of the same inputs in each way."""
@@ -198,7 +198,7 @@ def scored(loaded: LoadedCheckpoint, inputs: torch.Tensor, lengths: Sequence[int
     return torch.stack(found)
 
 
-def test_who_gives_way_goes_on_unchanged(loaded: LoadedCheckpoint) -> None:
+def test_preempted_sequence_resumes_unchanged(loaded: LoadedCheckpoint) -> None:
     """One sequence moves to host memory and back between two frames."""
     runner = fused(blocks(loaded))
     assert isinstance(runner, PagedRunner)
@@ -236,7 +236,7 @@ def moved_ms(runner: PagedRunner, slot: int) -> float:
     return (time.perf_counter() - began_s) * 1000
 
 
-def test_frames_a_second_over_rows_and_over_blocks(loaded: LoadedCheckpoint) -> None:
+def test_frame_rate_of_slots_and_blocks_is_reported(loaded: LoadedCheckpoint) -> None:
     batches, frames = (1, 8, 32), 40
     ways: dict[str, Callable[[], Runner]] = {
         "rows, fused": lambda: fused(rows(loaded)),
@@ -258,7 +258,7 @@ def test_frames_a_second_over_rows_and_over_blocks(loaded: LoadedCheckpoint) -> 
         torch.cuda.empty_cache()
 
 
-def test_the_paged_engine_opens_and_captures_every_batch(loaded: LoadedCheckpoint) -> None:
+def test_paged_engine_opens_and_captures_every_batch_size(loaded: LoadedCheckpoint) -> None:
     """As the API opens it, but for few slots, and plain: the fused codec takes a minute to compile."""
     options = PagedOptions(gpu_memory_utilization=0.05, kernels="plain", slots=2, max_positions=ROOM)
     began_s = time.perf_counter()

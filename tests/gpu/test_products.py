@@ -18,7 +18,7 @@ ROWS = 100
 
 @pytest.mark.parametrize(("kind", "outputs", "inputs"), SHAPES)
 @torch.inference_mode()
-def test_a_row_of_a_product_has_the_same_bits_in_any_company(kind: str, outputs: int, inputs: int) -> None:
+def test_product_row_has_same_bits_in_any_batch(kind: str, outputs: int, inputs: int) -> None:
     chance = torch.Generator("cuda").manual_seed(0)
     gated = kind == "gated"
     weight = torch.randn(outputs * (1 + gated), inputs, generator=chance, device="cuda").bfloat16() * 0.02

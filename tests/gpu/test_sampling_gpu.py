@@ -23,14 +23,14 @@ def make(device: str) -> Sampler:
     return sampler
 
 
-def test_noise_equals_the_cpus() -> None:
+def test_noise_on_gpu_equals_noise_on_cpu() -> None:
     seeds, samples = torch.arange(4), torch.arange(4)
     ours = Noise(range(16), 3072).draw(seeds, samples)
     theirs = Noise(range(16), 3072, "cuda").draw(seeds.cuda(), samples.cuda()).cpu()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_captured_step_draws_what_the_cpu_draws() -> None:
+def test_captured_sampler_step_equals_cpu() -> None:
     cpu, gpu = make("cpu"), make("cuda")
     rows = torch.tensor([2, 0, 3, 1, 4])
     slots, active = rows.cuda(), torch.tensor([True] * 4 + [False], device="cuda")

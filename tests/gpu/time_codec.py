@@ -34,7 +34,7 @@ def fused_step(dtype: torch.dtype, slots: int) -> Step:
 
 
 def milliseconds(step: Step, batch: int, frames: int) -> float:
-    """Of one step's replay, none waiting for the host."""
+    """Return the duration of one replayed step without waiting for the host."""
     given, rows = codes(batch, frames), torch.arange(batch, device="cuda")
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):

@@ -1,6 +1,6 @@
 """Runs the reference package on our tiny checkpoints and notes what flows between its parts.
 
-Only the 25 Hz tokenizer's quantizer wants torchaudio, sox and onnxruntime, so an empty module stands in for it.
+Only the 25 Hz tokenizer's quantizer needs torchaudio, sox and onnxruntime, so an empty module replaces it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _mend_rope() -> None:
 
 
 def load_reference(directory: Path, **options: Any) -> Any:
-    """Qwen3TTSModel of a checkpoint directory, float32 on the CPU unless told otherwise."""
+    """Qwen3TTSModel of a checkpoint directory, by default in float32 on the CPU."""
     options.setdefault("dtype", torch.float32)
     return import_reference().Qwen3TTSModel.from_pretrained(str(directory), **options)
 

@@ -83,7 +83,7 @@ def generate(pair: Pair, items: int) -> Trace:
 
 
 @pytest.mark.parametrize("items", [1, 2, 3])
-def test_greedy_speech(pair: Pair, items: int) -> None:
+def test_greedy_codes_equal_the_reference(pair: Pair, items: int) -> None:
     trace = generate(pair, items)
     for item in range(items):
         steps = len(trace.codes[item])
@@ -96,7 +96,7 @@ def test_greedy_speech(pair: Pair, items: int) -> None:
 
 
 @torch.inference_mode()
-def test_codec_decoder(pair: Pair) -> None:
+def test_codec_decoder_equals_the_reference(pair: Pair) -> None:
     frames = pair.chance.randint(310, 340)
     given = torch.from_numpy(codes(1, frames, pair.chance.randrange(1 << 20)))
     decoder, state = pair.theirs.model.speech_tokenizer.model.decoder, pair.ours.decoder.allocate(1)
@@ -108,7 +108,7 @@ def test_codec_decoder(pair: Pair) -> None:
 
 
 @torch.inference_mode()
-def test_encoders(pair: Pair) -> None:
+def test_encoders_equal_the_reference(pair: Pair) -> None:
     if pair.ours.encoder is None:
         pytest.skip("only Base checkpoints clone voices")
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_encoders(pair: Pair) -> None:
         assert relative(vector, pair.theirs.model.extract_speaker_embedding(wave, 24_000)) < 1e-4
 
 
-def test_our_weight_map_names_every_tensor_of_the_reference(pair: Pair) -> None:
+def test_weight_map_names_every_tensor_of_the_reference(pair: Pair) -> None:
     config = pair.ours.config
     for theirs, ours in (
         (pair.theirs.model, model_weights(config)),

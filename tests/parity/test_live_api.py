@@ -97,7 +97,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module", autouse=True)
 def figures(request: pytest.FixtureRequest) -> Any:
-    """Say at the end how much was compared; output capture would swallow a print."""
+    """Report at the end how much was compared; output capture would swallow a print."""
     yield
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n{WORST['cases']} utterances, worst wave error {WORST['waves']:.2g}, PARITY_SEED={SEED}")
@@ -131,7 +131,9 @@ def same_wave(wave: np.ndarray, theirs: np.ndarray, frames: int) -> None:
 @TEXT_MODES
 @SIZES
 @pytest.mark.parametrize("in_context", [False, True], ids=["x-vector", "in-context"])
-def test_voice_clone_from_recordings(pair: Pair, whole_text: bool, items: int, in_context: bool) -> None:
+def test_voice_clone_from_recordings_equals_the_reference(
+    pair: Pair, whole_text: bool, items: int, in_context: bool
+) -> None:
     for _ in range(CASES):
         words = {"ref_text": pair.text()} if in_context else {"x_vector_only_mode": True}
         agree(pair, "generate_voice_clone", pair.texts(items), pair.languages(items), ref_audio=pair.recording(),
@@ -140,7 +142,7 @@ def test_voice_clone_from_recordings(pair: Pair, whole_text: bool, items: int, i
 
 @BASE
 @TEXT_MODES
-def test_voice_clone_from_prompts_of_both_packages(pair: Pair, whole_text: bool) -> None:
+def test_voice_clone_from_prompts_of_both_packages_equals_the_reference(pair: Pair, whole_text: bool) -> None:
     for _ in range(CASES):
         heard = [(pair.recording(), pair.text(8), pair.chance.random() < 0.3) for _ in range(3)]
         theirs = [pair.theirs.create_voice_clone_prompt(*each)[0] for each in heard]
@@ -169,7 +171,7 @@ def same_prompt(mine: Any, item: Any) -> None:
 
 @BASE
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
-def test_recordings_in_files_at_other_rates(pair: Pair, rate: int, tmp_path: Path) -> None:
+def test_voice_clone_from_files_at_other_rates_equals_the_reference(pair: Pair, rate: int, tmp_path: Path) -> None:
     left, right = (sound(1.7, pair.chance.randrange(1 << 20), rate) for _ in range(2))
     file = str(tmp_path / "voice.wav")
     soundfile.write(file, np.stack([left, right], axis=1), rate)
@@ -180,7 +182,7 @@ def test_recordings_in_files_at_other_rates(pair: Pair, rate: int, tmp_path: Pat
 
 @BASE
 @TEXT_MODES
-def test_long_references_up_to_300_frames(pair: Pair, whole_text: bool) -> None:
+def test_voice_clone_from_long_references_equals_the_reference(pair: Pair, whole_text: bool) -> None:
     recording = sound(22.4, pair.chance.randrange(1 << 20)), 24_000  # 280 frames
     options = pair.options() | {"max_new_tokens": 21}
     agree(pair, "generate_voice_clone", pair.text(), ref_audio=recording, ref_text=pair.text(),
@@ -190,7 +192,7 @@ def test_long_references_up_to_300_frames(pair: Pair, whole_text: bool) -> None:
 @CUSTOM_VOICE
 @TEXT_MODES
 @SIZES
-def test_custom_voice(pair: Pair, whole_text: bool, items: int) -> None:
+def test_custom_voice_equals_the_reference(pair: Pair, whole_text: bool, items: int) -> None:
     speakers = pair.ours.get_supported_speakers()
     for case in range(2 * CASES):
         instruct = [None, "", pair.text(6), [pair.text(6) for _ in range(items)]][case % 4]
@@ -205,7 +207,7 @@ def test_custom_voice(pair: Pair, whole_text: bool, items: int) -> None:
     ("speaker", "language"),
     [("dylan", "Auto"), ("dylan", None), ("eric", "Chinese"), ("eric", "English"), ("Vivian", "chinese")],
 )
-def test_dialects(pair: Pair, whole_text: bool, speaker: str, language: str | None) -> None:
+def test_dialects_equal_the_reference(pair: Pair, whole_text: bool, speaker: str, language: str | None) -> None:
     agree(pair, "generate_custom_voice", pair.text(), speaker, language, non_streaming_mode=whole_text,
           **pair.options())  # fmt: skip
 
@@ -213,7 +215,7 @@ def test_dialects(pair: Pair, whole_text: bool, speaker: str, language: str | No
 @VOICE_DESIGN
 @TEXT_MODES
 @SIZES
-def test_voice_design(pair: Pair, whole_text: bool, items: int) -> None:
+def test_voice_design_equals_the_reference(pair: Pair, whole_text: bool, items: int) -> None:
     for case in range(2 * CASES):
         instruct = ["", pair.text(9), [pair.text(9) for _ in range(items)]][case % 3]
         agree(pair, "generate_voice_design", pair.texts(items), instruct, pair.languages(items),
@@ -221,7 +223,7 @@ def test_voice_design(pair: Pair, whole_text: bool, items: int) -> None:
 
 
 @ALL
-def test_defaults_are_the_same(pair: Pair) -> None:
+def test_defaults_equal_the_reference(pair: Pair) -> None:
     """Nothing given but what must be: text mode, language and penalty are the packages' own."""
     method, given = pair.plainest()
     agree(pair, method, pair.text(), **given, **GREEDY, max_new_tokens=SAMPLES)
@@ -229,7 +231,7 @@ def test_defaults_are_the_same(pair: Pair) -> None:
 
 @ALL
 @pytest.mark.parametrize("how", [{}, {"windowed_decode": True}, {"async_decode": True}], ids=str)
-def test_batch_streams_put_together_are_the_reference_s_clips(pair: Pair, how: dict[str, Any]) -> None:
+def test_joined_batch_streams_equal_the_reference(pair: Pair, how: dict[str, Any]) -> None:
     """The reference cannot stream: its whole clips, greedy, from the text step by step as the streams read it."""
     method, given = pair.plainest()
     shared = GREEDY | {"repetition_penalty": 1.0, "max_new_tokens": 60 if pair.ends else SAMPLES}
@@ -248,7 +250,7 @@ def test_batch_streams_put_together_are_the_reference_s_clips(pair: Pair, how: d
 
 
 @pytest.mark.parametrize("pair", ENDING, indirect=True, scope="module")
-def test_speech_ends_by_itself(pair: Pair) -> None:
+def test_speech_ends_where_that_of_the_reference_ends(pair: Pair) -> None:
     method, given = pair.plainest()
     texts = [pair.text(6) for _ in range(4)]
     agree(pair, method, texts, **given, **GREEDY, max_new_tokens=150)
@@ -257,7 +259,7 @@ def test_speech_ends_by_itself(pair: Pair) -> None:
 
 
 @ALL
-def test_supported_names(pair: Pair) -> None:
+def test_supported_names_equal_the_reference(pair: Pair) -> None:
     assert pair.ours.get_supported_speakers() == pair.theirs.get_supported_speakers()
     assert pair.ours.get_supported_languages() == pair.theirs.get_supported_languages()
 
@@ -269,14 +271,14 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return theirs, engine.Qwen3TTSTokenizer.from_pretrained(directory, device="cpu")
 
 
-def test_tokenizer_figures(tokenizers: tuple[Any, Any]) -> None:
+def test_tokenizer_rates_equal_the_reference(tokenizers: tuple[Any, Any]) -> None:
     theirs, ours = tokenizers
     for name in ("model_type", "input_sample_rate", "output_sample_rate",
                  "encode_downsample_rate", "decode_upsample_rate"):  # fmt: skip
         assert getattr(ours, f"get_{name}")() == getattr(theirs, f"get_{name}")()
 
 
-def test_tokenizer_encodes(tokenizers: tuple[Any, Any]) -> None:
+def test_tokenizer_encode_equals_the_reference(tokenizers: tuple[Any, Any]) -> None:
     theirs, ours = tokenizers
     for rate, seconds in ((24_000, 1.3), (16_000, 2.1), (44_100, 0.7)):
         wave = sound(seconds, SEED % 999, rate)
@@ -286,7 +288,7 @@ def test_tokenizer_encodes(tokenizers: tuple[Any, Any]) -> None:
     assert all(torch.equal(*both) for both in zip(mine, their, strict=True))
 
 
-def test_tokenizer_decodes_windows(tokenizers: tuple[Any, Any]) -> None:
+def test_tokenizer_decode_of_windows_equals_the_reference(tokenizers: tuple[Any, Any]) -> None:
     theirs, ours = tokenizers
     window = torch.from_numpy(codes(2, 80, SEED))  # [2, 16, 80]
     with torch.inference_mode():
@@ -295,7 +297,7 @@ def test_tokenizer_decodes_windows(tokenizers: tuple[Any, Any]) -> None:
         assert max(np.abs(a - b).max() for a, b in zip(mine, their, strict=True)) < 1e-4
 
 
-def test_tokenizer_decodes(tokenizers: tuple[Any, Any]) -> None:
+def test_tokenizer_decode_equals_the_reference(tokenizers: tuple[Any, Any]) -> None:
     theirs, ours = tokenizers
     given = [torch.from_numpy(codes(1, frames, SEED + frames)[0].T.copy()) for frames in (1, 40, 330)]
     padded = torch.nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=-1)

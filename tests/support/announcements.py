@@ -40,7 +40,7 @@ VOICES = (
 
 
 class ToneEngine:
-    """Stands where the pool of workers stands: each character is a tone, all there at once, when it is let."""
+    """Replaces the pool of workers: each character is a tone, and all audio is available once it is released."""
 
     ready, failure, unloaded, gpu_memory_bytes = True, None, False, None
 
@@ -68,7 +68,7 @@ class ToneEngine:
     async def _speak(self, job, text):
         await self.may_speak.wait()
         if "[refuse]" in text:
-            job.fail(SpeechError("synthesis-failed", "told to refuse"))
+            job.fail(SpeechError("synthesis-failed", "refused on demand"))
             return
         job.started(RATE, time.monotonic(), time.monotonic())
         for character in text:
@@ -133,7 +133,7 @@ class House:
         self.letters = []
 
     def send(self, topic, payload=b"PRESS", **options) -> None:
-        """As if it came from the broker."""
+        """Deliver a message as the broker does."""
         message = {"retained": False, "repeated": False, "number": 0} | options
         self.commands.take(Incoming(f"qwentts/test/{topic}", payload, **message))
 
@@ -145,7 +145,7 @@ class House:
         self.outbox._letters.clear()
 
     def events(self, name=None):
-        """What was told so far."""
+        """Return the events published so far."""
         self._collect()
         events = [json.loads(each.payload) for each in self.letters if each.topic == "qwentts/test/event"]
         return [event for event in events if name is None or event.get("id") == name]

@@ -1,4 +1,4 @@
-"""A real mosquitto on a free loopback port, and a client that hears everything."""
+"""A real mosquitto on a free loopback port, and a client that receives every message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ needs_mosquitto = pytest.mark.skipif(shutil.which("mosquitto") is None, reason="
 
 
 def free_port() -> int:
-    """A port that Linux gives to no outgoing connection, so that it stays free while a broker is away."""
+    """Return a port that Linux assigns to no outgoing connection, so that it stays free while the broker is stopped."""
     while True:
         port = CHANCE.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 class Broker:
-    """Comes and goes as a test wants it, always at the same port; what it keeps lies in `directory`."""
+    """A broker that a test starts and stops, always at the same port; its state is in `directory`."""
 
     def __init__(self, directory: Path, *lines: str, listener: str | None = None) -> None:
         self.port = free_port()
@@ -71,7 +71,7 @@ class Broker:
             self._process = None
 
     def pause(self) -> None:
-        """It says nothing any more, until it is stopped."""
+        """Let the broker stop answering until it is stopped."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
@@ -92,7 +92,7 @@ def broker(directory: Path, *lines: str, **options: Any) -> Iterator[Broker]:
 
 
 class Ear:
-    """Hears every topic from the moment it is there."""
+    """Receives every topic from its start."""
 
     def __init__(self, client: aiomqtt.Client) -> None:
         self.client = client
@@ -101,7 +101,7 @@ class Ear:
         self._news = asyncio.Condition()
 
     async def listen(self) -> None:
-        """Until the broker goes."""
+        """Receive messages until the broker stops."""
         with contextlib.suppress(aiomqtt.MqttError):
             async for message in self.client.messages:
                 async with self._news:

@@ -1,6 +1,6 @@
 """Runs the daemon with another class as its Qwen3 engine: `python -m tests.support.daemon_with CLASS ARGUMENT…`.
 
-CLASS is a class of tests.support.fakes, MODULE:CLASS of another module of tests.support, or `none` for the real engine.
+CLASS is a class of tests.support.fakes, MODULE:CLASS of any other module, or `none` for the real engine.
 SIGUSR2 makes the daemon print how many tasks it has.
 """
 
@@ -20,5 +20,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR2, say_tasks)
     name = sys.argv.pop(1)
     if name != "none":
-        selection.BACKENDS["qwen3"] = f"tests.support.{name}" if ":" in name else f"tests.support.fakes:{name}"
+        selection.BACKENDS["qwen3"] = name if ":" in name else f"tests.support.fakes:{name}"
     run_cli()

@@ -1,4 +1,4 @@
-"""Backends that stand in for a GPU engine, to be named as `tests.support.fakes:Class` in an engine's settings."""
+"""Backends that replace a GPU engine; `tests.support.fakes:Class` names one in an engine's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FRAME_SAMPLES = 960
 
 
 class ToneBackend:
-    """Speaks each character as a tone of its own, one a step and job, so that audio tells which text it was."""
+    """Speaks each character as a tone of its own, one a step and job, so that audio identifies its text."""
 
     description = "tones"
     capacity = 4
@@ -44,7 +44,7 @@ class ToneBackend:
 
     def add(self, request: Synthesize) -> None:
         if "[refuse]" in request.text:
-            raise JobError("synthesis-failed", "told to refuse")
+            raise JobError("synthesis-failed", "refused on demand")
         self._texts[request.job], self._made[request.job] = request.text, 0
         if request.ended:
             self._ended.add(request.job)
@@ -86,22 +86,22 @@ class ToneBackend:
 
 
 class Hanging(ToneBackend):
-    """Hangs in one step, as a GPU does that never answers, when it meets `[hang]`; `[hear]`: and says that it may."""
+    """Hangs in a step, as with a GPU that never answers, at `[hang]`; at `[announced]` it announces the long step."""
 
     def _advance(self, job: int, send: Callable[[Event], None]) -> bool:
         if "[hang]" in self._texts[job]:
             time.sleep(3600)
-        if "[hear]" in self._texts[job]:
+        if "[announced]" in self._texts[job]:
             self.long_running = True
             while not Path(os.environ["TEST_GATE"]).exists():
                 time.sleep(0.01)
             self.long_running = False
-            self._texts[job] = self._texts[job].replace("[hear]", "")
+            self._texts[job] = self._texts[job].replace("[announced]", "")
         return super()._advance(job, send)
 
 
 class Fragile(ToneBackend):
-    """Does what a word in brackets says when it comes to it: `[die]`, `[hang]`, `[eat]` all memory, or be `[slow]`."""
+    """Executes words in brackets: `[die]`, `[hang]`, `[eat]` all memory, or be `[slow]`."""
 
     _pause_s = 0.0
 
@@ -162,7 +162,7 @@ class Folder(ToneBackend):
 
 
 class OnlyFolder(Folder):
-    """Has no other voices than those of the folder, which it reads before each step."""
+    """Has only the voices of the folder, which it reads before each step."""
 
     _told: tuple[Voice, ...] = ()
 
@@ -266,7 +266,7 @@ class Gated(ToneBackend):
 
 
 class OnGpu(ToneBackend):
-    """Says how full its GPU is."""
+    """Reports the memory of its GPU."""
 
     def step(self, send: Callable[[Event], None]) -> bool:
         send(Memory(3_200_000_000))

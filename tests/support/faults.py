@@ -1,7 +1,7 @@
-"""What homes do to computers, done to a real daemon: what its client is told, how soon, and who speaks next.
+"""Faults of a home computer applied to a real daemon: what the client receives, how soon, and which voice speaks next.
 
-Each fault is a function that strikes once and says what the client of that moment saw. `tests/daemon/test_faults.py`
-holds what must come of each; `python -m tests.benchmarks.fault_table` prints how long it took.
+Each fault is a function that applies it once and returns what its client received. `tests/daemon/test_faults.py`
+checks the outcomes; `python -m tests.benchmarks.fault_table` prints the times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Result:
-    """Besides `told`: when somebody was spoken to next, and when by the engine itself, counted from the fault."""
+    """Beside `told`: seconds from the fault to the next audio, and to the next audio of the engine itself."""
 
     fault: str
     alone: bool
@@ -150,7 +150,7 @@ async def slower_than_speech(strike: Strike) -> Told:
 
 async def commands_unread(strike: Strike) -> Told:
     """The worker is stopped while clients come and go with long texts, more than its pipe and our bound take."""
-    request = encode_event(Synthesize("A long text for a worker that reads none. " * 119).event())
+    request = encode_event(Synthesize("A long text for a worker that does not read. " * 119).event())
     port = strike.process.port
 
     def flood() -> None:
@@ -206,7 +206,7 @@ async def thousand_connections(strike: Strike) -> Told:
 
 
 async def client_reads_nothing(strike: Strike) -> Told:
-    """It asks for an hour of speech and goes to sleep, as one does whose power fails."""
+    """Request an hour of speech and read nothing, as a client whose power fails."""
     with socket.create_connection(("127.0.0.1", strike.process.port)) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(encode_event(Synthesize(LONG).event()))
@@ -278,7 +278,7 @@ async def first_audio(process: DaemonProcess, natural: bool) -> None:
         if heard.pcm and (heard.rate == RATE or not natural):
             return
         await asyncio.sleep(RETRY_S)
-    raise AssertionError("nobody speaks any more:\n" + "\n".join(process.lines[-50:]))
+    raise AssertionError("no reply has audio any more:\n" + "\n".join(process.lines[-50:]))
 
 
 async def suffer(name: str, alone: bool = False, heartbeat_timeout_s: float = 3) -> Result:

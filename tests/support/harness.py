@@ -1,4 +1,4 @@
-"""A real daemon process for tests, and what a Wyoming client hears from it."""
+"""A real daemon process for tests, and what a Wyoming client receives from it."""
 
 from __future__ import annotations
 
@@ -128,10 +128,10 @@ class DaemonProcess:
             more = {name: count - before[name] for name, count in now.items() if count > before[name]}
             if not more or time.monotonic() > until_s:
                 return more
-            time.sleep(0.1)  # nothing tells when another process has settled
+            time.sleep(0.1)  # no event marks the moment when another process has settled
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and give the exit status."""
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.wait()
 

@@ -69,7 +69,7 @@ class CountingPattern:
 
     @staticmethod
     def _compared(found: re.Match[str] | None, end: int | None) -> re.Match[str] | None:
-        assert (found.end() if found else None) == end, "the counting stand-in does not match as the pattern does"
+        assert (found.end() if found else None) == end, "the counting matcher differs from the pattern"
         return found
 
 
@@ -124,7 +124,7 @@ class _Run:
             start, end = self._groups[argument]
             same = self._text[start:end] == self._text[at : min(self._end, at + end - start)]
             return rest(at + end - start) if same else None
-        raise NotImplementedError(f"{code} in a pattern: add it to the counting stand-in")
+        raise NotImplementedError(f"{code} in a pattern: add it to the counting matcher")
 
     def _closing(self, group: int | None, start: int, rest: Next) -> Next:
         def closed(at: int) -> int | None:
@@ -144,7 +144,7 @@ class _Run:
                 if (found := rest(place)) is not None or possessive:
                     return found
             return None
-        assert not possessive, "a possessive group: add it to the counting stand-in"
+        assert not possessive, "a possessive group: add it to the counting matcher"
         return self._repeat_group(body, (least, most), at, flags, rest)
 
     def _repeat_group(self, body: Any, bounds: tuple[int, int], at: int, flags: int, rest: Next) -> int | None:

@@ -39,7 +39,7 @@ async def pcm(*pieces: bytes, rate: int = RATE) -> AsyncGenerator[Pcm, None]:
 
 
 async def watched(seconds: float, ahead_s: float) -> AsyncGenerator[Pcm, None]:
-    """Sound in pieces of 50 ms; whoever takes more than `ahead_s` before it can have been heard is told off."""
+    """Yield audio in pieces of 50 ms; raise if it is read more than `ahead_s` faster than playback."""
     piece, began_s = tone(RATE // 20), 0.0
     for number in range(round(seconds * 20)):
         now_s = time.monotonic()
@@ -49,7 +49,7 @@ async def watched(seconds: float, ahead_s: float) -> AsyncGenerator[Pcm, None]:
 
 
 class Tap:
-    """PCM that the test pours in piece by piece; `closed` once nobody wants more."""
+    """PCM that the test adds piece by piece; `closed` once the reader has closed it."""
 
     def __init__(self, rate: int = RATE) -> None:
         self.rate = rate
@@ -90,7 +90,7 @@ async def fifo(path: Path) -> AsyncIterator[asyncio.StreamReader]:
         yield reader
     finally:
         transport.close()
-        await reader.read()  # closed, not only told to
+        await reader.read()  # closed, not only asked to
 
 
 @contextmanager

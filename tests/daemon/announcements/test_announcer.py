@@ -1,4 +1,4 @@
-"""Who hears what, in which order, and what is told of it."""
+"""Announcements: which target plays what, in which order, and which events are reported."""
 
 import asyncio
 import datetime
@@ -86,12 +86,12 @@ async def test_synthesis_error_fails_all_targets_and_next_plays(tmp_path, loudsp
         assert (failed["event_type"], failed["code"], failed["error"]) == (
             "failed",
             "synthesis-failed",
-            "told to refuse",
+            "refused on demand",
         )
         assert (await made.over("b"))["event_type"] == "finished"
 
 
-async def test_stop_cancels_playing_and_clear_cancels_waiting(tmp_path, loudspeakers):
+async def test_stop_cancels_playing_and_clear_cancels_waiting_announcements(tmp_path, loudspeakers):
     loudspeakers["kitchen"].may_play.clear()
     async with house(tmp_path, loudspeakers) as made:
         for name in ("a", "b", "c"):

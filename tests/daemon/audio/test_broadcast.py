@@ -15,7 +15,7 @@ async def heard(recording, reader):
     return [pcm.samples[0] async for pcm in recording.read(reader)]
 
 
-async def test_every_reader_gets_everything_whenever_it_starts():
+async def test_broadcast_delivers_all_audio_to_late_readers():
     recording = BroadcastBuffer(["a", "b"])
     first = asyncio.create_task(heard(recording, "a"))
     for number in range(3):
@@ -26,7 +26,7 @@ async def test_every_reader_gets_everything_whenever_it_starts():
     assert await heard(recording, "b") == [0, 1, 2]
 
 
-async def test_buffer_drops_what_all_readers_have():
+async def test_broadcast_drops_audio_that_all_readers_have():
     recording = BroadcastBuffer(["a", "b"])
     for number in range(4):
         recording.write(piece(number, 100))
@@ -41,7 +41,7 @@ async def test_buffer_drops_what_all_readers_have():
     await reading.aclose()
 
 
-async def test_error_follows_the_audio_before_it():
+async def test_broadcast_raises_error_after_the_audio_before_it():
     recording = BroadcastBuffer(["a"])
     recording.write(piece(7))
     recording.end(SpeechError("synthesis-failed", "no more"))
@@ -51,14 +51,14 @@ async def test_error_follows_the_audio_before_it():
         await anext(reading)
 
 
-def test_buffer_is_bounded():
+def test_broadcast_buffer_is_bounded():
     recording = BroadcastBuffer(["a"])
     recording.write(piece(0, MAX_BYTES + 2))
     with pytest.raises(SpeechError, match="32 MiB"):
         recording.write(piece(0))
 
 
-def test_buffer_without_readers_is_empty():
+def test_broadcast_without_readers_buffers_nothing():
     recording = BroadcastBuffer(["a"])
     recording.leave("a")
     recording.write(piece(0, 2_000))

@@ -67,7 +67,7 @@ async def test_chime_waits_for_first_audio():
     await sound.aclose()
 
 
-async def test_closing_effects_closes_speech():
+async def test_closing_effects_closes_source():
     tap = Tap()
     tap.pour(tone(100))
     async with aclosing(prepared(tap.pcm(), Effects())) as sound:
@@ -117,7 +117,7 @@ def test_chime_file_is_mixed_down_and_resampled(tmp_path):
         (lambda path: path.mkdir(), "Is a directory"),
     ],
 )
-def test_unusable_chime_file_is_named(tmp_path, content, message):
+def test_unusable_chime_file_error_names_file(tmp_path, content, message):
     path = tmp_path / "chime.wav"
     content(path)
     with pytest.raises(ConfigError, match=message) as caught:

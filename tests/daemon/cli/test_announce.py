@@ -26,7 +26,7 @@ def house(tmp_path_factory):
 
 
 @needs_mosquitto
-def test_it_follows_the_announcement_to_its_end(house):
+def test_announce_prints_events_until_finished(house):
     mosquitto, path = house
     done = announce(
         "Dinner is ready.", "-t", "file", "--volume", "50", "--priority", "high", settings=mosquitto.settings
@@ -38,35 +38,35 @@ def test_it_follows_the_announcement_to_its_end(house):
 
 
 @needs_mosquitto
-def test_what_is_refused_says_why(house):
+def test_announce_prints_reason_of_rejection(house):
     mosquitto, _ = house
-    done = announce("Hi.", "--voice", "nobody", settings=mosquitto.settings)
+    done = announce("Hi.", "--voice", "unknown", settings=mosquitto.settings)
     assert done.returncode == 1
-    assert "no voice 'nobody'" in done.stderr
+    assert "no voice 'unknown'" in done.stderr
 
 
 @needs_mosquitto
-def test_it_need_not_wait(house):
+def test_announce_no_follow_returns_at_once(house):
     mosquitto, _ = house
     done = announce("Hi.", "--no-follow", settings=mosquitto.settings)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @needs_mosquitto
-def test_a_daemon_that_is_not_there(house):
+def test_announce_without_daemon_exits_69(house):
     mosquitto, _ = house
     done = announce("Hi.", settings=[*mosquitto.settings, "mqtt.node_id=other"])
     assert done.returncode == 69
     assert "no daemon was ever seen at qwentts/other" in done.stderr
 
 
-def test_a_broker_that_is_not_there():
+def test_announce_without_broker_exits_69():
     done = announce("Hi.", settings=["mqtt.host=127.0.0.1", f"mqtt.port={free_port()}"])
     assert done.returncode == 69
     assert "Connection refused" in done.stderr
 
 
-def test_without_a_broker_in_the_configuration():
+def test_announce_without_configured_broker_exits_78():
     done = announce("Hi.")
     assert done.returncode == 78
     assert "mqtt.host" in done.stderr

@@ -28,7 +28,7 @@ def speaking():
         yield process
 
 
-async def test_say_writes_what_the_daemon_speaks_and_prints_figures(speaking, tmp_path):
+async def test_say_writes_wav_and_prints_figures(speaking, tmp_path):
     path = tmp_path / "out.wav"
     finished = run("say", "Good evening.", "--uri", speaking.uri, "--output", str(path))
     assert finished.returncode == 0, finished.stderr
@@ -135,27 +135,27 @@ def test_voices_lists_names_and_languages(speaking):
         (["say", "Hi.", "--uri", "http://x", "-o", "x.wav"], os.EX_CONFIG, "it must begin with tcp://"),
     ],
 )
-def test_a_mistake_is_one_message_and_a_status_without_traceback(arguments, status, message):
+def test_invalid_usage_prints_one_message_and_exits_with_status(arguments, status, message):
     finished = run(*arguments)
     assert finished.returncode == status, finished.stderr
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
 
 
-def test_a_failure_leaves_no_file_behind(tmp_path):
+def test_failed_say_leaves_no_file(tmp_path):
     assert (
         run("say", "Hi.", "--uri", "tcp://127.0.0.1:9", "-o", str(tmp_path / "x.wav")).returncode == os.EX_UNAVAILABLE
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_the_server_is_told_with_its_code(speaking, tmp_path):
+def test_say_prints_code_of_server_error(speaking, tmp_path):
     finished = run("say", "Hi.", "--voice", "nobody", "--uri", speaking.uri, "-o", str(tmp_path / "x.wav"))
     assert finished.returncode == 1
     assert "(voice-not-found)" in finished.stderr
 
 
-def test_a_file_that_cannot_be_written_is_named(speaking):
+def test_say_names_file_that_cannot_be_written(speaking):
     finished = run("say", "Hi.", "--uri", speaking.uri, "-o", "/nowhere/x.wav")
     assert finished.returncode == os.EX_CANTCREAT
     assert "/nowhere/x.wav: No such file or directory" in finished.stderr
@@ -169,14 +169,14 @@ def test_version_and_help():
     assert "--play" in run("say", "-h").stdout
 
 
-def test_check_config_prints_what_is_in_force():
+def test_check_config_prints_effective_values():
     finished = run("check-config", "--set", "queue.max_size=7")
     assert finished.returncode == 0
     assert json.loads(finished.stdout)["queue"]["max_size"] == 7
     assert finished.stderr == "OK: the configuration is valid\n"
 
 
-def test_the_program_and_the_engine_have_one_version():
+def test_daemon_and_engine_have_the_same_version():
     import engine
 
     assert engine.__version__ == qwentts_daemon.__version__

@@ -33,7 +33,7 @@ def finished(words, *redirections):
 @pytest.mark.parametrize("stdin", ["closed", "full"])
 @pytest.mark.parametrize("stdout", ["closed", "full", "unread"])
 @pytest.mark.parametrize("stderr", ["closed", "full", "unread"])
-def test_run_ends_with_0_whatever_became_of_its_streams(tmp_path, stdin, stdout, stderr):
+def test_run_exits_0_with_closed_full_or_broken_streams(tmp_path, stdin, stdout, stderr):
     wanted = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
     redirections = [DEAD[state][name] for name, state in wanted.items() if state in DEAD]
     words = ["--config", "/dev/null", "--backend", "espeak", "--uri", f"unix://{tmp_path}/socket", "--debug"]
@@ -52,7 +52,7 @@ def test_run_ends_with_0_whatever_became_of_its_streams(tmp_path, stdin, stdout,
             process.kill()
 
 
-def test_run_opens_no_socket_under_the_number_of_a_closed_stream(tmp_path):
+def test_run_does_not_reuse_descriptors_of_closed_streams(tmp_path):
     words = ["--config", "/dev/null", "--backend", "espeak", "--uri", f"unix://{tmp_path}/socket"]
     systemd = Systemd(str(tmp_path / "notify"))
     with systemd.socket, redirected(words, CLOSED.values(), environment=systemd.environment) as process:
@@ -65,13 +65,13 @@ def test_run_opens_no_socket_under_the_number_of_a_closed_stream(tmp_path):
 
 
 @pytest.mark.parametrize("words", [["check-config"], ["--version"], ["--help"]])
-def test_results_that_cannot_be_written_are_one_clear_line_and_status_74(words):
+def test_command_exits_74_when_stdout_is_full(words):
     status, _, err = finished(words, FULL["stdout"])
     assert err == "qwentts-daemon: cannot write to standard output: No space left on device\n"
     assert status == os.EX_IOERR
 
 
-def test_results_that_nothing_reads_end_without_a_traceback():
+def test_command_exits_without_traceback_when_stdout_is_a_broken_pipe():
     reading, unread = os.pipe()
     os.close(reading)
     with redirected(["check-config"], [], stdout=unread, stderr=subprocess.PIPE) as process:
@@ -85,10 +85,10 @@ def test_results_that_nothing_reads_end_without_a_traceback():
     ("words", "status"),
     [(["check-config"], 0), (["--config", "/none"], os.EX_CONFIG), (["say"], 2), (["voices"], os.EX_UNAVAILABLE)],
 )
-def test_an_error_that_cannot_be_shown_keeps_its_status(words, status, stderr):
+def test_command_keeps_its_exit_status_when_stderr_is_unusable(words, status, stderr):
     uri = ["--uri", "tcp://127.0.0.1:1"] if words == ["voices"] else []
     assert finished([*words, *uri], stderr)[0] == status
 
 
-def test_results_without_a_standard_output_are_dropped():
+def test_command_exits_0_when_stdout_is_closed():
     assert finished(["check-config"], CLOSED["stdout"]) == (0, "", "OK: the configuration is valid\n")

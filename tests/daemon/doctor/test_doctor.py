@@ -44,11 +44,11 @@ def levels(found):
         ((3, 12), False, WARNING),
     ],
 )
-def test_python(version, in_environment, level):
+def test_check_python_warns_of_untested_version_or_missing_venv(version, in_environment, level):
     assert levels(machine.check_python(version, in_environment)) == [level]
 
 
-def test_packages_are_compared_with_what_is_wanted():
+def test_check_packages_compares_versions_with_requirements():
     wanted = Requirement("wyoming>=1.10,<2")
     assert levels(machine.check_packages([(wanted, "1.10.2")])) == [OK]
     (old,) = machine.check_packages([(wanted, "1.7.2")])
@@ -57,7 +57,7 @@ def test_packages_are_compared_with_what_is_wanted():
     assert levels(machine.check_packages([])) == [WARNING]
 
 
-def test_the_packages_of_this_installation_are_all_there():
+def test_installed_packages_of_this_environment_are_complete():
     assert levels(machine.check_packages(machine.installed_packages(["espeak", "engine"]))) == [OK]
     names = {wanted.name for wanted, _ in machine.installed_packages(["espeak"])}
     assert "torch" not in names
@@ -81,7 +81,7 @@ def test_the_packages_of_this_installation_are_all_there():
         (CommandResult("", "no answer within 10 s"), ["/dev/null"], ERROR, "no answer"),
     ],
 )
-def test_the_driver_s_answer(answer, devices, level, words):
+def test_check_driver_reads_nvidia_smi_output(answer, devices, level, words):
     found = machine.check_driver(answer, [Path(device) for device in devices])
     assert found[0].level is level
     assert words in found[0].text
@@ -106,7 +106,7 @@ def python(code):
         (python("import subprocess; subprocess.run(['sleep', '60'])"), "no answer within 0.3 s"),
     ],
 )
-def test_a_command_that_fails_or_hangs_is_told_in_words(command, fault):
+def test_subprocess_run_describes_failure_and_timeout(command, fault):
     outcome = subprocesses.run(command, 5 if fault is None or "answer" not in fault else 0.3)
     assert outcome.fault == fault
     assert outcome.output == ("" if fault else "42\n")
@@ -136,7 +136,7 @@ def gpu(total_gb=12.0, capability=(8, 6), fault=None):
         (torch(gpu()), ("cpu",), [WARNING]),
     ],
 )
-def test_gpus(found, wanted, expected):
+def test_check_gpus_compares_devices_with_configuration(found, wanted, expected):
     assert levels(model.check_gpus(found, wanted)) == expected
 
 
@@ -157,29 +157,29 @@ def full(tmp_path_factory):
         (gpu(7), {"max_jobs": 1}, OK),
     ],
 )
-def test_the_model_against_the_memory_of_a_gpu(full, card, keys, level):
+def test_check_memory_compares_model_with_gpu_memory(full, card, keys, level):
     (found,) = model.check_memory(full, Engine(**keys), torch(card), in_use=False)
     assert found.level is level, found.text
     assert (found.remedy is None) is (level is OK)
 
 
-def test_a_running_daemon_s_own_memory_is_not_missing(full):
+def test_check_memory_counts_total_memory_while_daemon_runs(full):
     busy = Gpu("Some GPU", (8, 6), GB, 12 * GB, None)
     assert levels(model.check_memory(full, Engine(), torch(busy), in_use=False)) == [ERROR]
     assert levels(model.check_memory(full, Engine(), torch(busy), in_use=True)) == [OK]
 
 
-def test_a_gpu_that_does_not_work_is_not_measured(full):
+def test_check_memory_skips_faulty_gpu(full):
     assert model.check_memory(full, Engine(), torch(gpu(fault="broken")), in_use=False) == []
 
 
-def test_this_machine_s_torch_answers():
+def test_ask_torch_returns_version_on_this_machine():
     answer = model.read_probe(model.ask_torch())
     assert isinstance(answer, Torch)
     assert answer.version
 
 
-def test_a_probe_that_dies_is_a_finding():
+def test_read_probe_reports_crash_as_finding():
     found = model.read_probe(CommandResult("", "it died of SIGSEGV"))
     assert isinstance(found, findings.Finding)
     assert "SIGSEGV" in found.text
@@ -193,7 +193,7 @@ def checkpoint(tmp_path):
     return Path(shutil.copytree(tiny_directory("custom_voice"), tmp_path / "model"))
 
 
-def test_a_whole_checkpoint(checkpoint):
+def test_check_files_accepts_complete_checkpoint(checkpoint):
     assert levels(model.check_files(checkpoint, with_hashes=True)) == [OK]
 
 
@@ -223,7 +223,7 @@ def scramble_header(file):
         (scramble_header, "damaged header"),
     ],
 )
-def test_weights_that_are_not_whole(checkpoint, harm, fault):
+def test_check_files_reports_damaged_weights(checkpoint, harm, fault):
     harm(checkpoint / "model.safetensors")
     (found,) = model.check_files(checkpoint, with_hashes=False)
     assert found.level is ERROR
@@ -241,14 +241,14 @@ def in_hub_cache(folder, content):
     return link, blob
 
 
-def test_a_file_of_the_hub_whose_content_has_changed(tmp_path):
+def test_hash_fault_detects_changed_hub_file(tmp_path):
     link, blob = in_hub_cache(tmp_path, b"weights")
     assert integrity.hash_fault(link) is None
     blob.write_bytes(b"weightz")
     assert integrity.hash_fault(link) == "is not what the hub sent: its hash differs"
 
 
-def test_a_small_file_of_the_hub_goes_by_git_s_name(tmp_path):
+def test_hash_fault_checks_small_hub_file_by_git_hash(tmp_path):
     content = b'{"a": 1}'
     (tmp_path / "blobs").mkdir()
     name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
@@ -258,7 +258,7 @@ def test_a_small_file_of_the_hub_goes_by_git_s_name(tmp_path):
     assert integrity.hash_fault(tmp_path / "blobs" / name)
 
 
-def test_a_model_that_is_not_there_is_not_asked_for_in_the_network(tmp_path):
+def test_find_model_does_not_download(tmp_path):
     found = model.find_model(Engine(cache_dir=str(tmp_path)))
     assert isinstance(found, findings.Finding)
     assert "not downloaded yet" in found.text
@@ -268,13 +268,13 @@ def test_a_model_that_is_not_there_is_not_asked_for_in_the_network(tmp_path):
 # --- places and the network -------------------------------------------------------------------------------------
 
 
-def test_a_directory_that_is_not_there_yet_is_not_made(tmp_path):
+def test_check_directory_does_not_create_missing_directory(tmp_path):
     assert levels(directories.check_directory("voices", tmp_path / "a" / "b", "voices.dir")) == [OK]
     assert levels(directories.check_directory("voices", tmp_path, "voices.dir", room_bytes=1 << 60)) == [WARNING]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recordings_that_everybody_may_read(tmp_path):
+def test_check_privacy_warns_of_world_readable_voices(tmp_path):
     tmp_path.chmod(0o755)
     (found,) = directories.check_privacy("voices", tmp_path)
     assert found.remedy == f"chmod -R o= {tmp_path}"
@@ -286,15 +286,15 @@ NOEXEC = [line.split()[1] for line in Path("/proc/mounts").read_text().splitline
 
 
 @pytest.mark.skipif(not NOEXEC, reason="no file system here is mounted noexec")
-def test_a_file_system_without_programs():
+def test_check_execution_reports_noexec_file_system():
     assert levels(directories.check_execution("kernels", Path(NOEXEC[0]) / "triton", "TRITON_CACHE_DIR")) == [ERROR]
 
 
-def test_a_file_system_with_programs():
+def test_check_execution_accepts_executable_file_system():
     assert directories.check_execution("kernels", Path("/usr"), "TRITON_CACHE_DIR") == []
 
 
-def test_ports():
+def test_check_port_reports_used_and_invalid_addresses():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (found,) = network.check_port(Wyoming(uri=f"tcp://127.0.0.1:{port}"), None)
@@ -305,7 +305,7 @@ def test_ports():
     assert levels(network.check_port(Wyoming(uri="unix:///nowhere/socket"), None)) == [ERROR]
 
 
-def test_networks_of_strangers_are_warned_of():
+def test_check_access_warns_of_public_networks():
     config = load_networks("0.0.0.0/0")
     assert levels(network.check_access(config)) == [WARNING]
     assert levels(network.check_access(load_networks("2001:4860::/32"))) == [WARNING]
@@ -338,16 +338,16 @@ def contents(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if ".nv" not in path.parts}
 
 
-def test_a_running_daemon_is_found_and_speaks(tmp_path):
+def test_doctor_tests_speech_of_running_daemon(tmp_path):
     with daemon(fake="ToneBackend") as process:
         status, found = doctor("--set", f"wyoming.uri={process.uri}", "--set", "engine.backend=espeak", home=tmp_path)
-    assert status == 1  # on loopback nobody finds it
+    assert status == 1  # a loopback address is not advertised
     assert "is answered by qwen-tts" in found["port"]["text"]
     assert found["speech"]["text"].startswith("the running daemon: first audio after ")
     assert found["discovery"]["level"] == "warning"
 
 
-def test_without_a_daemon_the_engine_speaks_and_leaves_nothing_behind(tmp_path):
+def test_doctor_tests_engine_without_daemon_and_leaves_no_files(tmp_path):
     put_voice(tmp_path / ".local/share/qwentts/voices", "anna", 1, "Some words.", kind="clone")
     (tmp_path / ".local/share/qwentts/voices/bert").mkdir()  # of which a worker would warn
     (tmp_path / ".local/share/qwentts/voices").chmod(0o700)
@@ -360,20 +360,20 @@ def test_without_a_daemon_the_engine_speaks_and_leaves_nothing_behind(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_an_engine_that_cannot_speak_is_an_error_with_its_reason(tmp_path):
+def test_doctor_reports_why_engine_cannot_speak(tmp_path):
     words = ("engine.backend=qwen3", f"engine.model={tmp_path}", "engine.devices=cpu", "engine.fallback=false")
     status, found = doctor("--quick", *(each for word in words for each in ("--set", word)), home=tmp_path)
     assert status == os.EX_UNAVAILABLE
     assert "lacks config.json" in found["model"]["text"]
 
 
-def test_a_wrong_configuration_is_a_finding_too(tmp_path):
+def test_doctor_reports_invalid_configuration_as_finding(tmp_path):
     status, found = doctor("--set", "wyoming.prot=1", home=tmp_path)
     assert status == os.EX_CONFIG
     assert "unknown key" in found["configuration"]["text"]
 
 
-def test_what_people_read():
+def test_doctor_prints_one_marked_line_per_finding():
     finished = subprocess.run(
         [sys.executable, "-m", "qwentts_daemon", "doctor", "--quick", "--set", "engine.backend=auto"],
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,

@@ -15,7 +15,7 @@ def get(url):
 
 
 @pytest.mark.parametrize("wish", ["http.enabled=true", "announce.targets={media: {type: url}}"])
-def test_a_daemon_that_needs_addresses_serves_them(tmp_path, wish):
+def test_daemon_starts_http_server_when_a_target_needs_it(tmp_path, wish):
     settings = ("http.host=127.0.0.1", "http.port=0", f"http.cache_dir={tmp_path / 'cache'}", wish)
     with daemon(*settings) as process:
         base = process.wait_for(r"listening on http://127\.0\.0\.1:\d+, reached as (http://\S+)")[1]
@@ -26,14 +26,14 @@ def test_a_daemon_that_needs_addresses_serves_them(tmp_path, wish):
         assert len(warned) == ("targets" in wish)
 
 
-def test_a_daemon_without_need_serves_nothing(tmp_path):
+def test_daemon_starts_no_http_server_when_no_target_needs_it(tmp_path):
     with daemon(f"http.cache_dir={tmp_path / 'cache'}") as process:
         assert process.port
     assert not [line for line in process.lines if "http://" in line]
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_port_in_use_stops_the_start(tmp_path):
+def test_daemon_does_not_start_when_http_port_is_in_use(tmp_path):
     cache = f"http.cache_dir={tmp_path}"
     with daemon("http.enabled=true", "http.host=127.0.0.1", "http.port=0", cache) as process:
         port = process.wait_for(r"listening on http://127\.0\.0\.1:\d+, reached as http://127\.0\.0\.1:(\d+)")[1]

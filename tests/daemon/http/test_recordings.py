@@ -84,7 +84,7 @@ async def test_recordings_are_limited_in_number(tmp_path):
     one.close()
 
 
-async def test_unwritable_directory_is_named(tmp_path):
+async def test_store_error_names_unwritable_directory(tmp_path):
     with pytest.raises(RecordingError, match=r"none: No such file or directory \(http\.cache_dir\)"):
         shelf(tmp_path / "none").begin()
 

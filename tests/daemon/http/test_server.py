@@ -75,7 +75,7 @@ def sizes(data):
     return struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 40)[0]
 
 
-async def test_it_is_heard_while_it_is_made_by_all_who_come(tmp_path):
+async def test_recording_is_streamed_to_every_client_while_it_grows(tmp_path):
     pieces = cut(tone(6_000), 2_000)
     async with house(tmp_path) as home:
         playing = Playing(home)
@@ -101,7 +101,7 @@ async def test_it_is_heard_while_it_is_made_by_all_who_come(tmp_path):
         assert wav.getparams()[:4] == (1, 2, RATE, 6_000)
 
 
-async def test_the_address_is_known_before_the_first_sound_and_whoever_comes_waits_for_it(tmp_path):
+async def test_url_sink_reports_url_before_audio_and_early_client_waits(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         async with home.client.get(await playing.url()) as response:
@@ -111,7 +111,7 @@ async def test_the_address_is_known_before_the_first_sound_and_whoever_comes_wai
         await playing.task
 
 
-async def test_when_nothing_is_spoken_there_is_nothing_to_fetch(tmp_path):
+async def test_url_of_empty_speech_returns_404(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         async with home.client.get(await playing.url()) as response:
@@ -122,7 +122,7 @@ async def test_when_nothing_is_spoken_there_is_nothing_to_fetch(tmp_path):
         assert (await home.get(playing.facts["url"]))[0].status == 404
 
 
-def test_a_header_of_unknown_length_can_be_read_to_the_end():
+def test_wave_module_reads_header_of_unknown_length():
     stream = io.BytesIO(header(22_050, None) + tone(50))
     assert sizes(stream.getvalue()) == (UNKNOWN, UNKNOWN)
     with wave.open(stream) as wav:
@@ -130,7 +130,7 @@ def test_a_header_of_unknown_length_can_be_read_to_the_end():
         assert wav.readframes(1_000) == tone(50)
 
 
-async def test_addresses_cannot_be_guessed_and_others_lead_nowhere(tmp_path):
+async def test_urls_are_random_and_unknown_paths_return_404(tmp_path):
     async with house(tmp_path) as home:
         urls = {home.shelf.begin().url for _ in range(20)}
         assert len(urls) == 20
@@ -158,7 +158,7 @@ async def test_addresses_cannot_be_guessed_and_others_lead_nowhere(tmp_path):
         ("bytes=999999-", 416, None),
     ],
 )
-async def test_parts_of_what_is_complete(tmp_path, asked, status, part):
+async def test_range_request_on_complete_recording(tmp_path, asked, status, part):
     whole = header(RATE, 2_000) + tone(1_000)
     async with house(tmp_path) as home:
         response, data = await home.get(complete(home).url, Range=asked)
@@ -174,7 +174,7 @@ async def test_parts_of_what_is_complete(tmp_path, asked, status, part):
         assert response.headers["Content-Range"] == f"bytes {sent[0]}-{sent[-1]}/{len(whole)}"
 
 
-async def test_a_part_of_another_recording_is_not_mixed_in(tmp_path):
+async def test_if_range_with_other_etag_returns_whole_recording(tmp_path):
     async with house(tmp_path) as home:
         url = complete(home).url
         etag = (await home.get(url))[0].headers["ETag"]
@@ -183,7 +183,7 @@ async def test_a_part_of_another_recording_is_not_mixed_in(tmp_path):
     assert (kept.status, other.status) == (206, 200)
 
 
-async def test_a_part_of_what_grows_is_the_whole(tmp_path):
+async def test_range_request_on_growing_recording_returns_all_of_it(tmp_path):
     async with house(tmp_path) as home:
         recording = home.shelf.begin()
         recording.append(Pcm(RATE, tone(100)))
@@ -193,7 +193,7 @@ async def test_a_part_of_what_grows_is_the_whole(tmp_path):
             assert len(await response.read()) == HEADER_BYTES + 200
 
 
-async def test_head_tells_what_is_known_and_is_no_listener(tmp_path):
+async def test_head_returns_known_length_and_does_not_count_as_fetch(tmp_path):
     async with house(tmp_path) as home:
         recording = home.shelf.begin()
         recording.append(Pcm(RATE, tone(10)))
@@ -206,7 +206,7 @@ async def test_head_tells_what_is_known_and_is_no_listener(tmp_path):
     assert (done.status, done.content_length, data) == (200, HEADER_BYTES + 20, b"")
 
 
-async def test_http_1_0_ends_with_the_connection(tmp_path):
+async def test_http_1_0_response_ends_with_the_connection(tmp_path):
     async with house(tmp_path) as home:
         recording = home.shelf.begin()
         recording.append(Pcm(RATE, tone(100)))
@@ -220,7 +220,7 @@ async def test_http_1_0_ends_with_the_connection(tmp_path):
         writer.close()
 
 
-async def test_cancelled_nobody_hears_more_and_the_address_is_gone(tmp_path):
+async def test_cancel_breaks_off_downloads_and_removes_url(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         playing.tap.pour(tone(100))
@@ -236,7 +236,7 @@ async def test_cancelled_nobody_hears_more_and_the_address_is_gone(tmp_path):
         assert (home.shelf.used_bytes, home.shelf.listeners) == (0, 0)
 
 
-async def test_cancelled_while_it_is_played_it_is_gone_too(tmp_path):
+async def test_cancel_during_playback_removes_url(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         playing.tap.pour(tone(10 * RATE))
@@ -249,7 +249,7 @@ async def test_cancelled_while_it_is_played_it_is_gone_too(tmp_path):
         assert (await home.get(url))[0].status == 404
 
 
-async def test_speech_that_fails_is_not_taken_for_complete(tmp_path):
+async def test_failed_speech_breaks_off_the_download(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         playing.tap.pour(tone(100))
@@ -262,7 +262,7 @@ async def test_speech_that_fails_is_not_taken_for_complete(tmp_path):
                 await response.read()
 
 
-async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
+async def test_url_sink_fails_when_url_is_not_fetched_and_keeps_url(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home, timeout=0.1)
         playing.tap.pour(tone(100))
@@ -272,7 +272,7 @@ async def test_an_address_that_nobody_asks_for_is_an_error_but_stays(tmp_path):
         assert (await home.get(playing.facts["url"]))[0].status == 200
 
 
-async def test_it_is_over_when_a_player_has_had_the_time_to_play_it(tmp_path):
+async def test_url_sink_waits_for_the_duration_of_the_audio(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         playing.tap.pour(tone(RATE // 4))
@@ -283,7 +283,7 @@ async def test_it_is_over_when_a_player_has_had_the_time_to_play_it(tmp_path):
         assert time.monotonic() - began_s >= 0.25
 
 
-async def test_the_end_of_the_server_ends_what_is_being_heard(tmp_path):
+async def test_server_shutdown_breaks_off_downloads(tmp_path):
     async with aiohttp.ClientSession() as client:
         async with house(tmp_path) as home:
             recording = home.shelf.begin()
@@ -294,7 +294,7 @@ async def test_the_end_of_the_server_ends_what_is_being_heard(tmp_path):
             await response.read()
 
 
-async def test_a_listener_who_leaves_harms_nobody(tmp_path):
+async def test_client_disconnect_does_not_affect_other_clients(tmp_path):
     async with house(tmp_path) as home:
         playing = Playing(home)
         playing.tap.pour(tone(100))
@@ -310,7 +310,7 @@ async def test_a_listener_who_leaves_harms_nobody(tmp_path):
         assert home.shelf.listeners == 0
 
 
-async def test_too_many_listeners_are_refused(tmp_path):
+async def test_server_rejects_more_than_max_listeners(tmp_path):
     async with house(tmp_path, max_listeners=1) as home:
         recording = home.shelf.begin()
         recording.append(Pcm(RATE, tone(10)))
@@ -323,7 +323,7 @@ async def test_too_many_listeners_are_refused(tmp_path):
         assert (await home.get(recording.url))[0].status == 200
 
 
-async def test_connections_that_ask_for_nothing_are_bounded(tmp_path):
+async def test_idle_connections_are_limited(tmp_path):
     async with house(tmp_path) as home, contextlib.AsyncExitStack() as stack:
         port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
         for _ in range(MAX_CONNECTIONS):
@@ -334,7 +334,7 @@ async def test_connections_that_ask_for_nothing_are_bounded(tmp_path):
         assert await reader.read() == b""
 
 
-async def test_what_does_not_fit_fails_and_leaves_room_for_others(tmp_path):
+async def test_recording_beyond_cache_size_fails_and_frees_its_space(tmp_path):
     async with house(tmp_path, cache_megabytes=1) as home:
         with pytest.raises(
             SinkError, match=r"the space for announcements is used up \(1000000 bytes\); see http\.cache"
@@ -343,21 +343,21 @@ async def test_what_does_not_fit_fails_and_leaves_room_for_others(tmp_path):
         assert home.shelf.used_bytes == 0
 
 
-async def test_a_full_disk_is_named(tmp_path):
+async def test_full_disk_error_names_cache_dir(tmp_path):
     async with house(tmp_path) as home:
         with file_size_limit(1_000), pytest.raises(SinkError, match=r"cache: File too large \(http\.cache_dir\)"):
             await home.sink().play("a1", pcm(tone(400), tone(400)), Facts())
         assert home.shelf.used_bytes == 0
 
 
-async def test_nothing_of_it_can_be_seen_by_others_or_is_left(tmp_path):
+async def test_cache_directory_is_private_and_stays_empty(tmp_path):
     async with house(tmp_path) as home:
         complete(home)
         assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
         assert list((tmp_path / "cache").iterdir()) == []
 
 
-async def test_health(tmp_path):
+async def test_health_and_readiness_routes(tmp_path):
     async with house(tmp_path) as home:
         base = home.shelf.begin().url.partition("/audio/")[0]
         assert (await home.get(f"{base}/healthz"))[1] == b"ok\n"
@@ -376,15 +376,15 @@ async def test_health(tmp_path):
         (Http(public_url="https://speech.example.org/tts"), "https://speech.example.org/tts"),
     ],
 )
-def test_addresses_begin_with_what_others_can_reach(http, url):
+def test_base_url_uses_host_or_public_url(http, url):
     assert base_url(http, 10_280) == url
 
 
-def test_an_address_of_all_interfaces_is_one_that_others_can_reach():
+def test_base_url_replaces_wildcard_host_with_reachable_address():
     assert "0.0.0.0" not in base_url(Http(), 10_280)
 
 
-async def test_what_stops_the_start_is_named(tmp_path):
+async def test_server_start_error_names_setting(tmp_path):
     async with house(tmp_path) as home:
         port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
         with pytest.raises(StartError, match=r"in use already; choose another port \(http\.port\)"):
@@ -399,7 +399,7 @@ async def test_what_stops_the_start_is_named(tmp_path):
             pass
 
 
-def test_where_recordings_lie():
+def test_cache_dir_prefers_setting_then_systemd_then_xdg():
     config, own = load(None, {}), load(None, {}, ["http.cache_dir=/var/tmp/q"])
     assert str(cache_dir(own, {"CACHE_DIRECTORY": "/var/cache/qwentts"})) == "/var/tmp/q"
     assert str(cache_dir(config, {"CACHE_DIRECTORY": "/var/cache/qwentts:/x"})) == "/var/cache/qwentts/audio"

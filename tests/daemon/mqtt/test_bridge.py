@@ -1,4 +1,4 @@
-"""A real daemon at a real broker: what is heard, what is told, and what happens when the broker goes."""
+"""The MQTT bridge of a real daemon at a real broker: commands, events, and loss of the broker."""
 
 import asyncio
 import contextlib
@@ -131,7 +131,7 @@ async def test_response_topic_with_too_many_levels_is_ignored(house):
             assert heard.kinds("r4") == ["queued", "started", "first_audio", "finished"]
             assert not [line for line in speaking.lines if "protocol error" in line]
     except* aiomqtt.MqttError:
-        pytest.skip("this mosquitto hangs up already on whoever wishes for such an answer")
+        pytest.skip("this mosquitto disconnects clients that request such a response topic")
 
 
 async def test_repeated_id_plays_once_and_retained_command_never(house):
@@ -185,7 +185,7 @@ async def test_birth_message_republishes_state(house):
         await heard.until(lambda: heard.on("qwentts/test/status") == [b"online", b"online"])
 
 
-# --- the broker comes and goes --------------------------------------------------------------------------------
+# --- connection to the broker ---------------------------------------------------------------------------------
 
 LONG = "A long story, so that the broker can go away in the middle of it and come back before its end. " * 3
 
@@ -343,7 +343,7 @@ async def test_state_is_idle_while_engine_is_inactive(tmp_path):
                     assert answer.status == 200
 
 
-async def test_losing_the_last_voice_keeps_bridge_running(tmp_path):
+async def test_bridge_keeps_running_without_any_voice(tmp_path):
     (tmp_path / "voices" / "anna").mkdir(parents=True)
     alone = [f"voices.dir={tmp_path}/voices", "engine.fallback=false"]
     with broker(tmp_path) as mosquitto:

@@ -30,7 +30,7 @@ NAMES = st.sampled_from(["say/set", "stop", "voice/set", "language/set", "style/
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, payload=PAYLOADS)
-async def test_handler_obeys_or_answers_any_payload_once(tmp_path_factory, caplog, name, payload):
+async def test_handler_executes_or_answers_any_payload_once(tmp_path_factory, caplog, name, payload):
     caplog.clear()
     caplog.set_level(logging.INFO)
     async with house(tmp_path_factory.getbasetemp(), {"kitchen": Loudspeaker()}) as made:

@@ -1,4 +1,4 @@
-"""A thousand announcements at once: bounded, answered, and nobody at the Wyoming port notices."""
+"""A thousand announcements at once: bounded, answered, and without effect on Wyoming clients."""
 
 from tests.support.broker import broker, ear, needs_mosquitto
 from tests.support.harness import daemon, speak

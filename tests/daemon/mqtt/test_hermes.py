@@ -1,4 +1,4 @@
-"""Rhasspy's Hermes with a real broker: a site asks, hears its file, and is told when it is over."""
+"""Rhasspy's Hermes with a real broker: a site requests speech, receives a file and `sayFinished`."""
 
 import io
 import json

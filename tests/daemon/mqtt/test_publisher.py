@@ -8,7 +8,7 @@ from qwentts_daemon.mqtt.publisher import MAX_WAITING, Message, Publisher
 
 
 class Post:
-    """Takes letters, and fails when told to."""
+    """A client that records messages and fails on demand."""
 
     def __init__(self):
         self.letters = []

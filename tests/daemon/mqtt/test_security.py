@@ -1,4 +1,4 @@
-"""Who may connect, and what is said when somebody may not."""
+"""Authentication and TLS at the broker, and what is logged when a connection is refused."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def passwords(tmp_path_factory):
 
 
 async def why_not(settings, environment=None):
-    """What is said about a connection that cannot be made."""
+    """Return what is logged about a connection that cannot be made."""
     config = load(None, {}, settings)
     with pytest.raises(BrokerError) as refused:
         async with connected(Broker(config.mqtt, "test", environment or {}), print):

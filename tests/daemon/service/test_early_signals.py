@@ -18,12 +18,12 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["say", "Hello."]])
-def test_interrupt_while_importing_is_quiet_and_status_130(words):
+def test_interrupt_during_imports_exits_130_without_traceback(words):
     finished = python(INSTALL.format(words=words) + "os.kill(os.getpid(), signal.SIGINT); signal.pause()")
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
 
 
-def test_interrupt_while_importing_the_command_line_is_quiet_and_status_130():
+def test_interrupt_during_cli_imports_exits_130_without_traceback():
     interrupt = "import builtins; original = builtins.__import__\n" + (
         "def slow(name, *rest):\n"
         "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
@@ -38,12 +38,12 @@ def test_interrupt_while_importing_the_command_line_is_quiet_and_status_130():
 @pytest.mark.parametrize(
     ("words", "status"), [([], 0), (["run"], 0), (["--debug"], 0), (["say", "Hello."], -signal.SIGHUP)]
 )
-def test_hang_up_while_importing_ends_only_commands_that_belong_to_their_terminal(words, status):
+def test_hangup_during_imports_ends_only_terminal_commands(words, status):
     code = INSTALL.format(words=words) + "os.kill(os.getpid(), signal.SIGHUP); sys.exit(not early_signals.hung_up())"
     assert python(code).returncode == status
 
 
-def test_hang_up_while_importing_makes_the_daemon_read_its_configuration_again(tmp_path):
+def test_hangup_during_imports_reloads_daemon_configuration(tmp_path):
     words = ["run", "--config", "/dev/null", "--uri", f"unix://{tmp_path}/wyoming", "--backend", "espeak"]
     code = INSTALL.format(words=words) + (
         "os.kill(os.getpid(), signal.SIGHUP)\nfrom qwentts_daemon.cli.app import run_cli; run_cli()"

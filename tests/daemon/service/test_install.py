@@ -37,12 +37,12 @@ def image(tmp_path):
     return ServiceTarget(root=tmp_path / "image")
 
 
-# --- what systemd says of them --------------------------------------------------------------------------------
+# --- the units as systemd reads them --------------------------------------------------------------------------
 
 
 @needs_systemd
 @pytest.mark.parametrize("extra", [[], *([name] for name in DROP_INS), DROP_INS], ids=lambda names: "+".join(names))
-def test_the_units_are_sound_and_closed(image, extra):
+def test_system_units_verify_and_are_hardened(image, extra):
     perform(plan_install(image, PROGRAM, extra)[:-1])
     service, port = image.folder / "qwentts.service", image.folder / "qwentts.socket"
     verified = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", service, port)
@@ -53,7 +53,7 @@ def test_the_units_are_sound_and_closed(image, extra):
 
 
 @needs_systemd
-def test_the_unit_of_a_user_is_sound(tmp_path, monkeypatch):
+def test_user_unit_verifies(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     perform(plan_install(ServiceTarget(user=True), PROGRAM, [])[:1])
     verified = run("systemd-analyze", "--user", "verify", "--man=no", tmp_path / "systemd/user/qwentts.service",
@@ -62,7 +62,7 @@ def test_the_unit_of_a_user_is_sound(tmp_path, monkeypatch):
 
 
 @needs_systemd
-def test_a_mistake_in_a_unit_would_be_found(tmp_path):
+def test_systemd_analyze_detects_mistakes_in_units(tmp_path):
     unit = tmp_path / "qwentts.service"
     unit.write_text((UNITS / "qwentts.service").read_text().replace("ProtectHome=", "ProtectHouse="))
     assert "ProtectHouse" in run("systemd-analyze", "verify", "--man=no", unit).stderr
@@ -84,8 +84,8 @@ def settings(name):
 
 
 @pytest.mark.parametrize("name", ["qwentts.service", "user/qwentts.service"])
-def test_the_unit_agrees_with_the_program(name):
-    """What stands in two places: exit statuses that end it, the reload, the name of the socket, the time to stop."""
+def test_unit_settings_agree_with_the_daemon(name):
+    """Check what is written twice: exit statuses without restart, the reload, the name of the socket."""
     unit = settings(name)
     assert unit["Service.Type"] == ["notify"]
     assert set(unit["Service.RestartPreventExitStatus"][0].split()) == {
@@ -99,7 +99,7 @@ def test_the_unit_agrees_with_the_program(name):
     assert settings("qwentts.socket")["Socket.FileDescriptorName"] == ["wyoming"]
 
 
-def test_every_cache_lies_in_the_service_s_own_folder():
+def test_unit_keeps_every_cache_in_the_service_directory():
     words = " ".join(settings("qwentts.service")["Service.Environment"]).split()
     variables = dict(word.split("=", 1) for word in words)
     caches = {
@@ -119,7 +119,7 @@ def test_every_cache_lies_in_the_service_s_own_folder():
 
 
 @needs_systemd
-def test_an_installation_is_enabled_repeated_and_undone(image):
+def test_install_enables_is_idempotent_and_can_be_undone(image):
     unit, link = image.folder / "qwentts.service", image.folder / "multi-user.target.wants/qwentts.service"
     lines = perform(plan_install(image, PROGRAM, ["strict-memory"]))
     assert lines[0] == f"write {unit}"
@@ -137,7 +137,7 @@ def test_an_installation_is_enabled_repeated_and_undone(image):
 
 
 @needs_systemd
-def test_what_others_wrote_is_left_alone(image):
+def test_install_and_uninstall_keep_files_of_others(image):
     own = image.folder / "qwentts.service.d/override.conf"
     perform(plan_install(image, PROGRAM, []))
     own.parent.mkdir()
@@ -151,7 +151,7 @@ def test_what_others_wrote_is_left_alone(image):
     assert (image.folder / "qwentts.service").exists()
 
 
-def test_a_running_service_is_started_again_only_when_something_changed(tmp_path, monkeypatch):
+def test_install_restarts_service_only_after_a_change(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     target = ServiceTarget(user=True)
     steps = plan_install(target, PROGRAM, [])
@@ -168,7 +168,7 @@ def command(*arguments, **environment):
     return run(PROGRAM, *arguments, cwd=ROOT, env={**os.environ, **environment})
 
 
-def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+def test_dry_run_prints_steps_and_changes_nothing(tmp_path):
     finished = command("install-service", "--user", "--dry-run", XDG_CONFIG_HOME=str(tmp_path))
     assert finished.returncode == 0, finished.stderr
     unit = tmp_path / "systemd/user/qwentts.service"
@@ -186,7 +186,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     assert unit.exists()
 
 
-def test_a_place_that_a_service_cannot_read_is_refused_with_advice(tmp_path):
+def test_install_rejects_program_under_home_with_remedy(tmp_path):
     assert "is not readable for a service" in install.unreadable(Path("/home/anna/venv/bin/qwentts-daemon"))
     assert install.unreadable(Path("/usr/bin/env")) is None
     finished = command("install-service", "--dry-run")
@@ -195,7 +195,7 @@ def test_a_place_that_a_service_cannot_read_is_refused_with_advice(tmp_path):
     assert ("sudo python3 -m venv /opt/qwentts" in finished.stderr) == bool(refused)
 
 
-def test_a_closed_folder_is_named(tmp_path, monkeypatch):
+def test_unreadable_names_directory_closed_to_other_users(tmp_path, monkeypatch):
     monkeypatch.setattr(install, "HIDDEN", ())
     program = tmp_path / "closed" / "program"
     program.parent.mkdir(mode=0o700)
@@ -210,20 +210,20 @@ def test_a_closed_folder_is_named(tmp_path, monkeypatch):
         (["--user", "--dry-run", "--with", "local-sound"], "--with is for the service of the system"),
     ],
 )
-def test_contradictions_are_refused(arguments, message):
+def test_install_rejects_contradictory_options(arguments, message):
     finished = command("install-service", *arguments)
     assert finished.returncode == 2
     assert message in " ".join(finished.stderr.replace("│", " ").split())
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="this machine is run by systemd")
-def test_without_systemd_it_says_so():
+def test_install_without_systemd_exits_with_reason():
     finished = command("install-service", "--user")
     assert finished.returncode == os.EX_UNAVAILABLE
     assert "this machine is not run by systemd" in finished.stderr
 
 
-def test_the_wheel_carries_the_units(tmp_path):
+def test_wheel_contains_the_units(tmp_path):
     built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:

@@ -1,4 +1,4 @@
-"""SIGHUP: what can change does, what cannot is named, and a broken file changes nothing."""
+"""Reload on SIGHUP: live keys change, other keys are logged, and an invalid file changes nothing."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ class File:
         self.path.write_text(text)
 
     def change(self, process, text, line="configuration read again"):
-        """Another content, read by a running daemon; the log line that tells."""
+        """Replace the content, let a running daemon reload it, and return the log line about it."""
         before = len([each for each in process.lines if line in each])
         self.path.write_text(text)
         process.process.send_signal(signal.SIGHUP)
@@ -45,7 +45,7 @@ async def voices(process):
         return [voice["name"] for voice in (await hear(client, "info")).events[-1].data["tts"][0]["voices"]]
 
 
-async def test_voices_text_audio_and_limits_change_while_it_runs(file):
+async def test_reload_applies_voices_text_and_audio(file):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         assert (await speak(process, "a")).seconds > 1
         line = file.change(
@@ -61,7 +61,7 @@ async def test_voices_text_audio_and_limits_change_while_it_runs(file):
         assert (await speak(process, "Too long for this.")).code == "text-too-long"
 
 
-async def test_limits_change_while_it_runs(file):
+async def test_reload_applies_connection_limits(file):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         async with connected(process) as client:
             await client.write_event(Describe().event())
@@ -73,7 +73,7 @@ async def test_limits_change_while_it_runs(file):
             assert (await hear(client, "never")).code == "idle-timeout"
 
 
-def test_more_connections_may_have_the_descriptors_that_they_need(file):
+def test_reload_raises_descriptor_limit_for_more_connections(file):
     few = ["sh", "-c", 'ulimit -S -n 400; exec "$@"', "sh"]
     with daemon(fake="ToneBackend", through=few, QWENTTS_CONFIG=str(file.path)) as process:
         file.change(process, "wyoming: {max_connections: 500}\n")
@@ -81,7 +81,7 @@ def test_more_connections_may_have_the_descriptors_that_they_need(file):
         assert allowed > 500
 
 
-async def test_running_speech_is_not_touched(file):
+async def test_reload_does_not_change_running_reply(file):
     with daemon(fake="Gated", QWENTTS_CONFIG=str(file.path), TEST_GATE=str(file.path.with_name("gate"))) as process:
         async with connected(process) as client:
             await client.write_event(Synthesize("aa").event())
@@ -93,7 +93,7 @@ async def test_running_speech_is_not_touched(file):
         assert (await speak(process, "aa")).pcm == tone("b") * 2 + bytes(9 * 2 * RATE)
 
 
-async def test_what_cannot_change_is_named_in_one_line_and_stays(file):
+async def test_reload_logs_keys_that_need_a_restart_and_keeps_their_values(file):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         file.change(process, "engine: {max_jobs: 9, seed: 1}\nwyoming: {name: tea}\naudio: {trim_silence: true}\n")
         line = process.wait_for("only a restart changes .*")[0]
@@ -109,11 +109,11 @@ async def test_what_cannot_change_is_named_in_one_line_and_stays(file):
     [
         ("audio: {lead_silence: 2", "invalid YAML"),
         ("audio: {lead_silence: loud}", "audio.lead_silence: "),
-        ("audio: {lead_silence: 2}\nvoices: {default: nobody}", "voices.default: no voice 'nobody'"),
+        ("audio: {lead_silence: 2}\nvoices: {default: unknown}", "voices.default: no voice 'unknown'"),
         (None, "No such file"),
     ],
 )
-async def test_a_broken_file_is_one_clear_line_and_changes_nothing(file, text, reason):
+async def test_reload_keeps_old_values_when_file_is_invalid(file, text, reason):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         before = await speak(process, "a")
         if text is None:
@@ -127,7 +127,7 @@ async def test_a_broken_file_is_one_clear_line_and_changes_nothing(file, text, r
         assert (await speak(process, "a")).pcm == tone("a")
 
 
-async def test_a_file_that_nobody_named_and_that_is_gone_changes_nothing(tmp_path):
+async def test_reload_keeps_old_values_when_default_file_is_gone(tmp_path):
     path = tmp_path / "qwentts" / "config.yaml"
     path.parent.mkdir()
     path.write_text("audio: {lead_silence: 1}")
@@ -138,7 +138,7 @@ async def test_a_file_that_nobody_named_and_that_is_gone_changes_nothing(tmp_pat
         assert (await speak(process, "a")).seconds > 1
 
 
-async def test_the_log_level_changes_in_the_daemon_and_its_workers(file):
+async def test_reload_applies_log_level_to_daemon_and_workers(file):
     with daemon("engine.fallback=false", fake="Endless", debug=False, QWENTTS_CONFIG=str(file.path)) as process:
         for count, text in enumerate(("log: {level: DEBUG}", "log: {level: INFO}", "log: {level: DEBUG}")):
             file.change(process, text)
@@ -151,7 +151,7 @@ async def test_the_log_level_changes_in_the_daemon_and_its_workers(file):
         assert not [line for line in process.lines if "job 2 cancelled" in line]
 
 
-def test_systemd_is_told_of_a_reload(file, tmp_path):
+def test_reload_notifies_systemd(file, tmp_path):
     systemd = Systemd(str(tmp_path / "notify"))
     with systemd.socket, daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path), **systemd.environment) as process:
         systemd.until("READY=1")
@@ -162,7 +162,7 @@ def test_systemd_is_told_of_a_reload(file, tmp_path):
             systemd.until("READY=1")
 
 
-def test_a_daemon_whose_terminal_is_closed_ends():
+def test_daemon_exits_when_its_terminal_is_closed():
     terminal, inside = pty.openpty()
     command = ["setsid", "--ctty", sys.executable, "-m", "qwentts_daemon"]
     words = ["--config", "/dev/null", "--backend", "espeak", "--uri", "tcp://127.0.0.1:0"]
@@ -181,7 +181,7 @@ def test_a_daemon_whose_terminal_is_closed_ends():
 # --- what can change ------------------------------------------------------------------------------------------
 
 
-def test_every_live_key_exists():
+def test_live_keys_exist_in_the_schema():
     for section, keys in LIVE.items():
         assert keys <= type(getattr(Config(), section)).model_fields.keys()
 
@@ -199,7 +199,7 @@ CONFIGS = st.builds(
 
 
 @given(CONFIGS, CONFIGS)
-def test_a_change_takes_what_is_live_and_names_the_rest(old, new):
+def test_compare_takes_live_keys_and_lists_those_that_need_a_restart(old, new):
     change = compare(old, new)
     for section in Config.model_fields:
         for key in type(getattr(old, section)).model_fields:

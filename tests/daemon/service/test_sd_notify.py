@@ -1,4 +1,4 @@
-"""The daemon as a service: what systemd hears, what it hands down, and when it is told nothing."""
+"""The daemon as a service of systemd: notifications, watchdog and socket activation."""
 
 import contextlib
 import math
@@ -37,10 +37,10 @@ def systemd(tmp_path):
         yield systemd
 
 
-# --- what systemd is told -------------------------------------------------------------------------------------
+# --- notifications --------------------------------------------------------------------------------------------
 
 
-async def test_the_life_of_a_service(anywhere, tmp_path):
+async def test_notify_reports_loading_idle_speaking_and_stopping(anywhere, tmp_path):
     gate = tmp_path / "gate"
     with started("engine.fallback=false", fake="SlowLoading", TEST_GATE=str(gate), **anywhere.environment) as process:
         assert "STATUS=loading qwentts-qwen3" in anywhere.until("READY=1")
@@ -54,7 +54,7 @@ async def test_the_life_of_a_service(anywhere, tmp_path):
         anywhere.until("STATUS=stopping")
 
 
-async def test_it_is_ready_when_describe_is_answered(systemd, tmp_path):
+async def test_notify_sends_ready_once_describe_is_answered(systemd, tmp_path):
     with started(fake="SlowLoading", TEST_GATE=str(tmp_path / "gate"), **systemd.environment) as process:
         systemd.until("READY=1")
         async with connected(process) as client:
@@ -62,7 +62,7 @@ async def test_it_is_ready_when_describe_is_answered(systemd, tmp_path):
             assert (await hear(client, "audio-stop")).rate
 
 
-async def test_how_many_speak_and_wait(systemd):
+async def test_notify_status_counts_running_and_waiting_replies(systemd):
     with daemon("engine.fallback=false", fake="EndlessSingle", **systemd.environment) as process:
         async with connected(process) as first, connected(process) as second:
             await first.write_event(Synthesize("On and on.").event())
@@ -71,18 +71,18 @@ async def test_how_many_speak_and_wait(systemd):
             systemd.until("STATUS=speaking 1, 1 waiting")
 
 
-def test_the_embedded_voice_alone_is_told_with_its_reason(systemd):
+def test_notify_status_reports_why_only_fallback_speaks(systemd):
     with daemon(fake="Unloadable", ready="qwentts-espeak", **systemd.environment):
         systemd.until("STATUS=qwentts-qwen3 cannot be loaded: no such model")
 
 
-def test_workers_inherit_nothing_that_is_for_the_daemon(systemd):
+def test_workers_do_not_inherit_systemd_variables(systemd):
     with daemon(fake="ToneBackend", WATCHDOG_USEC="60000000", **systemd.environment) as process:
         for worker in process.workers():
             assert not VARIABLES & psutil.Process(worker.pid).environ().keys()
 
 
-def test_a_dead_notify_socket_is_a_warning(tmp_path):
+def test_missing_notify_socket_is_logged_as_warning(tmp_path):
     with daemon(fake="ToneBackend", NOTIFY_SOCKET=str(tmp_path / "nobody")) as process:
         process.wait_for(r"could not send READY to systemd: .*No such file")
 
@@ -90,19 +90,19 @@ def test_a_dead_notify_socket_is_a_warning(tmp_path):
 # --- the watchdog ---------------------------------------------------------------------------------------------
 
 
-def test_the_watchdog_is_fed(systemd):
+def test_watchdog_is_notified_repeatedly(systemd):
     with daemon(fake="ToneBackend", WATCHDOG_USEC="200000", **systemd.environment):
         for _ in range(5):
             systemd.until("WATCHDOG=1")
 
 
-def test_it_is_not_fed_without_an_interval_nor_with_another_process_s(systemd):
+def test_watchdog_of_another_process_is_not_notified(systemd):
     with daemon(fake="ToneBackend", WATCHDOG_USEC="1000", WATCHDOG_PID="1", **systemd.environment) as process:
         assert process.stop() == 0
         assert "WATCHDOG=1" not in systemd.until("STOPPING=1")
 
 
-def test_it_is_not_fed_while_a_silent_worker_is_there_and_fed_again_after_its_replacement(systemd):
+def test_watchdog_pauses_until_silent_worker_is_replaced(systemd):
     settings = ("engine.fallback=false", "engine.heartbeat_timeout=3")
     with daemon(*settings, fake="ToneBackend", WATCHDOG_USEC="500000", **systemd.environment) as process:
         systemd.until("STATUS=idle")
@@ -114,7 +114,7 @@ def test_it_is_not_fed_while_a_silent_worker_is_there_and_fed_again_after_its_re
         process.wait_for("is ready", 2)
 
 
-async def test_a_worker_that_makes_nothing_until_a_deadline_is_replaced_before_systemd_restarts_all(systemd):
+async def test_worker_without_audio_until_job_timeout_is_replaced(systemd):
     settings = ("engine.fallback=false", "engine.job_timeout=0.5")
     with daemon(*settings, fake="Mute", WATCHDOG_USEC="60000000", **systemd.environment) as process:
         (worker,) = process.workers()
@@ -124,7 +124,7 @@ async def test_a_worker_that_makes_nothing_until_a_deadline_is_replaced_before_s
         assert process.workers()[0].pid != worker.pid
 
 
-async def test_one_late_job_does_not_cost_a_worker_that_speaks_with_others():
+async def test_worker_is_kept_when_only_one_of_its_jobs_times_out():
     settings = ("engine.fallback=false", "engine.job_timeout=0.5")
     with daemon(*settings, fake="MuteOnDemand") as process:
         async with connected(process) as client:
@@ -136,7 +136,7 @@ async def test_one_late_job_does_not_cost_a_worker_that_speaks_with_others():
 
 
 @given(st.floats(3, 3600), st.floats(15, 3600))
-def test_a_worker_that_can_be_replaced_never_costs_the_service(heartbeat_timeout_s, watchdog_s):
+def test_silence_allowed_leaves_time_to_replace_worker_before_watchdog(heartbeat_timeout_s, watchdog_s):
     silence_s = silence_allowed_s(heartbeat_timeout_s, watchdog_s)
     assert heartbeat_timeout_s / 2 <= silence_s < heartbeat_timeout_s
     unfed_s = watchdog_s / 2 + heartbeat_timeout_s - silence_s + STOP_TIMEOUT_S + IN_TROUBLE_LOOK_EVERY_S
@@ -154,12 +154,12 @@ def test_a_worker_that_can_be_replaced_never_costs_the_service(heartbeat_timeout
         ({"WATCHDOG_USEC": "soon"}, math.inf),
     ],
 )
-def test_the_interval_of_the_watchdog(environment, seconds):
+def test_take_watchdog_s_reads_interval_of_this_process(environment, seconds):
     assert take_watchdog_s(environment) == seconds
     assert environment == {}
 
 
-def test_without_a_notify_socket_nothing_is_sent():
+def test_take_notifier_without_socket_sends_nothing():
     environment = {}
     take_notifier(environment).ready()
     assert environment == {}
@@ -192,7 +192,7 @@ def handed_down(*sockets, names="wyoming"):
 
 
 @pytest.mark.parametrize("names", ["wyoming", ""], ids=["by name", "the only one"])
-async def test_a_socket_from_systemd_is_used_instead_of_our_own(names):
+async def test_daemon_listens_on_socket_passed_by_systemd(names):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with daemon(fake="ToneBackend", **handed_down(listener, names=names)) as process:
@@ -203,7 +203,7 @@ async def test_a_socket_from_systemd_is_used_instead_of_our_own(names):
                 assert not [each for each in worker.net_connections() if each.laddr.port == port]
 
 
-async def test_who_connects_before_the_start_is_served(tmp_path):
+async def test_activation_serves_client_that_connected_before_start(tmp_path):
     path = tmp_path / "wyoming.socket"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
@@ -218,7 +218,7 @@ async def test_who_connects_before_the_start_is_served(tmp_path):
         assert path.exists()  # it is systemd's
 
 
-async def test_several_sockets_serve_and_strangers_are_named(tmp_path):
+async def test_activation_serves_several_sockets_and_logs_unknown_names(tmp_path):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         with daemon(fake="ToneBackend", **handed_down(*sockets, names="wyoming:tea:wyoming")) as process:
@@ -228,20 +228,20 @@ async def test_several_sockets_serve_and_strangers_are_named(tmp_path):
             assert (await speak(process, "Good evening.")).rate == RATE
 
 
-def test_sockets_of_another_process_are_left_alone():
+def test_take_sockets_ignores_sockets_of_another_process():
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "wyoming", "HOME": "/"}
     assert take_sockets(environment) == {}
     assert environment == {"HOME": "/"}
 
 
-def test_a_descriptor_that_does_not_listen_is_one_clear_line():
+def test_activation_rejects_descriptor_that_does_not_listen():
     with socket.socket() as idle, started(fake="ToneBackend", **handed_down(idle)) as process:
         assert process.wait() == os.EX_UNAVAILABLE
         assert "the descriptor 'wyoming' from systemd is not a listening stream socket" in process.lines[-2]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd is not installed")
-async def test_systemd_s_own_tool_starts_it_for_the_first_client(tmp_path):
+async def test_systemd_socket_activate_starts_daemon_for_first_client(tmp_path):
     path = tmp_path / "wyoming.socket"
     command = ["systemd-socket-activate", "-l", str(path), "--fdname=wyoming"]
     with started("engine.fallback=false", fake="ToneBackend", through=[*command, *environment_words()]) as process:

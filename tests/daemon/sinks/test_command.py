@@ -31,13 +31,13 @@ async def play(sink, *pieces, rate=24_000):
     await sink.play("a1", pcm(*pieces, rate=rate), Facts())
 
 
-async def test_all_of_it_arrives(tmp_path):
+async def test_command_sink_writes_all_audio(tmp_path):
     speech = tone(30_000)
     await play(recorder(tmp_path / "out"), *cut(speech, 4096))
     assert (tmp_path / "out").read_bytes() == speech
 
 
-async def test_the_first_sound_is_played_before_the_last_is_made(tmp_path):
+async def test_command_sink_plays_while_audio_is_generated(tmp_path):
     tap, speech = Tap(), tone(4_800)
     async with fifo(tmp_path / "out") as out:
         playing = asyncio.create_task(recorder(tmp_path / "out").play("a1", tap.pcm(), Facts()))
@@ -49,21 +49,21 @@ async def test_the_first_sound_is_played_before_the_last_is_made(tmp_path):
         assert await out.read() == speech[2000:]
 
 
-async def test_the_rate_stands_where_it_is_asked_for(tmp_path):
+async def test_command_sink_replaces_rate_placeholder(tmp_path):
     script = "import sys; open(sys.argv[1], 'w').write(' '.join(sys.argv[2:])); sys.stdin.read()"
     words = (sys.executable, "-c", script, str(tmp_path / "out"), "-r{rate}", "{name} $HOME;")
     await play(sink(*words), tone(10), rate=22_050)
     assert (tmp_path / "out").read_text() == "-r22050 {name} $HOME;"
 
 
-async def test_a_player_never_sees_our_environment(tmp_path, monkeypatch):
+async def test_command_sink_hides_environment_from_player(tmp_path, monkeypatch):
     monkeypatch.setenv("QWENTTS_MQTT_PASSWORD", "secret")
     await play(sink("sh", "-c", f"env > {tmp_path / 'out'}; cat > /dev/null"), tone(10))
     assert "PATH=" in (tmp_path / "out").read_text()
     assert "QWENTTS" not in (tmp_path / "out").read_text()
 
 
-async def test_nothing_to_play_starts_nothing(tmp_path):
+async def test_command_sink_starts_no_player_for_empty_audio(tmp_path):
     await play(recorder(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -82,24 +82,24 @@ async def test_nothing_to_play_starts_nothing(tmp_path):
          "sh failed, status 1: x{200}$"),
     ],
 )  # fmt: skip
-async def test_a_player_that_fails_says_why(words, message):
+async def test_command_sink_reports_error_of_player(words, message):
     with pytest.raises(SinkError, match=message):
         await play(sink(*words), *cut(tone(300_000), 4096))
 
 
-async def test_a_player_that_takes_nothing_is_ended(tmp_path):
+async def test_command_sink_kills_player_that_reads_nothing(tmp_path):
     hanging = sink("sh", "-c", f"echo $$ > {tmp_path / 'pid'}; echo stuck >&2; sleep 1000", timeout=0.5)
     with pytest.raises(SinkError, match=r"^sh took no sound for 0\.5 s: stuck$"):
         await play(hanging, *cut(tone(300_000), 4096))
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
-async def test_a_player_that_does_not_end_is_ended(tmp_path):
+async def test_command_sink_kills_player_that_does_not_exit(tmp_path):
     with pytest.raises(SinkError, match=r"sh still ran 0\.2 s after the end of the sound$"):
         await play(sink("sh", "-c", "cat >/dev/null; exec sleep 1000", timeout=0.2), tone(10))
 
 
-async def test_what_a_player_leaves_behind_is_not_waited_for(tmp_path):
+async def test_command_sink_does_not_wait_for_children_of_player(tmp_path):
     script = f"cat >/dev/null; sleep 1000 & echo $! > {tmp_path / 'pid'}"
     before = psutil.Process().num_fds()
     await play(sink("sh", "-c", script, timeout=1), tone(10))
@@ -109,7 +109,7 @@ async def test_what_a_player_leaves_behind_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
-async def test_cancelled_nothing_of_it_goes_on(tmp_path, trap):
+async def test_command_sink_kills_player_and_children_on_cancel(tmp_path, trap):
     tap = Tap()
     script = f"{trap}exec 3>{tmp_path / 'life'}; sleep 1000 & echo began >&3; cat; wait"
     async with fifo(tmp_path / "life") as life, aclosing(tap.pcm()) as speech:
@@ -119,11 +119,11 @@ async def test_cancelled_nothing_of_it_goes_on(tmp_path, trap):
         playing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await playing
-        assert await life.read() == b""  # nobody holds it any more
+        assert await life.read() == b""  # every writer has closed it
     assert tap.closed.is_set()
 
 
-async def test_cancelled_while_it_starts_nothing_of_it_goes_on(tmp_path):
+async def test_command_sink_kills_starting_player_on_cancel(tmp_path):
     script = f"exec 3>{tmp_path / 'life'}; sleep 1000 & wait"
     async with fifo(tmp_path / "life") as life:
         first = os.open(tmp_path / "life", os.O_WRONLY)
@@ -135,10 +135,10 @@ async def test_cancelled_while_it_starts_nothing_of_it_goes_on(tmp_path):
             with pytest.raises(asyncio.CancelledError):
                 await playing
         os.close(first)
-        assert await life.read() == b""  # nobody holds it any more
+        assert await life.read() == b""  # every writer has closed it
 
 
-async def test_an_error_of_the_speech_ends_the_player(tmp_path):
+async def test_command_sink_kills_player_when_speech_fails(tmp_path):
     tap = Tap()
     tap.pour(tone(10))
     tap.end(RuntimeError("no more"))

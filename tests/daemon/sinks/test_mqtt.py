@@ -31,7 +31,7 @@ class Broker:
 
 
 @pytest.mark.parametrize("rate", [24_000, 22_050])
-async def test_it_is_announced_sent_in_numbered_chunks_and_ended(rate):
+async def test_mqtt_sink_publishes_start_numbered_chunks_and_end(rate):
     broker, speech = Broker(), tone(rate // 4, rate)
     await broker.sink().play("a1", pcm(*cut(speech, 1_700), rate=rate), Facts())
     (start_topic, start), *chunks, (stop_topic, stop) = broker.all()
@@ -44,13 +44,13 @@ async def test_it_is_announced_sent_in_numbered_chunks_and_ended(rate):
     assert json.loads(stop) == {"chunks": 3, "duration_ms": 250, "complete": True}
 
 
-async def test_it_is_no_faster_than_it_is_heard():
+async def test_mqtt_sink_publishes_at_playback_speed():
     began_s = time.monotonic()
     await Broker().sink().play("a1", watched(0.8, AHEAD_S + 2 * CHUNK_S), Facts())
     assert time.monotonic() - began_s >= 0.8
 
 
-async def test_cancelled_it_says_so():
+async def test_mqtt_sink_publishes_cancelled():
     broker, tap = Broker(), Tap()
     playing = asyncio.create_task(broker.sink().play("a1", tap.pcm(), Facts()))
     tap.pour(tone(2_400))
@@ -64,12 +64,12 @@ async def test_cancelled_it_says_so():
 
 
 @pytest.mark.parametrize("failing", ["start", "chunk/0", "stop"])
-async def test_without_a_broker_it_fails(failing):
+async def test_mqtt_sink_fails_without_broker(failing):
     with pytest.raises(SinkError, match="there is no broker"):
         await Broker(failing).sink().play("a1", pcm(tone(2_400)), Facts())
 
 
-async def test_no_id_makes_another_topic():
+async def test_mqtt_sink_escapes_id_in_topic():
     broker = Broker()
     await broker.sink().play("../+/#/say/set\0", pcm(tone(10)), Facts())
     assert {topic.rpartition("/")[0].removesuffix("/chunk") for topic, _ in broker.all()} == {
@@ -78,6 +78,6 @@ async def test_no_id_makes_another_topic():
 
 
 @pytest.mark.parametrize("target", [MqttTarget(type="mqtt"), UrlTarget(type="url")])
-def test_what_a_target_needs_and_is_not_there_is_named(target):
+def test_make_sink_names_missing_dependency(target):
     with pytest.raises(ConfigError, match=r"announce\.targets\.speaker: "):
         make_sink("speaker", target, Services())

@@ -17,7 +17,7 @@ def sink(path, timeout=5.0):
     return make_sink("house", SnapcastTarget(type="snapcast", fifo=str(path), timeout=timeout), Services())
 
 
-async def test_the_sound_arrives_at_48_khz_on_both_sides(tmp_path):
+async def test_snapcast_sink_writes_48_khz_stereo(tmp_path):
     speech = tone(4_000, 24_000)
     async with fifo(tmp_path / "snap") as reader:
         playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", pcm(*cut(speech, 700)), Facts()))
@@ -29,7 +29,7 @@ async def test_the_sound_arrives_at_48_khz_on_both_sides(tmp_path):
     assert max(abs(one - other) for one, other in zip(heard[1000:-1000:2], wanted[500:-500], strict=True)) < 30
 
 
-async def test_the_first_sound_arrives_before_the_last_is_made(tmp_path):
+async def test_snapcast_sink_writes_while_audio_is_generated(tmp_path):
     tap = Tap(22_050)
     async with fifo(tmp_path / "snap") as reader:
         playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", tap.pcm(), Facts()))
@@ -41,7 +41,7 @@ async def test_the_first_sound_arrives_before_the_last_is_made(tmp_path):
     assert 4 * 2_000 * 48_000 / 22_050 - 8 <= 4_000 + len(rest) <= 4 * 2_000 * 48_000 / 22_050 + 8
 
 
-async def test_cancelled_it_lets_go_and_leaves_whole_frames(tmp_path):
+async def test_snapcast_sink_closes_fifo_on_cancel_after_whole_frames(tmp_path):
     tap = Tap()
     async with fifo(tmp_path / "snap") as reader:
         playing = asyncio.create_task(sink(tmp_path / "snap").play("a1", tap.pcm(), Facts()))
@@ -62,19 +62,19 @@ async def test_cancelled_it_lets_go_and_leaves_whole_frames(tmp_path):
         (lambda path: path.mkdir(), "is not a FIFO"),
     ],
 )
-async def test_what_is_no_fifo_is_named(tmp_path, prepare, message):
+async def test_snapcast_sink_rejects_path_that_is_not_a_fifo(tmp_path, prepare, message):
     prepare(tmp_path / "snap")
     with pytest.raises(SinkError, match=f"{tmp_path / 'snap'}:? {message}"):
         await sink(tmp_path / "snap").play("a1", pcm(tone(10)), Facts())
 
 
-async def test_a_fifo_that_nobody_reads_is_named(tmp_path):
+async def test_snapcast_sink_reports_fifo_without_reader(tmp_path):
     os.mkfifo(tmp_path / "snap")
     with pytest.raises(SinkError, match=r"snap took no sound for 0\.2 s; is snapserver running\?$"):
         await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(8_000)), Facts())
 
 
-async def test_a_reader_that_goes_away_is_named(tmp_path):
+async def test_snapcast_sink_reports_reader_that_closes(tmp_path):
     tap = Tap()
     async with fifo(tmp_path / "snap") as reader:
         playing = asyncio.create_task(sink(tmp_path / "snap", timeout=0.2).play("a1", tap.pcm(), Facts()))
@@ -85,8 +85,8 @@ async def test_a_reader_that_goes_away_is_named(tmp_path):
         await playing
 
 
-async def test_a_reader_that_only_looks_in_from_time_to_time_hears_it_all(tmp_path):
-    """As snapserver does while nobody writes."""
+async def test_snapcast_sink_delivers_all_audio_to_polling_reader(tmp_path):
+    """Read as snapserver does without a writer at the FIFO."""
     os.mkfifo(tmp_path / "snap")
     reading = asyncio.create_task(asyncio.to_thread(look_in_until_there_was_sound, tmp_path / "snap"))
     await sink(tmp_path / "snap").play("a1", pcm(*cut(tone(4_000), 1_000)), Facts())
@@ -105,14 +105,14 @@ def look_in_until_there_was_sound(path):
     return heard
 
 
-async def test_a_reader_that_reads_nothing_is_named(tmp_path):
+async def test_snapcast_sink_reports_reader_that_stops_reading(tmp_path):
     async with fifo(tmp_path / "snap") as reader:
         reader._transport.pause_reading()
         with pytest.raises(SinkError, match=r"took no sound for 0\.2 s"):
             await sink(tmp_path / "snap", timeout=0.2).play("a1", pcm(tone(40_000), rate=48_000), Facts())
 
 
-async def test_it_is_no_faster_than_it_is_heard(tmp_path):
+async def test_snapcast_sink_writes_at_playback_speed(tmp_path):
     began_s = time.monotonic()
     async with fifo(tmp_path / "snap") as reader:
         reading = asyncio.create_task(reader.read(-1))

@@ -21,7 +21,7 @@ def content(path):
         return wav.getframerate(), wav.readframes(wav.getnframes())
 
 
-async def test_the_file_appears_when_it_is_complete(tmp_path):
+async def test_wav_sink_creates_file_when_complete(tmp_path):
     tap, facts, path = Tap(22_050), Facts(), tmp_path / "archive.wav"
     path.write_bytes(b"the one before")
     playing = asyncio.create_task(sink(tmp_path).play("a1", tap.pcm(), facts))
@@ -35,21 +35,21 @@ async def test_the_file_appears_when_it_is_complete(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_files_of_the_same_second_have_names_of_their_own(tmp_path):
+async def test_wav_sink_names_are_unique_within_a_second(tmp_path):
     for _ in range(3):
         await sink(tmp_path, name="{time}.wav").play("a1", pcm(tone(10)), Facts())
     assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(("directory_mode", "mode"), [(0o700, 0o600), (0o755, 0o644), (0o750, 0o640), (0o711, 0o600)])
-async def test_who_may_read_the_directory_may_read_the_file(tmp_path, directory_mode, mode):
+async def test_wav_sink_file_is_as_readable_as_its_directory(tmp_path, directory_mode, mode):
     tmp_path.chmod(directory_mode)
     await sink(tmp_path).play("a1", pcm(tone(10)), Facts())
     assert stat.S_IMODE((tmp_path / "archive.wav").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("announcement", ["a1", "../../etc/passwd", "..", "", "a/b\0c", "ü" * 500, "{time}"])
-async def test_no_id_leads_out_of_the_directory(tmp_path, announcement):
+async def test_wav_sink_id_cannot_leave_the_directory(tmp_path, announcement):
     facts = Facts()
     await sink(tmp_path, name="{time}-{target}-{id}.wav").play(announcement, pcm(tone(10)), facts)
     (path,) = tmp_path.iterdir()
@@ -58,7 +58,7 @@ async def test_no_id_leads_out_of_the_directory(tmp_path, announcement):
 
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("no more")])
-async def test_of_speech_that_breaks_off_nothing_is_left(tmp_path, failure):
+async def test_wav_sink_leaves_no_file_of_failed_speech(tmp_path, failure):
     async def breaking():
         async for piece in pcm(tone(10), tone(10)):
             yield piece
@@ -69,7 +69,7 @@ async def test_of_speech_that_breaks_off_nothing_is_left(tmp_path, failure):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_nothing_to_play_leaves_no_file(tmp_path):
+async def test_wav_sink_leaves_no_file_of_empty_audio(tmp_path):
     await sink(tmp_path).play("a1", pcm(), Facts())
     assert list(tmp_path.iterdir()) == []
 
@@ -78,7 +78,7 @@ async def test_nothing_to_play_leaves_no_file(tmp_path):
     ("directory", "message"),
     [("none", "No such file"), ("file", "Not a directory"), ("full", "Is a directory|Directory not empty")],
 )
-async def test_a_place_where_nothing_can_be_written_is_named(tmp_path, directory, message):
+async def test_wav_sink_names_unwritable_directory(tmp_path, directory, message):
     (tmp_path / "file").touch()
     (tmp_path / "full" / "archive.wav" / "x").mkdir(parents=True)
     path = tmp_path / directory
@@ -86,7 +86,7 @@ async def test_a_place_where_nothing_can_be_written_is_named(tmp_path, directory
         await sink(path).play("a1", pcm(tone(10)), Facts())
 
 
-async def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+async def test_wav_sink_reports_full_disk_and_leaves_no_file(tmp_path):
     with file_size_limit(1_000), pytest.raises(SinkError, match=r"archive\.wav: File too large"):
         await sink(tmp_path).play("a1", pcm(tone(400), tone(400)), Facts())
     assert list(tmp_path.iterdir()) == []

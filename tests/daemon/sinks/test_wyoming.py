@@ -16,7 +16,7 @@ from tests.support.sinks import Facts, Tap, cut, pcm, tone, watched
 
 
 class SoundServer(AsyncEventHandler):
-    """Keeps what it gets; `answer` maps the type of an event to what is said to it, or to None: leave."""
+    """A server that records events; `answer` maps the type of an event to the answer, or to None to disconnect."""
 
     def __init__(self, events, answers, *streams):
         super().__init__(*streams)
@@ -60,7 +60,7 @@ async def received(events):
     return got
 
 
-async def test_a_server_hears_all_of_it_and_says_when(tmp_path):
+async def test_wyoming_sink_sends_all_audio_and_waits_for_played(tmp_path):
     speech = tone(9_000, 22_050)
     async with serving(tmp_path) as (hall, events):
         await hall.play("a1", pcm(*cut(speech, 4096), rate=22_050), Facts())
@@ -70,7 +70,7 @@ async def test_a_server_hears_all_of_it_and_says_when(tmp_path):
     assert got[-1].type == "audio-stop"
 
 
-async def test_a_server_that_hangs_up_is_named():
+async def test_wyoming_sink_reports_server_that_disconnects():
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     uri = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
@@ -78,7 +78,7 @@ async def test_a_server_that_hangs_up_is_named():
             await sink(uri).play("a1", pcm(tone(10)), Facts())
 
 
-async def test_the_first_sound_is_sent_before_the_last_is_made(tmp_path):
+async def test_wyoming_sink_sends_while_audio_is_generated(tmp_path):
     tap = Tap()
     async with serving(tmp_path) as (hall, events):
         playing = asyncio.create_task(hall.play("a1", tap.pcm(), Facts()))
@@ -88,17 +88,17 @@ async def test_the_first_sound_is_sent_before_the_last_is_made(tmp_path):
         await playing
 
 
-async def test_it_is_no_faster_than_it_is_heard(tmp_path):
+async def test_wyoming_sink_sends_at_playback_speed(tmp_path):
     async with serving(tmp_path) as (hall, events):
         await hall.play("a1", watched(0.8, AHEAD_S), Facts())
         assert len(await received(events)) == 2 + 16
 
 
-async def test_nothing_to_play_connects_to_nobody():
+async def test_wyoming_sink_does_not_connect_for_empty_audio():
     await sink("unix:///no/such/socket").play("a1", pcm(), Facts())
 
 
-async def test_cancelled_the_server_is_left_at_once(tmp_path):
+async def test_wyoming_sink_disconnects_on_cancel(tmp_path):
     tap = Tap()
     async with serving(tmp_path) as (hall, events):
         playing = asyncio.create_task(hall.play("a1", tap.pcm(), Facts()))
@@ -121,14 +121,14 @@ async def test_cancelled_the_server_is_left_at_once(tmp_path):
         ({"audio-stop": AudioStart(1, 2, 1)}, r"did not send `played` within the 0\.2 s after the end of the sound$"),
     ],
 )
-async def test_a_server_that_does_not_play_is_named(tmp_path, answers, message):
+async def test_wyoming_sink_reports_server_that_does_not_confirm_playback(tmp_path, answers, message):
     async with serving(tmp_path, answers):
         uri = f"unix://{tmp_path / 'snd.sock'}"
         with pytest.raises(SinkError, match=f"^{uri}.*{message}"):
             await sink(uri, timeout=0.2 if "did not" in message else 5.0).play("a1", pcm(tone(10), tone(10)), Facts())
 
 
-async def test_a_server_that_talks_nonsense_is_named(tmp_path):
+async def test_wyoming_sink_reports_invalid_event_from_server(tmp_path):
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\n")
         with contextlib.suppress(ConnectionError):
@@ -141,7 +141,7 @@ async def test_a_server_that_talks_nonsense_is_named(tmp_path):
             await sink(f"unix://{tmp_path / 'snd.sock'}").play("a1", pcm(tone(10)), Facts())
 
 
-async def test_a_server_that_reads_nothing_is_named(tmp_path):
+async def test_wyoming_sink_reports_server_that_stops_reading(tmp_path):
     path = tmp_path / "snd.sock"
     left = asyncio.Event()
 
@@ -161,6 +161,6 @@ async def test_a_server_that_reads_nothing_is_named(tmp_path):
     ("uri", "message"),
     [("unix:///no/such/socket", "No such file"), ("tcp://127.0.0.1:1", "[Cc]onnect")],
 )
-async def test_a_server_that_is_not_there_is_named(uri, message):
+async def test_wyoming_sink_reports_unreachable_server(uri, message):
     with pytest.raises(SinkError, match=f"^{uri}: .*{message}"):
         await sink(uri).play("a1", pcm(tone(10)), Facts())

@@ -13,7 +13,7 @@ from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.job import Job, Timing
 
 
-async def test_feed_lets_other_tasks_run_between_slices_of_a_long_text():
+async def test_feed_yields_to_other_tasks_during_long_text():
     reply = Synthesizer(None, LiveConfig(Config)).reply(SynthesisRequest("ryan"), "test")
     turns = 0
 
@@ -71,7 +71,7 @@ def speaking(pool, **text):
     return reply, reply.pcm()
 
 
-async def test_stalled_text_gives_its_slot_back_and_goes_on_in_another_job():
+async def test_stalled_text_releases_its_slot_and_continues_in_another_job():
     pool = Pool()
     reply, audio = speaking(pool, stall=0.05)
     await reply.feed("One is here. ")
@@ -98,7 +98,7 @@ async def test_text_without_pause_is_one_job():
     assert pool.texts == ["One is here. Two is here. Three is here."]
 
 
-async def test_client_beyond_its_share_queues_again_for_more_text():
+async def test_client_over_its_share_queues_again_for_more_text():
     pool = Pool(crowded=True)
     reply, audio = speaking(pool, stall=30)
     await reply.feed("One is here. Two")
@@ -109,7 +109,7 @@ async def test_client_beyond_its_share_queues_again_for_more_text():
     assert pool.texts == ["One is here.", "Two is here."]
 
 
-async def test_later_job_at_another_rate_ends_the_reply():
+async def test_later_job_with_another_sample_rate_ends_reply():
     reply, audio = speaking(Pool(rates=(24_000, 22_050), crowded=True))
     await reply.feed("One is here. Two")
     assert await anext(audio)
@@ -120,7 +120,7 @@ async def test_later_job_at_another_rate_ends_the_reply():
     assert failed.value.code == Code.ENGINE_UNAVAILABLE
 
 
-async def test_reply_ends_when_the_engine_cuts_its_job():
+async def test_reply_ends_when_engine_cuts_its_job():
     pool = Pool()
     reply, audio = speaking(pool, stall=30)
     await reply.feed("One is here. Two")

@@ -9,12 +9,12 @@ CATASTROPHIC = rule(r"(?:a|a|ab)+$", "")
 SLOW_TEXT = "a" * 40 + "b."
 
 
-def test_rules_apply_in_their_order():
+def test_replacement_rules_apply_in_order():
     replacer = Replacer([rule("a", "b"), rule("b+", "c")])
     assert replacer.apply("aab") == "c"
 
 
-def test_rule_beyond_the_budget_is_given_up_once_per_text(caplog):
+def test_replacement_rule_over_budget_is_dropped_once_per_text(caplog):
     replacer = Replacer([CATASTROPHIC, rule("x", "y")], budget_s=0.05)
     with caplog.at_level(logging.WARNING):
         assert replacer.apply(SLOW_TEXT) == SLOW_TEXT
@@ -25,6 +25,6 @@ def test_rule_beyond_the_budget_is_given_up_once_per_text(caplog):
 
 
 @pytest.mark.timeout(60)
-def test_text_with_catastrophic_rule_is_spoken():
+def test_text_with_catastrophic_replacement_rule_is_spoken():
     segmenter = Segmenter(CleaningOptions(replacements=(CATASTROPHIC,)))
     assert segmenter.feed(f"{SLOW_TEXT} Then more.") + segmenter.end() == [SLOW_TEXT, "Then more."]

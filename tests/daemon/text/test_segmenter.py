@@ -83,7 +83,7 @@ def table(**rows):
     only_marks=("... !? — * “”", []),
     nothing=("", []),
 )  # fmt: skip
-def test_sentences(text, expected):
+def test_segmenter_splits_sentences(text, expected):
     assert both_ways(text) == expected
 
 
@@ -105,7 +105,7 @@ def test_sentences(text, expected):
     dialogue=("— Привет, я тут\n— Да", ["Привет, я тут.", "Да"]),
     after_a_sentence=("One.\nTwo!\nthree", ["One.", "Two!", "three"]),
 )
-def test_lines(text, expected):
+def test_segmenter_splits_lines(text, expected):
     assert both_ways(text) == expected
 
 
@@ -134,7 +134,7 @@ def test_lines(text, expected):
         ("| a | b |\n|", "| a | b |\n"),
     ],
 )
-def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, needed):
+def test_segmenter_emits_segment_at_first_character_after_its_end(text, needed):
     segmenter = Segmenter(ALL)
     given = [bool(segmenter.feed(char)) for char in text]
     assert text[: given.index(True) + 1] == needed
@@ -198,11 +198,11 @@ def test_a_segment_is_given_at_the_first_character_that_shows_its_end(text, need
     fence_on_one_line=("```a``` is code", ["a is code"]),
     tildes_are_no_fence=("~~~ Hello all ~~~\nOne", ["~~~ Hello all ~~~.", "One"]),
 )  # fmt: skip
-def test_markdown(text, expected):
+def test_segmenter_removes_markdown(text, expected):
     assert both_ways(text) == expected
 
 
-def test_without_markdown_the_text_stays():
+def test_segmenter_keeps_markup_when_markdown_is_disabled():
     text = "# A *b* __c__ `d` [e](f) <b>g</b> &amp; \\* ~~h~~ | i"
     assert spoken([text], CleaningOptions(markdown=False)) == [text]
     lines = ["- [x] one", "2. two", "| a | b |", "> three", "[r]: https://a.b"]
@@ -211,7 +211,7 @@ def test_without_markdown_the_text_stays():
     ]  # fmt: skip
 
 
-def test_code_blocks_are_spoken_on_demand():
+def test_segmenter_speaks_code_blocks_on_demand():
     text = "Do:\n```sh\nls *.py_\n  cd ~\n```\n*Ok*"
     assert spoken([text], CleaningOptions(code_blocks=False)) == ["Do:", "ls *.py_.", "cd ~.", "Ok"]
     assert spoken([text], CleaningOptions(markdown=False)) == ["Do:", "*Ok*"]
@@ -339,11 +339,11 @@ def test_segmenter_speaks_sources_on_demand():
     email=("Mail me@www.home.org or a.b@c.de", ["Mail me@www.home.org or a.b@c.de"]),
     no_address=("who http: https:// www. shttp://x a.www.b", ["who http: https:// www. shttp://x a.www.b"]),
 )
-def test_addresses(text, expected):
+def test_segmenter_removes_addresses(text, expected):
     assert both_ways(text) == expected
 
 
-def test_addresses_are_spoken_on_demand():
+def test_segmenter_speaks_addresses_on_demand():
     keep = CleaningOptions(urls=False)
     assert spoken(["See https://a.b/c, [x](https://y.z) or <http://d.e>."], keep) == [
         "See https://a.b/c, x or http://d.e."
@@ -370,15 +370,15 @@ def test_addresses_are_spoken_on_demand():
     blanks=(" a \t b\u00a0\u00a0c\u3000d  ", ["a b c d"]),
     alone=("😀", []),
 )
-def test_characters(text, expected):
+def test_clean_normalizes_characters(text, expected):
     assert both_ways(text) == expected
 
 
-def test_emoji_are_kept_on_demand():
+def test_clean_keeps_emoji_on_demand():
     assert spoken(["a 😀 1️⃣ ❤️ 👨‍👩‍👧. Ok"], CleaningOptions(emoji=False)) == ["a 😀 1\u20e3 ❤ 👨👩👧.", "Ok"]
 
 
-def test_replacements_come_last_and_per_segment():
+def test_segmenter_applies_replacements_last_to_each_segment():
     rules = (
         (regex.compile(r"\bHA\b"), "Home Assistant"),
         (regex.compile("^Home"), "A home"),
@@ -396,7 +396,7 @@ def test_replacements_come_last_and_per_segment():
     long=("word " * 1000, "word " * 999 + "word"),
     nothing=("😀 ...", ""),
 )
-def test_clean(text, expected):
+def test_clean_returns_all_segments_as_one_text(text, expected):
     assert clean(text, ALL) == expected
 
 
@@ -424,11 +424,11 @@ def test_clean(text, expected):
         pytest.param("abcde。", 5, ["abcde"], id="mark-beyond-the-limit"),
     ],
 )
-def test_a_text_without_an_end_is_cut_at_a_sensible_place(text, limit, expected):
+def test_segmenter_cuts_long_sentence_at_clause_or_word(text, limit, expected):
     assert spoken([text], max_chars=limit) == expected
 
 
-def test_flags_and_syllables_are_not_torn():
+def test_segmenter_does_not_split_grapheme_clusters():
     keep = CleaningOptions(emoji=False)
     assert spoken(["a🇩🇪b🇫🇷"], keep, 2) == ["a", "b"]
     assert spoken(["ab👍🏽c"], keep, 3) == ["ab", "👍🏽c"]
@@ -454,7 +454,7 @@ def held_after(text):
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_memory_is_bounded_and_time_is_linear(unit):
+def test_segmenter_memory_is_bounded_and_time_is_linear(unit):
     short, long = unit * (1_500 // len(unit)), unit * (24_000 // len(unit))
     short_s, short_bytes = min(held_after(short) for _ in range(3))
     long_s, long_bytes = held_after(long)
@@ -488,7 +488,7 @@ def fragments(draw, texts):
 
 @settings(max_examples=400, deadline=None)
 @given(fragments(anything), cleanings, limits)
-def test_fragments_never_matter(parts, cleaning, limit):
+def test_segmenter_result_is_independent_of_fragments(parts, cleaning, limit):
     whole = spoken(["".join(parts)], cleaning, limit)
     assert spoken(parts, cleaning, limit) == whole
     assert spoken("".join(parts), cleaning, limit) == whole
@@ -496,7 +496,7 @@ def test_fragments_never_matter(parts, cleaning, limit):
 
 @settings(max_examples=300, deadline=None)
 @given(anything, cleanings, limits)
-def test_every_segment_can_be_spoken(text, cleaning, limit):
+def test_segmenter_emits_only_speakable_segments(text, cleaning, limit):
     segments = spoken([text], cleaning, limit)
     for segment in segments:
         assert any(map(str.isalnum, segment))
@@ -538,7 +538,7 @@ def ordinary(draw):
 
 @settings(max_examples=400, deadline=None)
 @given(fragments(ordinary()), cleanings, limits)
-def test_no_letter_or_digit_of_ordinary_text_is_lost(parts, cleaning, limit):
+def test_segmenter_keeps_every_letter_and_digit(parts, cleaning, limit):
     written = [char for char in "".join(parts) if char.isalnum()]
     assert [char for char in "".join(spoken(parts, cleaning, limit)) if char.isalnum()] == written
     assert [char for char in clean("".join(parts), cleaning) if char.isalnum()] == written

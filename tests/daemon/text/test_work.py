@@ -28,7 +28,7 @@ def work():
         def count(text):
             steps.count, steps.limit = 0, STEPS_PER_CHARACTER * len(text)
             limit = sys.getrecursionlimit()
-            sys.setrecursionlimit(100_000)  # the stand-in recurses where the real engine has a stack of its own
+            sys.setrecursionlimit(100_000)  # the counting matcher recurses where the real engine has an explicit stack
             try:
                 whole = segmenter.Segmenter(segmenter.CleaningOptions())
                 whole.feed(text)
@@ -52,16 +52,16 @@ def check(work, unit, edge):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_work_is_linear_for_runs_of_one_unit(work, unit):
+def test_segmenter_work_is_linear_for_repeated_unit(work, unit):
     check(work, unit, "b")
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=3).map("".join), st.sampled_from(EDGES))
-def test_work_is_linear_for_runs_of_mixed_units(work, unit, edge):
+def test_segmenter_work_is_linear_for_mixed_units(work, unit, edge):
     check(work, unit, edge)
 
 
-def test_stand_in_counts_backtracking(work):
+def test_regex_step_counter_counts_backtracking(work):
     prose = work("The kettle has boiled, and it is late. " * 10)
     assert 10 * 390 < prose < 100 * 390

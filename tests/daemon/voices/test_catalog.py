@@ -44,7 +44,7 @@ catalogue = VoiceCatalog([ANNA, RYAN], CONFIG)
         ({"name": "anna", "speaker": "SOFT"}, SynthesisRequest("anna", None, "soft")),
     ],
 )
-def test_a_name_says_voice_language_and_style(asked, expected):
+def test_resolve_splits_id_into_voice_language_and_style(asked, expected):
     assert catalogue.resolve(**asked) == expected
 
 
@@ -59,7 +59,7 @@ def test_a_name_says_voice_language_and_style(asked, expected):
         ({"language": "fr"}, Code.LANGUAGE_NOT_SUPPORTED, "no voice speaks"),
     ],
 )
-def test_what_is_not_there_is_refused_with_the_nearest(asked, code, hint):
+def test_resolve_rejects_unknown_name_with_suggestion(asked, code, hint):
     with pytest.raises(SpeechError, match=hint) as refused:
         catalogue.resolve(**asked)
     assert refused.value.code == code
@@ -68,20 +68,20 @@ def test_what_is_not_there_is_refused_with_the_nearest(asked, code, hint):
 @pytest.mark.parametrize(
     "config", [Voices(pin_languages=("de-DE", "de-DE")), Voices(aliases={"ryan": "ryan@de-DE", "anna": "ryan"})]
 )
-def test_no_name_is_listed_twice_and_each_is_what_it_speaks(config):
+def test_catalog_lists_unique_ids_that_resolve_to_their_language(config):
     made = VoiceCatalog([ANNA, RYAN], config)
     listed = {entry.id: entry for entry in made.entries}
     assert len(listed) == len(made.entries)
     assert all(made.resolve(name).language in (None, *entry.languages) for name, entry in listed.items())
 
 
-def test_the_list_has_the_default_first_pinned_languages_styles_and_aliases():
+def test_catalog_lists_default_first_then_variants_and_aliases():
     assert [entry.id for entry in catalogue.entries] == [
         "ryan", "anna", "ryan@de-DE", "ryan+whisper", "kitchen", "boss", "Big_Boss",
     ]  # fmt: skip
 
 
-def test_every_listed_id_resolves_and_speaks_its_languages():
+def test_resolve_accepts_every_listed_id_style_and_language():
     for entry in catalogue.entries:
         for style in (None, *entry.styles):
             catalogue.resolve(entry.id, speaker=style)
@@ -89,7 +89,7 @@ def test_every_listed_id_resolves_and_speaks_its_languages():
             assert catalogue.resolve(entry.id, language).language == language
 
 
-def test_the_configured_language_is_a_wish_not_a_demand():
+def test_resolve_uses_configured_language_only_where_voice_speaks_it():
     voices = VoiceCatalog([ANNA, RYAN], Voices(language="zh-CN"))
     assert voices.resolve() == SynthesisRequest("ryan", "zh-CN")
     assert voices.resolve("anna") == SynthesisRequest("anna")
@@ -98,13 +98,13 @@ def test_the_configured_language_is_a_wish_not_a_demand():
 @pytest.mark.parametrize(
     "config", [Voices(default="rian"), Voices(aliases={"x": "ryan+loud"}), Voices(default="ryan@fr")]
 )
-def test_wrong_names_in_the_configuration_stop_the_start(config):
+def test_catalog_rejects_unknown_names_in_configuration(config):
     with pytest.raises(ConfigError, match=r"voices\.(default|aliases\.x): "):
         VoiceCatalog([RYAN], config)
 
 
 @pytest.mark.parametrize("default", ["anna", "anna+soft", "ryan+hoarse"])
-def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
+def test_catalog_awaits_configured_voice_that_does_not_exist_yet(default):
     config = Voices(default=default, aliases={"boss": "anna", "kitchen": "ryan"}, styles={"soft": "Softly."})
     before = VoiceCatalog([RYAN], config, more_may_come=True)
     assert before.default == "ryan"
@@ -131,7 +131,7 @@ def test_a_name_that_is_nobodys_yet_waits_for_its_voice(default):
         ({"name": "anna+soft"}, "anna"),
     ],
 )
-def test_voices_that_stand_in_speak_for_every_name(asked, voice):
+def test_fallback_catalog_resolves_every_name(asked, voice):
     config = Voices(default="ryan", aliases={"kitchen": "ryan+whisper@de-DE"})
     embedded = VoiceCatalog([ANNA, Voice("amy", "Amy", ("en-GB",))], config, stands_in=True)
     assert embedded.default == "amy"
@@ -141,17 +141,17 @@ def test_voices_that_stand_in_speak_for_every_name(asked, voice):
     assert embedded.instructed(request, "Slowly.") == request
 
 
-def test_a_language_that_nobody_speaks_is_refused_by_those_who_stand_in_too():
+def test_fallback_catalog_rejects_unsupported_language():
     with pytest.raises(SpeechError, match="no voice speaks 'fr'"):
         VoiceCatalog([ANNA], Voices(), stands_in=True).resolve(language="fr")
 
 
-def test_a_language_that_the_default_does_not_speak_is_not_waited_for():
+def test_catalog_rejects_default_with_language_its_voice_lacks():
     with pytest.raises(ConfigError, match=r"voices\.default: "):
         VoiceCatalog([RYAN], Voices(default="ryan@fr"), more_may_come=True)
 
 
-def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
+def test_best_voice_prefers_native_then_regional_then_any_match():
     voices = [
         Voice("vivian", "V", ("zh", "en", "de")), Voice("aiden", "A", ("en-US", "zh")),
         Voice("ryan", "R", ("en", "de-AT")),
@@ -163,7 +163,7 @@ def test_a_mother_tongue_goes_before_a_region_and_that_before_any_knowledge():
     }  # fmt: skip
 
 
-def test_a_language_asked_for_beats_the_pin_of_a_default_but_not_of_a_name():
+def test_resolve_language_overrides_pin_of_default_but_not_of_name():
     voices = VoiceCatalog([RYAN], Voices(default="ryan@de-DE"))
     assert voices.resolve() == SynthesisRequest("ryan", "de-DE")
     assert voices.resolve(language="en-US") == SynthesisRequest("ryan", "en-US")
@@ -171,24 +171,24 @@ def test_a_language_asked_for_beats_the_pin_of_a_default_but_not_of_a_name():
 
 
 @pytest.mark.parametrize("config", [Voices(language="sv-SE"), Voices(pin_languages=("de-DE", "sv"))])
-def test_a_language_that_nobody_speaks_stops_the_start(config):
+def test_catalog_rejects_configured_language_without_voice(config):
     with pytest.raises(ConfigError, match=r"voices\.(language|pin_languages): no voice speaks sv"):
         VoiceCatalog([RYAN, ANNA], config)
 
 
-def test_no_voices_is_refused():
+def test_catalog_rejects_empty_list_of_voices():
     with pytest.raises(ConfigError):
         VoiceCatalog([], Voices())
 
 
 @given(st.text(max_size=20), st.none() | st.text(max_size=10), st.none() | st.text(max_size=10))
-def test_any_words_resolve_or_are_refused_with_a_code(name, language, speaker):
+def test_resolve_returns_or_raises_speech_error_for_any_input(name, language, speaker):
     try:
         catalogue.resolve(name, language, speaker)
     except SpeechError as error:
         assert error.code in (Code.VOICE_NOT_FOUND, Code.LANGUAGE_NOT_SUPPORTED)
 
 
-def test_catalog_prefers_the_exact_spelling_of_names_that_differ_only_in_case():
+def test_resolve_prefers_exact_spelling_of_names_that_differ_in_case():
     voices = VoiceCatalog([Voice("anna", "a", ("en",)), Voice("Anna", "A", ("en",))], Voices(aliases={"ANNA": "anna"}))
     assert [voices.resolve(name).voice for name in ("anna", "Anna", "ANNA", "aNNA")] == ["anna", "Anna", "anna", "anna"]

@@ -1,4 +1,4 @@
-"""Errors in the tasks of one worker: it is replaced, and the daemon goes on."""
+"""Errors in the tasks of one worker: it is replaced, and the daemon continues."""
 
 import asyncio
 import logging

@@ -19,7 +19,7 @@ ALONE = "engine.fallback=false"
 
 @contextlib.asynccontextmanager
 async def asking(process):
-    """A client that has asked for speech on a connection of its own, and been heard."""
+    """Yield a client that has sent a request on a new connection and received its first event."""
     async with connected(process) as client:
         await client.write_event(Synthesize("On and on.").event())
         await client.write_event(Describe().event())
@@ -29,7 +29,7 @@ async def asking(process):
 
 @contextlib.asynccontextmanager
 async def speaking(process, count):
-    """Clients that hear a reply without end."""
+    """Yield clients that receive an endless reply."""
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(asking(process)) for _ in range(count)]
         for client in clients:

@@ -67,7 +67,7 @@ class Clock:
         monkeypatch.setattr(health.time, "monotonic", lambda: self.now_s)
 
     def look(self, worker, seconds):
-        """Look every half second for so long; the last condition."""
+        """Classify every half second for the given time and return the last condition."""
         for _ in range(int(seconds / health.CHECK_INTERVAL_S)):
             self.now_s += health.CHECK_INTERVAL_S
             condition = worker.check()
@@ -93,7 +93,7 @@ def test_monitor_ignores_delays_of_its_own_event_loop(monkeypatch):
 
 @contextlib.contextmanager
 def suspended(worker_process):
-    """The daemon's GPU worker, stopped; it goes on at the end if it is still there."""
+    """Suspend the daemon's GPU worker; resume it at the end if it still exists."""
     worker = next(each for each in worker_process.workers() if each.name() == "qwentts-qwen3")
     worker.suspend()
     try:
@@ -142,7 +142,7 @@ async def test_long_running_work_is_awaited_without_fallback(tmp_path):
     gate = tmp_path / "gate"
     with daemon(ALONE, "engine.heartbeat_timeout=3", fake="Hanging", TEST_GATE=str(gate)) as worker_process:
         async with connected(worker_process) as client:
-            await client.write_event(Synthesize("Let me [hear] it.").event())
+            await client.write_event(Synthesize("Wait [announced] now.").event())
             worker_process.wait_for("has been in one step for . s; it gets no replies")
             began_s = time.monotonic()
             while time.monotonic() - began_s < 2.5:  # beyond the time-out of a step that is not long_running
@@ -180,7 +180,7 @@ async def test_worker_that_reads_no_commands_is_replaced():
 
 
 async def test_pool_reports_trouble_until_an_unkillable_worker_is_gone(monkeypatch):
-    """Otherwise systemd would be told that all is well for ever, and never restart the service."""
+    """Without the report, systemd would consider the service healthy and never restart it."""
     ending, may_end, end = asyncio.Event(), asyncio.Event(), worker_process._end
 
     async def end_late(*arguments):

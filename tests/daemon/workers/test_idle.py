@@ -1,4 +1,4 @@
-"""An engine that nobody needs gives its GPU back, and comes back when somebody speaks."""
+"""An idle engine frees its GPU and is loaded again by the next request."""
 
 import asyncio
 
@@ -45,10 +45,11 @@ async def test_fallback_speaks_while_model_reloads(tmp_path):
         assert (await speak(process, "Hello.")).rate == RATE
         process.wait_for(GONE)
         gate.unlink()
-        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        assert (await speak(process, "I am only the fallback.")).rate == ESPEAK_RATE
         gate.touch()
         process.wait_for("qwentts-qwen3 is ready", 2)
-        assert (await speak(process, "Here I am.")).rate == RATE  # although it came back for somebody long served
+        # The model stays loaded although the request that reloaded it has already been served.
+        assert (await speak(process, "Here I am.")).rate == RATE
 
 
 async def test_keep_alive_does_not_cut_running_reply():

@@ -59,7 +59,7 @@ async def test_job_table_cancels_an_unfinished_job_and_drops_its_late_events(tab
 
 
 @pytest.mark.parametrize("has_fallback", [True, False])
-async def test_job_table_fail_gives_silent_jobs_to_a_fallback(table, sent, has_fallback):
+async def test_job_table_fail_passes_silent_jobs_to_fallback(table, sent, has_fallback):
     with open_job(table) as silent, open_job(table) as heard, open_job(table) as done:
         table.dispatch(Chunk(heard.id, PCM))
         table.dispatch(Done(done.id, 0, 0.1))

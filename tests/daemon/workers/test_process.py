@@ -1,4 +1,4 @@
-"""The engine worker may load slowly, fail, or die; clients are told, and served again."""
+"""The engine worker may load slowly, fail, or die; clients receive an error or the fallback voice."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ async def test_fallback_speaks_while_model_loads(tmp_path):
     gate = tmp_path / "gate"
     with daemon(fake="SlowLoading", ready="qwentts-espeak", TEST_GATE=str(gate)) as process:
         assert await describe_lists_voices(process)
-        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        assert (await speak(process, "I am only the fallback.")).rate == ESPEAK_RATE
         gate.touch()
         process.wait_for("is ready: tones")
         assert (await speak(process, "Now it is me.")).rate == RATE
@@ -66,7 +66,7 @@ async def test_request_waits_for_model_without_fallback(tmp_path):
 async def test_fallback_speaks_when_model_cannot_be_loaded():
     with daemon(fake="Unloadable", ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: no such model")
-        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        assert (await speak(process, "I am only the fallback.")).rate == ESPEAK_RATE
 
 
 async def test_fallback_speaks_when_machine_cannot_run_model():
@@ -78,7 +78,7 @@ async def test_fallback_speaks_when_machine_cannot_run_model():
     ]
     with daemon(*settings) as process:
         process.wait_for("WARNING .*voices.default: no voice 'ryan'.*it may still come")
-        assert (await speak(process, "I am only the stand-in.", SynthesizeVoice("ryan", speaker="whisper"))).pcm
+        assert (await speak(process, "I am only the fallback.", SynthesizeVoice("ryan", speaker="whisper"))).pcm
         assert (await speak(process, "Ich auch.", SynthesizeVoice("kitchen"))).pcm
         process.wait_for(r"done: .*voice espeak-de\b")
 
@@ -94,7 +94,7 @@ async def test_load_error_is_logged_and_fallback_speaks():
     with started(fake="Faulty") as process:
         process.wait_for("qwentts-espeak is ready")
         process.wait_for("qwentts-qwen3 cannot be loaded: KeyError: 'weights'")
-        assert (await speak(process, "I am only the stand-in.")).rate == ESPEAK_RATE
+        assert (await speak(process, "I am only the fallback.")).rate == ESPEAK_RATE
         assert process.stop() == 0
 
 
@@ -121,7 +121,7 @@ async def test_killed_worker_fails_its_client_and_is_replaced():
             assert (await hear(client, "audio-chunk")).types == ["audio-start", "audio-chunk"]
 
 
-async def test_worker_is_replaced_after_dying_of_a_text():
+async def test_worker_that_crashes_on_a_text_is_replaced():
     with daemon("engine.fallback=false", fake="Suicidal") as process:
         assert (await speak(process, "Please [die] now.")).code == "engine-unavailable"
         assert (await speak(process, "And again.")).rate == RATE
@@ -186,7 +186,7 @@ def test_worker_exits_when_daemon_is_killed():
 
 
 class daemon_killed:
-    """Both workers of a daemon that was killed without a chance to tell them."""
+    """Return both workers of a daemon that was killed with SIGKILL."""
 
     def __enter__(self):
         self._context = started(fake="ToneBackend")

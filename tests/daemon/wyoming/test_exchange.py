@@ -131,7 +131,7 @@ class Exchange(RuleBasedStateMachine):
     def the_client_leaves(self, half_close):
         for command in self.exchange.receive_eof(half_close):
             assert command == Interrupt()
-            assert self.exchange.end_reply() == [], "nobody reads it"
+            assert self.exchange.end_reply() == [], "the client has disconnected"
         self.closed = not half_close
 
     @precondition(lambda self: self.running and not self.failed)

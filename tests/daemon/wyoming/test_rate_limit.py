@@ -162,7 +162,7 @@ def test_every_event_and_byte_is_counted_per_address():
 
 
 class Writer:
-    """The side of a connection that tells the address of its client."""
+    """A stream writer that reports the address of its client."""
 
     def get_extra_info(self, name):
         return (HOME, 50_000)
@@ -196,7 +196,7 @@ def test_warnings_of_one_kind_are_limited(caplog):
 
 
 @pytest.mark.skipif(OWN is None, reason="this machine has only loopback addresses")
-async def test_streams_of_one_address_make_room_for_another():
+async def test_streams_of_one_address_yield_to_another_address():
     settings = (
         "wyoming.uri=tcp://0.0.0.0:0",
         "wyoming.allow_networks=[0.0.0.0/0]",

@@ -63,14 +63,14 @@ async def test_audio_starts_before_streamed_text_ends(tone_daemon):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "**", "🎉", "```\ncode\n```", "https://example.org/x"])
-async def test_text_without_speech_gives_100_ms_of_silence(tone_daemon, text):
+async def test_text_without_speech_is_answered_with_100_ms_of_silence(tone_daemon, text):
     for heard, types in ((await speak(tone_daemon, text), ONE_SHOT), (await stream(tone_daemon, text), STREAMED)):
         assert heard.types == types
         assert heard.seconds == pytest.approx(0.1)
         assert not any(heard.pcm)
 
 
-async def test_stream_without_text_gives_silence(tone_daemon):
+async def test_stream_without_text_is_answered_with_silence(tone_daemon):
     heard = await stream(tone_daemon)
     assert heard.types == STREAMED
     assert heard.seconds == pytest.approx(0.1)
@@ -118,7 +118,7 @@ async def test_describe_and_ping_are_answered_during_reply():
             assert (await describe(client)).tts
 
 
-async def test_select_program_accepts_only_ours(tone_daemon):
+async def test_select_program_rejects_other_programs(tone_daemon):
     async with connected(tone_daemon) as client:
         await client.write_event(SelectProgram("qwen-tts").event())
         await client.write_event(Synthesize("Yes.").event())
@@ -206,7 +206,7 @@ async def test_text_beyond_limit_is_spoken_to_the_last_sentence_that_fits(tone_d
     assert len([line for line in tone_daemon.lines if "only the first 5000 characters are spoken" in line]) >= 1
 
 
-async def test_characters_that_are_left_out_do_not_count_for_the_limit(tone_daemon):
+async def test_dropped_characters_do_not_count_for_the_limit(tone_daemon):
     image = f"![](data:image/png;base64,{'A' * 6000})"
     assert (await speak(tone_daemon, f"{image} The cat is out.")).pcm == tones("The cat is out.")
 
@@ -234,7 +234,7 @@ async def test_invalid_event_ends_connection_with_error(tone_daemon, data):
 
 
 @pytest.mark.parametrize("limit", [1, 64], ids=["refused", "served"])
-async def test_clients_leaving_before_the_error_affect_no_others(limit):
+async def test_clients_that_disconnect_before_the_error_do_not_affect_others(limit):
     with daemon(f"wyoming.max_connections={limit}", fake="ToneBackend") as process:
         async with connected(process) as other:
             await describe(other)
@@ -333,7 +333,7 @@ async def test_new_request_interrupts_running_reply():
             assert heard.types[-3:] == ["audio-stop", "synthesize-stopped", "audio-start"]
 
 
-async def test_stalled_text_gets_silence_up_to_limit():
+async def test_stalled_text_is_filled_with_silence_up_to_limit():
     with daemon("audio.stall_silence=0.1", "audio.stall_silence_max=0.3", fake="ToneBackend") as process:
         async with connected(process) as client:
             await client.write_event(SynthesizeStart().event())
@@ -348,7 +348,7 @@ async def test_stalled_text_gets_silence_up_to_limit():
             assert (await hear(client, "synthesize-stopped")).pcm == tones(" So there.")
 
 
-async def test_stalled_streams_do_not_hold_the_slots_of_the_engine():
+async def test_stalled_streams_release_engine_slots():
     with daemon("engine.fallback=false", "text.stall=0.2", "queue.max_wait=20", fake="ToneBackend") as process:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connected(process)) for _ in range(4)]
@@ -378,7 +378,7 @@ async def test_queue_is_bounded_in_length_and_time():
                 await hear(client, "audio-chunk")
             async with connected(process) as waiting, connected(process) as refused:
                 await waiting.write_event(Synthesize("Me too.").event())
-                await describe(waiting)  # so that it was heard before the next
+                await describe(waiting)  # so that the server has read it before the next
                 await refused.write_event(Synthesize("And me.").event())
                 assert (await hear(refused, "never")).code == "queue-full"
                 assert (await describe(a)).tts

@@ -97,7 +97,7 @@ def read_with(data: bytes, read):
     return asyncio.run(run())
 
 
-def test_read_data_refuses_more_than_its_limit_before_reading_it():
+def test_read_data_rejects_size_beyond_limit_before_reading():
     body = b'{"text": "' + b"a" * 200 + b'"}'
     event = b'{"type": "ping", "data_length": %d}\n' % len(body) + body
     assert read_with(event, lambda reader, header: read_data(reader, header, len(body)))[0] == {"text": "a" * 200}
@@ -105,7 +105,7 @@ def test_read_data_refuses_more_than_its_limit_before_reading_it():
         read_with(event, lambda reader, header: read_data(reader, header, 100))
 
 
-def test_skip_leaves_the_next_event():
+def test_skip_keeps_the_next_event():
     event = b'{"type": "a", "data_length": 3, "payload_length": 200000}\n' + b"!" * 200_003
     skipped = read_with(event + b"next", lambda reader, header: skip(reader, header, header.size - header.line_length))
     assert skipped == (None, b"next")

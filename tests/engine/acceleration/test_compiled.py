@@ -1,4 +1,4 @@
-"""The compiled frame can be traced as a whole, and says what the plain one says."""
+"""The compiled decode step is traced as a whole and draws the codes of the eager one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def traced(function: Callable[..., Any], fullgraph: bool, dynamic: bool, mode: s
 real_compile = torch.compile
 
 
-def test_both_halves_are_traced_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_decode_step_traces_without_graph_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
     plain, compiled = Speaker(), Speaker()
     step = CompiledDecodeStep(compiled.runner.model, compiled.runner.state)

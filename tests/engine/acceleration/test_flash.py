@@ -27,7 +27,7 @@ def paged(max_positions: int = 512, size: PoolSize = POOL) -> PagedRunner:
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_flash_attention_gives_the_codes_of_plain_torch(lag: int) -> None:
+def test_flash_attention_codes_equal_eager(lag: int) -> None:
     speaker = Speaker(slots=3, max_positions=512, lag=lag, pool=POOL)
     runner = speaker.runner
     runner.strategies = FlashTalker(runner, EMULATED).strategies(runner, runner.strategies)
@@ -41,7 +41,7 @@ def test_flash_attention_gives_the_codes_of_plain_torch(lag: int) -> None:
         same(said[job], long.finish()[job])
 
 
-def test_the_self_check_knows_good_from_wrong_and_leaves_nothing_behind() -> None:
+def test_flash_self_check_detects_errors_and_frees_blocks() -> None:
     runner = paged()
     assert cosine(runner, FlashTalker(runner, EMULATED)) > 0.9999
 
@@ -55,7 +55,7 @@ def test_the_self_check_knows_good_from_wrong_and_leaves_nothing_behind() -> Non
     assert not runner.cache.table.any()
 
 
-def test_where_flash_attention_cannot_be_used_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_strategies_report_why_they_are_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "flash-attn" in (obstacle(paged()) or "")
     monkeypatch.setattr(flash.importlib.util, "find_spec", lambda name: object())
     runner = paged()
@@ -63,14 +63,14 @@ def test_where_flash_attention_cannot_be_used_it_says_why(monkeypatch: pytest.Mo
         flash_strategies(runner, runner.strategies)
 
 
-def test_blocks_that_flash_attention_cannot_read_fail_and_are_given_back() -> None:
+def test_flash_self_check_fails_for_small_blocks_and_frees_them() -> None:
     runner = paged(256, PoolSize(20, 16))
     with pytest.raises(AssertionError, match="divisible by 256"):
         cosine(runner, FlashTalker(runner, EMULATED))
     assert (runner.paging.pool.available, runner.cache.table.any()) == (20, False)
 
 
-def test_the_emulation_is_that_of_both_functions() -> None:
+def test_flash_emulations_agree_with_each_other() -> None:
     """One step after a prompt equals the prompt with one position more."""
     noise = torch.Generator().manual_seed(0)
     query = torch.randn(1, 5, 4, 16, generator=noise)

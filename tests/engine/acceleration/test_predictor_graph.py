@@ -21,7 +21,7 @@ def spoken(speaker: Speaker) -> dict[int, Spoken]:
 
 @pytest.mark.parametrize("sizes", [(1, 2, 3), (3,)])
 @torch.inference_mode()
-def test_codes_are_those_of_the_plain_frame(sizes: tuple[int, ...]) -> None:
+def test_captured_predictor_codes_equal_eager(sizes: tuple[int, ...]) -> None:
     plain, graphed, graphs = Speaker(), Speaker(), RecordedPredictor()
     step = graphed.runner.strategies.step
     assert isinstance(step, EagerDecodeStep)

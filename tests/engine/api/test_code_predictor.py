@@ -28,7 +28,7 @@ def embeds(rows: int, size: str = "1b7", seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("size", ["1b7", "0b6"])
 @torch.inference_mode()
-def test_greedy_codes_are_those_of_a_frame(size: str) -> None:
+def test_generate_fast_greedy_codes_equal_those_of_a_frame(size: str) -> None:
     model = tiny_model("base", size)
     predictor, hidden, code0 = model.code_predictor, embeds(3, size)[:, 0], torch.tensor([7, 2000, 31])
     frame = predictor.frame(hidden, code0, predictor.allocate(3), lambda scores, group: scores.argmax(-1))
@@ -37,7 +37,7 @@ def test_greedy_codes_are_those_of_a_frame(size: str) -> None:
     assert torch.equal(FastCodebook(predictor).generate_fast(inputs, 4, do_sample=False), frame[:, 1:5])
 
 
-def test_rows_do_not_depend_on_their_company(codebook: FastCodebook) -> None:
+def test_generate_fast_rows_are_independent(codebook: FastCodebook) -> None:
     inputs = embeds(5)
     together = codebook.generate_fast(inputs, 15, **SAMPLED)
     assert together.shape == (5, 15)
@@ -46,7 +46,7 @@ def test_rows_do_not_depend_on_their_company(codebook: FastCodebook) -> None:
         assert torch.equal(together[row : row + 1], alone)
 
 
-def test_a_graph_honours_every_parameter_and_any_batch(codebook: FastCodebook) -> None:
+def test_captured_graph_honours_every_parameter_and_batch_size(codebook: FastCodebook) -> None:
     """The streaming fork's graph has temperature 1.0 and top-k 50 built in, and breaks for more than one row."""
     graphs, plain = RecordedPredictor(), FastCodebook(codebook._predictor)
     codebook.capture_into(graphs, 1, (4, 1, 2))  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def test_a_graph_honours_every_parameter_and_any_batch(codebook: FastCodebook) -
     assert [rows for rows, _ in graphs.replays] == [1] * 5 + [2] * 5 + [4] * 10  # six rows run as before
 
 
-def test_without_a_seed_torch_s_generator_decides(codebook: FastCodebook) -> None:
+def test_generate_fast_without_seed_uses_torch_generator(codebook: FastCodebook) -> None:
     torch.manual_seed(3)
     one, two = (codebook.generate_fast(embeds(1), 15) for _ in range(2))
     torch.manual_seed(3)
@@ -82,13 +82,13 @@ def test_without_a_seed_torch_s_generator_decides(codebook: FastCodebook) -> Non
         ({"inputs_embeds": torch.zeros(0, 2, 64)}, ValueError, r"\[B, 2, 64\]"),
     ],
 )
-def test_what_cannot_be_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_generate_fast_rejects_invalid_arguments(given: dict[str, Any], error: type[Exception], words: str) -> None:
     codebook = FastCodebook(tiny_model().code_predictor)
     with pytest.raises(error, match=words):
         codebook.generate_fast(**{"inputs_embeds": embeds(1), "num_codebooks": 15} | given)
 
 
-def test_a_graph_without_a_gpu_is_refused_with_its_reason(codebook: FastCodebook) -> None:
+def test_capture_rejects_cpu_with_reason(codebook: FastCodebook) -> None:
     with pytest.raises(ValueError, match="needs an NVIDIA GPU; this model is on the cpu"):
         codebook.capture_codebook_cuda_graph()
     with pytest.raises(ValueError, match="at least 1"):

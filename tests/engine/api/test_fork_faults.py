@@ -1,9 +1,10 @@
-"""What goes wrong in the streaming fork and must not here: each fault by its symptom.
+"""Regression tests for faults of the streaming fork, each by its symptom.
 
-Others of its faults have their tests where they belong: `test_a_graph_honours_every_parameter_and_any_batch`
-(test_fast_codebook), `test_an_item_s_last_chunk_comes_at_once_and_empty_arrays_follow` and
-`test_windows_hold_real_frames_only` (test_fork_streams), `test_each_streaming_default_is_the_same_wherever_it_stands`
-and `test_streams_of_every_kind_and_by_one_name` (test_api).
+Tests of further faults: `test_captured_graph_honours_every_parameter_and_batch_size` (test_code_predictor),
+`test_batch_stream_emits_last_chunk_at_once_then_empty_arrays` and
+`test_windows_contain_reference_and_speech_frames_only` (test_fork_streams),
+`test_stream_options_defaults_equal_those_of_the_signatures` and `test_streams_of_every_model_kind_equal_generate`
+(test_model).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def test_audio_is_not_shortened_at_chunk_borders(way: dict[str, Any]) -> None:
 
 
 @BOTH_WAYS
-def test_the_end_is_not_lost_when_the_frames_are_a_multiple_of_the_interval(way: dict[str, Any]) -> None:
+def test_end_of_audio_is_kept_when_frames_are_a_multiple_of_the_interval(way: dict[str, Any]) -> None:
     wave, exact = (np.concatenate(cloned(frames=16, **which)) for which in (way, {}))
     assert len(wave) == 16 * 1920
     fall = 0.5 * (1 + np.cos(np.linspace(0, np.pi, FADE, dtype=np.float32))) if way else 1.0
@@ -58,19 +59,19 @@ def test_the_end_is_not_lost_when_the_frames_are_a_multiple_of_the_interval(way:
 
 
 @BOTH_WAYS
-def test_no_frames_are_dropped_when_the_second_phase_emits_more_often(way: dict[str, Any]) -> None:
+def test_second_phase_with_shorter_interval_drops_no_frames(way: dict[str, Any]) -> None:
     waves = cloned(frames=41, emit_every_frames=5, first_chunk_emit_every=12, first_chunk_frames=24, **way)
     frames = np.diff([round(end / 1920) for end in np.cumsum([0, *map(len, waves)])])
     assert frames.tolist() == [12, 12, 5, 5, 5, 2]
 
 
-def test_there_is_no_sound_of_padding_before_the_first_frame() -> None:
+def test_first_window_contains_no_padding() -> None:
     item = prompt(1, False)
     close(cloned(item=item, **WINDOWED)[0][FADE:], cloned(item=item)[0][FADE:-FADE])
 
 
 @BOTH_WAYS
-def test_unequal_prompts_in_a_batch_do_not_change_each_other(way: dict[str, Any]) -> None:
+def test_unequal_prompts_in_a_batch_are_independent(way: dict[str, Any]) -> None:
     items, texts = [prompt(3, False), prompt(2, True, 1.7)], ["hi", " ".join(TEXTS)]
     options = way | {"non_streaming_mode": True, "max_frames": 12, "language": "en"}
     together = by_item(batch(text=texts, voice_clone_prompt=items, model=model(), **options))
@@ -80,25 +81,25 @@ def test_unequal_prompts_in_a_batch_do_not_change_each_other(way: dict[str, Any]
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_what_is_no_sound_is_never_drawn_greedy_or_not(sampled: bool) -> None:
+def test_sampler_never_draws_special_codes(sampled: bool) -> None:
     made = sampler(SamplingParams(talker=Draw(do_sample=sampled)))
     assert draw(made, {2048: 90.0, 2149: 91.0, 2157: 99.0, 3071: 95.0, 1234: 60.0}) == 1234
 
 
-def test_speech_does_not_end_with_its_first_code() -> None:
+def test_sampler_suppresses_eos_for_the_first_two_codes() -> None:
     made = sampler(SamplingParams())
     drawn = [draw(made, {2150: 99.0, 2157: 98.0, number: 60.0}) for number in (3, 4, 5)]
     assert drawn == [3, 4, 2150]
 
 
-def test_further_ends_do_not_become_sounds_and_text_ids_are_none() -> None:
+def test_further_end_ids_stay_suppressed_and_text_ids_are_ignored() -> None:
     """The streaming fork's list of ends takes them out of the suppression too, so that 2157 could be drawn."""
     assert end_ids(tiny_model().config.talker) == {2150, 2157}
     made = sampler(SamplingParams(end_ids=(2157, 7)))
     assert draw(made, {2157: 99.0, 20: 60.0}) == 20
 
 
-def test_an_end_of_the_caller_s_choice_ends_the_speech() -> None:
+def test_eos_token_id_of_the_caller_ends_speech() -> None:
     greedy, one = GREEDY | {"max_new_tokens": 13}, model("custom_voice")
     with codes_of(one) as codes:
         one.generate_custom_voice(TEXTS[0], "ryan", **greedy)
@@ -111,20 +112,20 @@ def test_an_end_of_the_caller_s_choice_ends_the_speech() -> None:
     assert len(joined(stream)) == first * 1920
 
 
-def test_a_smaller_max_new_tokens_is_not_ignored() -> None:
+def test_smaller_of_max_new_tokens_and_max_frames_applies() -> None:
     assert sum(map(len, cloned(max_new_tokens=5))) == 4 * 1920
     assert sum(map(len, cloned(frames=6, max_new_tokens=500))) == 6 * 1920
 
 
-def test_the_penalty_works_before_a_code_is_drawn_and_forgets() -> None:
-    """Two codes nearly as good as each other: the one just said is penalised, until the window has passed it."""
+def test_repetition_penalty_applies_before_drawing_and_within_its_window() -> None:
+    """Of two codes with similar scores, penalize the one just drawn until it leaves the window."""
     made = sampler(SamplingParams(talker=Draw(do_sample=False), repetition_penalty=1.5, penalty_window=1))
     assert [draw(made, {7: 10.0, 8: 9.0}) for _ in range(4)] == [7, 8, 7, 8]
     made = sampler(SamplingParams(talker=Draw(do_sample=False), repetition_penalty=1.5, penalty_window=0))
     assert [draw(made, {7: 10.0, 8: 9.0, 9: 8.0}) for _ in range(4)] == [7, 8, 9, 7]
 
 
-def test_talker_and_predictor_agree_about_top_p() -> None:
+def test_talker_and_predictor_apply_top_p_alike() -> None:
     """Both keep the code that crosses p: 0.5 + 0.3 reaches 0.6."""
     draws = Draw(temperature=1.0, top_k=0, top_p=0.6)
     found: dict[str, set[int]] = {"talker": set(), "predictor": set()}
@@ -140,7 +141,7 @@ def test_talker_and_predictor_agree_about_top_p() -> None:
     assert found == {"talker": {0, 1}, "predictor": {0, 1}}
 
 
-def test_sound_does_not_depend_on_the_place_in_a_chunk_and_the_reference_is_not_forgotten() -> None:
+def test_long_stream_equals_reference_and_codes_decoded_together() -> None:
     """Longer than the streaming fork's window of 80 frames, so that there the reference would be gone."""
     wave = np.concatenate(cloned(frames=90, emit_every_frames=7))
     with codes_of(model()) as codes:
@@ -152,7 +153,7 @@ def test_sound_does_not_depend_on_the_place_in_a_chunk_and_the_reference_is_not_
     close(wave, together[1920 * len(reference) :].numpy())
 
 
-def test_each_frame_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_decodes_each_frame_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     step = EagerCodec.step
 
@@ -165,20 +166,20 @@ def test_each_frame_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(decoded) == 21
 
 
-def test_no_frames_are_lost_where_a_chunk_fills_its_window() -> None:
+def test_chunk_as_long_as_its_window_loses_no_frames() -> None:
     waves = cloned(frames=25, emit_every_frames=10, decode_window_frames=10, overlap_samples=0, **WINDOWED)
     assert [len(wave) // 1920 for wave in waves] == [10, 10, 5]
     with pytest.raises(ValueError, match="decode_window_frames=9 must be at least 10"):
         StreamOptions(emit_every_frames=10, decode_window_frames=9, overlap_samples=0, windowed_decode=True)
 
 
-def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_streaming_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     model().enable_streaming_optimizations()
     cloned(frames=3, **WINDOWED)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_checkpoint_is_read_as_it_is_and_attn_implementation_is_taken() -> None:
+def test_from_pretrained_does_not_modify_config_file() -> None:
     config = tiny_directory("custom_voice") / "config.json"
     before = config.read_bytes()
     engine.Qwen3TTSModel.from_pretrained(str(config.parent), device_map="cpu", attn_implementation="flash_attention_2")

@@ -46,7 +46,7 @@ FORK_BATCH = {
 
 @pytest.mark.parametrize("in_context", [True, False])
 @pytest.mark.parametrize("beside", [False, True])
-def test_windows_that_hold_everything_give_the_exact_sound_between_the_fades(in_context: bool, beside: bool) -> None:
+def test_large_windows_equal_exact_decoding_between_the_fades(in_context: bool, beside: bool) -> None:
     item = prompt(1, in_context)
     exact = np.concatenate(cloned(item=item))
     waves = cloned(item=item, emit_every_frames=5, async_decode=beside, **WINDOWED)
@@ -54,7 +54,7 @@ def test_windows_that_hold_everything_give_the_exact_sound_between_the_fades(in_
     close(np.concatenate(waves)[FADE:-FADE], exact[FADE:-FADE])
 
 
-def test_small_windows_differ_and_lose_nothing() -> None:
+def test_small_windows_differ_and_keep_every_sample() -> None:
     exact = np.concatenate(cloned())
     small = {"emit_every_frames": 4, "decode_window_frames": 5, "first_chunk_emit_every": 2,
              "first_chunk_decode_window": 3, "first_chunk_frames": 4}  # fmt: skip
@@ -65,7 +65,7 @@ def test_small_windows_differ_and_lose_nothing() -> None:
     assert np.abs(windowed - exact).max() > 1e-2
 
 
-def test_windows_hold_real_frames_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_contain_reference_and_speech_frames_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference's at first, then the speech's own; never code 0 in the place of what is not there."""
     windows: list[torch.Tensor] = []
     real = WindowDecoder.window
@@ -87,13 +87,13 @@ def test_windows_hold_real_frames_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [window.shape[1] for window in windows] == [6, 12, 16, 16]
 
 
-def test_a_plain_stream_never_touches_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_without_windowed_decode_uses_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WindowDecoder, "decode", None)
     assert len(np.concatenate(cloned())) == 21 * 1920
 
 
 @pytest.mark.parametrize("frames", [16, 17])
-def test_a_windowed_text_may_come_in_pieces(frames: int) -> None:
+def test_windowed_stream_accepts_text_in_pieces(frames: int) -> None:
     pieces = iter(["hello ", "world, ", "你好 😀"])
     waves = cloned(pieces, frames=frames, emit_every_frames=8, **WINDOWED)  # type: ignore[arg-type]
     close(np.concatenate(waves), np.concatenate(cloned(frames=frames, emit_every_frames=8, **WINDOWED)))
@@ -117,9 +117,7 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=10, deadline=None)
 @given(plans(), st.booleans())
-def test_any_streaming_parameters_give_every_sample_in_the_chunks_of_the_plan(
-    plan: dict[str, Any], in_context: bool
-) -> None:
+def test_stream_emits_every_sample_in_planned_chunks_for_any_parameters(plan: dict[str, Any], in_context: bool) -> None:
     item, frames = prompt(1, in_context), plan["frames"]
     waves, emission = cloned(item=item, **plan), TwoPhasePlan(
         plan["first_chunk_emit_every"], plan["first_chunk_frames"], plan["emit_every_frames"]
@@ -137,14 +135,14 @@ def test_any_streaming_parameters_give_every_sample_in_the_chunks_of_the_plan(
 # --- beside -----------------------------------------------------------------------------------------------------
 
 
-def test_decoded_beside_it_is_the_same_sound() -> None:
+def test_async_decode_has_same_audio() -> None:
     for item in (prompt(), prompt(1, False)):
         waves, plain = cloned(item=item, async_decode=True), cloned(item=item)
         assert [len(wave) for wave in waves] == [len(wave) for wave in plain] == [8 * 1920, 8 * 1920, 5 * 1920]
         close(np.concatenate(waves), np.concatenate(plain))
 
 
-def test_the_codec_on_another_device_has_weights_of_its_own() -> None:
+def test_window_decoder_copies_weights_to_another_device() -> None:
     decoder = tiny_model().decoder
     here, there = WindowDecoder(decoder, torch.device("cpu")), WindowDecoder(decoder, torch.device("meta"))
     assert here.decoder is decoder
@@ -152,7 +150,7 @@ def test_the_codec_on_another_device_has_weights_of_its_own() -> None:
     assert {weight.device.type for weight in decoder.parameters()} == {"cpu"}
 
 
-def test_leaving_a_stream_that_is_decoded_beside_frees_its_slot() -> None:
+def test_close_of_async_decoded_stream_frees_its_slot() -> None:
     only = model(slots=1)
     stream = only.stream_generate_voice_clone(TEXTS[0], voice_clone_prompt=prompt(), emit_every_frames=1,
                                               async_decode=True, max_frames=30, **GREEDY)  # fmt: skip
@@ -166,7 +164,7 @@ def test_leaving_a_stream_that_is_decoded_beside_frees_its_slot() -> None:
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
-def test_batch_signature_is_that_of_the_fork() -> None:
+def test_batch_stream_signature_equals_that_of_the_streaming_fork() -> None:
     given = inspect.signature(engine.Qwen3TTSModel.batch_stream_generate_voice_clone).parameters.values()
     defaults = {each.name: each.default for each in given if each.kind is each.POSITIONAL_OR_KEYWORD}
     assert list(defaults)[:2] == ["self", "text"]
@@ -176,7 +174,7 @@ def test_batch_signature_is_that_of_the_fork() -> None:
 
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("slots", [4, 2], ids=["together", "more-texts-than-slots"])
-def test_a_batch_is_its_items_alone(compact: bool, slots: int) -> None:
+def test_batch_stream_equals_single_streams(compact: bool, slots: int) -> None:
     speaker = model(slots=slots, eos_gain=2.0)
     waves = by_item(rounds(voice_clone_prompt=items(), compact_finished=compact, model=speaker, emit_every_frames=3))
     assert len({len(wave) for wave in waves}) == 3  # each ends by itself
@@ -185,14 +183,14 @@ def test_a_batch_is_its_items_alone(compact: bool, slots: int) -> None:
         close(wave, joined(single))
 
 
-def test_one_voice_and_language_for_all() -> None:
+def test_batch_stream_broadcasts_one_voice_and_language() -> None:
     shared = by_item(rounds(voice_clone_prompt=prompt(), language="en", max_frames=9))
     each = by_item(rounds(voice_clone_prompt=[prompt()] * 3, language=["en"] * 3, max_frames=9))
     for ours, theirs in zip(shared, each, strict=True):
         close(ours, theirs)
 
 
-def test_an_item_s_last_chunk_comes_at_once_and_empty_arrays_follow() -> None:
+def test_batch_stream_emits_last_chunk_at_once_then_empty_arrays() -> None:
     made = rounds(voice_clone_prompt=items(), emit_every_frames=3)
     frames = [[len(wave) // 1920 for wave in waves] for waves in made]
     for column in zip(*frames, strict=True):
@@ -205,7 +203,7 @@ def test_an_item_s_last_chunk_comes_at_once_and_empty_arrays_follow() -> None:
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_a_finished_item_leaves_the_batch_at_once(compact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_item_leaves_batch_at_once(compact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     advance = Runner.advance
 
@@ -221,14 +219,14 @@ def test_a_finished_item_leaves_the_batch_at_once(compact: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize("how", [WINDOWED, {"async_decode": True}, WINDOWED | {"async_decode": True}])
-def test_batches_in_windows_and_beside(how: dict[str, Any]) -> None:
+def test_batch_stream_with_windows_or_async_decode_equals_exact_decoding(how: dict[str, Any]) -> None:
     made = by_item(rounds(voice_clone_prompt=items(), **how))
     for wave, exact in zip(made, by_item(rounds(voice_clone_prompt=items())), strict=True):
         edge = FADE if "windowed_decode" in how else 0
         close(wave[edge : len(wave) - edge], exact[edge : len(exact) - edge])
 
 
-def test_batches_of_the_other_kinds_and_seeds_by_item() -> None:
+def test_batch_stream_of_other_model_kinds_equals_single_streams() -> None:
     preset, designed = model("custom_voice"), model("voice_design")
     options = GREEDY | {"max_frames": 9, "compact_finished": True}
     made = [waves for waves, _ in preset.batch_stream_generate_custom_voice(TEXTS, ["ryan", "eric", "ryan"], **options)]
@@ -253,19 +251,19 @@ def test_batches_of_the_other_kinds_and_seeds_by_item() -> None:
         ({"voice_clone_prompt": "one", "temprature": 1}, "did you mean 'temperature'"),
     ],
 )
-def test_batches_that_cannot_be_are_refused_at_the_call(given: dict[str, Any], words: str) -> None:
+def test_batch_stream_rejects_invalid_arguments_at_the_call(given: dict[str, Any], words: str) -> None:
     prompts = {"one": prompt(), "two": [prompt()] * 2}
     given = given | {"voice_clone_prompt": prompts.get(given.get("voice_clone_prompt", ""))}
     with pytest.raises(ValueError, match=words):
         model().batch_stream_generate_voice_clone(TEXTS, **given)
 
 
-def test_an_empty_item_gives_nothing_and_holds_nobody_up() -> None:
+def test_batch_stream_emits_nothing_for_empty_item() -> None:
     made = by_item(rounds(text=["", TEXTS[1], " "], voice_clone_prompt=prompt(1, False), max_frames=9, model=model()))
     assert [len(wave) for wave in made] == [0, 9 * 1920, 0]
 
 
-def test_leaving_a_batch_frees_all_its_slots() -> None:
+def test_close_of_batch_stream_frees_all_slots() -> None:
     speaker = model(slots=2)
     batch = speaker.batch_stream_generate_voice_clone(TEXTS, voice_clone_prompt=prompt(), emit_every_frames=1,
                                                       max_frames=30, **GREEDY)  # fmt: skip
@@ -275,7 +273,7 @@ def test_leaving_a_batch_frees_all_its_slots() -> None:
     assert len(speaker.generate_voice_clone(TEXTS[:2], voice_clone_prompt=prompt(), max_new_tokens=4, **GREEDY)[0]) == 2
 
 
-def test_a_text_that_does_not_fit_ends_the_batch_with_its_reason_and_nothing_else() -> None:
+def test_batch_stream_with_oversized_text_raises_and_frees_slots() -> None:
     directory = str(tiny_directory("custom_voice"))
     small = engine.Qwen3TTSModel.from_pretrained(directory, device="cpu", slots=2, max_positions=30)
     texts = ["hi", "many words " * 40]
@@ -287,7 +285,7 @@ def test_a_text_that_does_not_fit_ends_the_batch_with_its_reason_and_nothing_els
 
 
 @pytest.mark.parametrize("way", [{}, WINDOWED, {"async_decode": True}], ids=str)
-def test_speech_that_reaches_the_end_of_its_slot_is_faded_in_every_way(way: dict[str, Any]) -> None:
+def test_speech_that_fills_its_slot_fades_out(way: dict[str, Any]) -> None:
     directory = str(tiny_directory("custom_voice"))
     small = engine.Qwen3TTSModel.from_pretrained(directory, device="cpu", slots=1, max_positions=24)
     wave = joined(small.stream_generate_custom_voice("hi", "ryan", emit_every_frames=4, **GREEDY, **way))

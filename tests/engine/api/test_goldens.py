@@ -1,4 +1,4 @@
-"""Texts in, codes and waves out: our public API against what the reference package's gave for the same calls."""
+"""The public API against recorded codes and waves of the reference package for the same calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(kind: str, size: str) -> Any:
 
 
 @pytest.mark.parametrize("case", API_CASES)
-def test_the_same_call_gives_the_same_speech(case: str) -> None:
+def test_generate_equals_the_reference_package(case: str) -> None:
     kind, size, method, given = API_CASES[case]
     greedy = {"do_sample": False, "subtalker_dosample": False, "max_new_tokens": API_SAMPLES}
     with codes_of(model(kind, size)) as codes:
@@ -40,7 +40,7 @@ def test_the_same_call_gives_the_same_speech(case: str) -> None:
 
 @pytest.mark.parametrize("how", [{}, {"async_decode": True}, {"windowed_decode": True}], ids=str)
 @pytest.mark.parametrize("case", API_CASES)
-def test_streams_put_together_are_the_same_speech(case: str, how: dict[str, Any]) -> None:
+def test_joined_streams_equal_the_reference_package(case: str, how: dict[str, Any]) -> None:
     kind, size, method, given = API_CASES[case]
     speaker, given = model(kind, size), given | {"text": texts_of(given["text"])}
     if kind == "base":

@@ -112,25 +112,25 @@ def parameters(function: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_signatures_are_those_of_the_reference_and_the_streaming_fork(name: str) -> None:
+def test_model_signatures_equal_those_of_reference_and_streaming_fork(name: str) -> None:
     assert list(parameters(getattr(Model, name)).items()) == list(SIGNATURES[name].items())
 
 
 @pytest.mark.parametrize("name", TOKENIZER_SIGNATURES)
-def test_tokenizer_signatures(name: str) -> None:
+def test_tokenizer_signatures_equal_those_of_the_reference(name: str) -> None:
     assert parameters(getattr(engine.Qwen3TTSTokenizer, name)) == TOKENIZER_SIGNATURES[name]
 
 
-def test_each_streaming_default_is_the_same_wherever_it_stands() -> None:
+def test_stream_options_defaults_equal_those_of_the_signatures() -> None:
     assert parameters(StreamOptions) == STREAMING_DEFAULTS | OURS
 
 
-def test_prompt_items_are_the_reference_s() -> None:
+def test_voice_clone_prompt_item_has_fields_of_the_reference() -> None:
     fields = {"ref_code": NEEDED, "ref_spk_embedding": NEEDED, "x_vector_only_mode": NEEDED, "icl_mode": NEEDED}
     assert parameters(engine.VoiceClonePromptItem) == fields | {"ref_text": None}
 
 
-def test_the_package_is_light_until_it_is_used() -> None:
+def test_import_engine_does_not_import_torch() -> None:
     code = "import engine, sys; assert not {'torch', 'numpy'} & {*sys.modules}; dir(engine); engine.nothing"
     root = Path(__file__).parents[3]
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
@@ -140,7 +140,7 @@ def test_the_package_is_light_until_it_is_used() -> None:
 # --- loading ----------------------------------------------------------------------------------------------------
 
 
-def test_keywords_of_scripts_for_the_reference_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_pretrained_accepts_keywords_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ({"device_map": "cpu"}, {"device": torch.device("cpu")}, {"device_map": {"": "cpu"}}):
         options = FromPretrained.read({"attn_implementation": "flash_attention_2", "dtype": "auto", **device})
         assert options.load_options().device == "cpu"
@@ -166,12 +166,12 @@ def test_keywords_of_scripts_for_the_reference_are_taken(monkeypatch: pytest.Mon
         ({"device": 1.5}, ValueError, "device must be auto, cpu, cuda or cuda:N, not 1.5"),
     ],
 )
-def test_keywords_that_cannot_be_are_refused(keywords: dict[str, Any], error: Any, words: str) -> None:
+def test_from_pretrained_rejects_invalid_keywords(keywords: dict[str, Any], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         Model.from_pretrained(str(tiny_directory()), **keywords)
 
 
-def test_supported_names() -> None:
+def test_model_lists_supported_speakers_and_languages() -> None:
     assert model().get_supported_speakers()[:3] == ["aiden", "dylan", "eric"]
     assert model("base").get_supported_speakers() == []
     languages = model().get_supported_languages()
@@ -183,7 +183,7 @@ def test_supported_names() -> None:
 # --- whole utterances -------------------------------------------------------------------------------------------
 
 
-def test_a_wave_is_its_codes_decoded() -> None:
+def test_generate_returns_decoded_codes() -> None:
     with codes_of(model()) as made:
         (wave,), rate = model().generate_custom_voice(TEXTS[0], "Ryan", "English", **GREEDY)
     assert rate == 24_000
@@ -192,7 +192,7 @@ def test_a_wave_is_its_codes_decoded() -> None:
         same(wave, tiny_model("custom_voice").decoder.decode(made[0].T[None])[0].numpy())
 
 
-def test_speech_after_a_recording_continues_its_codec_state() -> None:
+def test_clone_continues_codec_state_of_the_recording() -> None:
     (item,) = prompt()
     with codes_of(model("base")) as made:
         (wave,), _ = model("base").generate_voice_clone(TEXTS[0], voice_clone_prompt=[item], **GREEDY)
@@ -203,7 +203,7 @@ def test_speech_after_a_recording_continues_its_codec_state() -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_batch_is_its_items_alone(at_once: bool) -> None:
+def test_generate_batch_equals_single_calls(at_once: bool) -> None:
     options = GREEDY | {"non_streaming_mode": at_once}
     speakers, languages = ["ryan", "dylan", "eric", "ryan"], ["English", None, "Chinese", "de"]
     texts = [*TEXTS, "hi"]  # one more than there are slots
@@ -212,7 +212,7 @@ def test_a_batch_is_its_items_alone(at_once: bool) -> None:
         same(wave, model().generate_custom_voice(*each, "slowly", **options)[0][0])
 
 
-def test_one_voice_for_a_batch_and_one_for_each() -> None:
+def test_generate_batch_accepts_one_voice_or_one_per_text() -> None:
     items = [prompt()[0], prompt(False)[0], prompt()[0]]
     waves, _ = model("base").generate_voice_clone(TEXTS, "English", voice_clone_prompt=items, **GREEDY)
     for wave, text, item in zip(waves, TEXTS, items, strict=True):
@@ -221,7 +221,7 @@ def test_one_voice_for_a_batch_and_one_for_each() -> None:
     same(shared[2], waves[2])
 
 
-def test_a_prompt_from_a_recording_or_made_before_or_a_dict() -> None:
+def test_generate_voice_clone_accepts_recording_prompt_item_or_dict() -> None:
     recording = (sound(1.0, 1), 24_000)
     heard = model("base").generate_voice_clone(TEXTS[0], ref_audio=recording, ref_text="the door is open", **GREEDY)
     kept = model("base").generate_voice_clone(TEXTS[0], voice_clone_prompt=prompt(), **GREEDY)
@@ -235,19 +235,19 @@ def test_a_prompt_from_a_recording_or_made_before_or_a_dict() -> None:
     )
 
 
-def test_voice_design_with_and_without_a_description() -> None:
+def test_generate_voice_design_with_and_without_description() -> None:
     waves, _ = model("voice_design").generate_voice_design(TEXTS[:2], ["a calm voice", ""], **GREEDY)
     assert [len(wave) for wave in waves] == [7 * 1920] * 2
     assert np.abs(waves[0] - waves[1]).max() > 0.01
 
 
-def test_nothing_to_say_gives_no_samples() -> None:
+def test_empty_text_generates_no_samples() -> None:
     waves, _ = model().generate_custom_voice(["", TEXTS[0]], "ryan", **GREEDY)
     assert [len(wave) for wave in waves] == [0, 7 * 1920]
     assert list(model().stream_generate_custom_voice(" ", "ryan", **STREAMED)) == []
 
 
-def test_a_seed_repeats_and_items_differ() -> None:
+def test_seed_repeats_audio_and_batch_items_differ() -> None:
     sampled = {"max_new_tokens": 6, "seed": 5}
     (one, two), _ = model().generate_custom_voice([TEXTS[0]] * 2, "ryan", **sampled)
     (again, _), _ = model().generate_custom_voice([TEXTS[0], TEXTS[1]], "ryan", **sampled)
@@ -259,7 +259,7 @@ def test_a_seed_repeats_and_items_differ() -> None:
     assert np.abs(one - other).max() > 0.01
 
 
-def test_a_bound_on_positions_is_kept() -> None:
+def test_max_positions_ends_speech_with_fade_out() -> None:
     small = Model.from_pretrained(str(tiny_directory("custom_voice")), device="cpu", slots=1, max_positions=20)
     (wave,), _ = small.generate_custom_voice("hi", "ryan", **GREEDY | {"max_new_tokens": 100})
     assert 0 < len(wave) < 20 * 1920
@@ -268,7 +268,7 @@ def test_a_bound_on_positions_is_kept() -> None:
         small.generate_custom_voice("many words " * 40, "ryan", **GREEDY)
 
 
-def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.api.generation.FIRST_POSITIONS", 4)
     growing = Model.from_pretrained(str(tiny_directory("custom_voice")), device="cpu", slots=2)
     options = GREEDY | {"max_new_tokens": 14, "non_streaming_mode": False}  # 10 positions at first, 22 at last
@@ -299,7 +299,9 @@ def test_memory_grows_with_the_speech(monkeypatch: pytest.MonkeyPatch) -> None:
         ("custom_voice", "stream_generate_custom_voice", (None, "ryan"), TypeError, "must be a str .* not NoneType"),
     ],
 )
-def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: Any, words: str) -> None:
+def test_generate_rejects_invalid_arguments_with_reason(
+    kind: str, method: str, given: tuple, error: Any, words: str
+) -> None:
     with pytest.raises(error, match=words):
         getattr(model(kind), method)(*given)
 
@@ -317,12 +319,12 @@ def test_errors_say_what_is_wrong(kind: str, method: str, given: tuple, error: A
         ({"emit_every_frames": 0}, ValueError, "emit_every_frames"),
     ],
 )
-def test_bad_keywords_of_a_stream_are_refused_at_the_call(keywords: dict[str, Any], error: Any, words: str) -> None:
+def test_stream_rejects_invalid_keywords_at_the_call(keywords: dict[str, Any], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         model().stream_generate_custom_voice("hi", "ryan", **keywords)
 
 
-def test_prompts_that_contradict_themselves() -> None:
+def test_contradictory_prompt_item_is_rejected() -> None:
     speaker = prompt(False)[0].ref_spk_embedding
     for item in ((None, speaker, False, True, "hi"), (None, speaker, False, False)):
         with pytest.raises(ValueError, match="icl_mode"):
@@ -339,7 +341,7 @@ def test_prompts_that_contradict_themselves() -> None:
     ],
     ids=["a name", "nothing", "an x-vector", "half a dict"],
 )
-def test_what_is_no_prompt_is_refused(wrong: Any, words: str) -> None:
+def test_invalid_voice_clone_prompt_is_rejected(wrong: Any, words: str) -> None:
     for speak in (model("base").generate_voice_clone, model("base").stream_generate_voice_clone):
         with pytest.raises(ValueError, match=words):
             speak("hi", voice_clone_prompt=wrong)
@@ -357,7 +359,7 @@ def test_what_is_no_prompt_is_refused(wrong: Any, words: str) -> None:
         ({"first_chunk_emit_every": 2, "first_chunk_frames": 3, "emit_every_frames": 1}, [2, 2, 1, 1, 1]),
     ],
 )
-def test_chunks_put_together_are_the_whole(keywords: dict[str, Any], frames: list[int]) -> None:
+def test_joined_chunks_equal_generate(keywords: dict[str, Any], frames: list[int]) -> None:
     chunks = list(model().stream_generate_custom_voice(TEXTS[0], "ryan", "English", **STREAMED, **keywords))
     assert [len(wave) // 1920 for wave, _ in chunks] == frames
     assert {rate for _, rate in chunks} == {24_000}
@@ -365,7 +367,7 @@ def test_chunks_put_together_are_the_whole(keywords: dict[str, Any], frames: lis
     same(whole(iter(chunks)), wave)
 
 
-def test_streams_of_every_kind_and_by_one_name() -> None:
+def test_streams_of_every_model_kind_equal_generate() -> None:
     cases = [
         ("base", "voice_clone", {"voice_clone_prompt": prompt()}),
         ("base", "voice_clone", {"voice_clone_prompt": prompt(False)}),
@@ -378,21 +380,21 @@ def test_streams_of_every_kind_and_by_one_name() -> None:
         same(whole(model(kind).stream_generate_pcm(TEXTS[1], **voice, **STREAMED)), wave)
 
 
-def test_max_frames_counts_frames() -> None:
+def test_max_frames_limits_frames() -> None:
     sampled = {"do_sample": False, "subtalker_dosample": False}
     assert len(whole(model().stream_generate_custom_voice(TEXTS[1], "ryan", max_frames=9, **sampled))) == 9 * 1920
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.data())
-def test_text_may_come_in_any_pieces(data: st.DataObject) -> None:
+def test_stream_is_independent_of_text_fragments(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(TEXTS))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     same(whole(model().stream_generate_custom_voice(iter(pieces), "ryan", **STREAMED)), streamed(text))
 
 
-def test_a_piece_is_asked_for_only_when_nothing_can_be_said_without_it() -> None:
+def test_stream_requests_text_only_when_needed() -> None:
     asked: list[str] = []
 
     def pieces() -> Iterator[str]:
@@ -407,7 +409,7 @@ def test_a_piece_is_asked_for_only_when_nothing_can_be_said_without_it() -> None
     stream.close()
 
 
-def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
+def test_text_appended_during_a_step_is_read_before_more_is_requested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While another thread drives. Who asks again at once waits for the author, and not for the speech that is made."""
@@ -433,7 +435,7 @@ def test_a_piece_that_comes_during_a_step_is_read_before_the_next_is_asked_for(
     shared._cancel(job)
 
 
-def test_an_error_of_the_text_s_author_ends_the_stream() -> None:
+def test_error_in_text_iterator_ends_stream() -> None:
     def broken() -> Iterator[str]:
         yield "hello world, "
         raise KeyError("author")
@@ -456,7 +458,7 @@ def test_streams_interleave_in_one_thread() -> None:
         same(np.concatenate(waves[index]), streamed(TEXTS[index]))
 
 
-def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
+def test_unread_stream_does_not_block_other_calls() -> None:
     one = model(slots=1)
     longer = STREAMED | {"max_new_tokens": 60, "emit_every_frames": 1}
     paused = one.stream_generate_custom_voice(TEXTS[1], "ryan", **longer)
@@ -476,13 +478,13 @@ def test_a_whole_text_that_nobody_listens_to_holds_nobody_up() -> None:
         ({"ref_code": np.full((5, 16), -1)}, "between 0 and 2047"),
     ],
 )
-def test_a_prompt_of_another_model_harms_nobody_else(change: dict[str, Any], words: str) -> None:
+def test_prompt_of_another_model_is_rejected(change: dict[str, Any], words: str) -> None:
     (item,) = prompt()
     with pytest.raises(ValueError, match=words):
         model("base").generate_voice_clone(TEXTS[0], voice_clone_prompt=[replace(item, **change)], **GREEDY)
 
 
-def test_streams_and_batches_from_many_threads() -> None:
+def test_streams_and_batches_run_from_many_threads() -> None:
     found: dict[int, np.ndarray] = {}
 
     def speak(number: int) -> None:
@@ -506,7 +508,7 @@ def test_streams_and_batches_from_many_threads() -> None:
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
-def test_a_stream_that_is_left_frees_its_slot(leave: str) -> None:
+def test_abandoned_stream_frees_its_slot(leave: str) -> None:
     only = model(slots=1)
     stream = only.stream_generate_custom_voice(iter(["hello ", "world, "]), "ryan", emit_every_frames=1, **STREAMED)
     next(stream)
@@ -519,7 +521,7 @@ def test_a_stream_that_is_left_frees_its_slot(leave: str) -> None:
     same(wave, model().generate_custom_voice(TEXTS[1], "ryan", **GREEDY)[0][0])
 
 
-def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_ends_only_running_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     options = STREAMED | {"emit_every_frames": 1}
     one, two = (model().stream_generate_custom_voice(text, "ryan", **options) for text in TEXTS[:2])
     next(one)
@@ -537,7 +539,7 @@ def test_a_failed_step_ends_what_was_running_and_nothing_else(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("moment", ["_acquire_turn", "_submit"])
-def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_between_steps_frees_all_slots(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     only = model(slots=1)
     real = getattr(ThreadedEngine, moment)
 
@@ -561,7 +563,7 @@ def test_an_interrupt_between_two_steps_leaves_nothing_behind(moment: str, monke
         assert found == [7 * 1920]
 
 
-def test_slots_that_all_wait_for_text_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_raises_when_all_slots_wait_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.api.threaded_engine.STALLED_S", 0.05)
     only = model(slots=1)
     waiting = only.stream_generate_custom_voice(iter(["hi, ", "four"]), "ryan", emit_every_frames=1,
@@ -580,7 +582,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return engine.Qwen3TTSTokenizer.from_pretrained(str(tiny_directory() / request.param), device="cpu")
 
 
-def test_tokenizer_round_trip(tokenizer: Any) -> None:
+def test_tokenizer_decodes_its_own_codes(tokenizer: Any) -> None:
     wave = sound(1.0, 1)
     encoded = tokenizer.encode([wave, wave[:5000]], sr=24_000)
     assert [tuple(each.shape) for each in encoded.audio_codes] == [(13, 16), (3, 16)]
@@ -593,7 +595,7 @@ def test_tokenizer_round_trip(tokenizer: Any) -> None:
     same(tokenizer.decode({"audio_codes": padded})[0][0], waves[0])
 
 
-def test_tokenizer_figures_and_errors(tokenizer: Any) -> None:
+def test_tokenizer_reports_rates_and_rejects_invalid_input(tokenizer: Any) -> None:
     assert tokenizer.get_model_type() == "qwen3_tts_tokenizer_12hz"
     assert (tokenizer.get_input_sample_rate(), tokenizer.get_output_sample_rate()) == (24_000, 24_000)
     assert (tokenizer.get_encode_downsample_rate(), tokenizer.get_decode_upsample_rate()) == (1920, 1920)

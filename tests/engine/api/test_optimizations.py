@@ -37,7 +37,7 @@ def defaults(function: Any) -> dict[str, Any]:
     return {name: each.default for name, each in inspect.signature(function).parameters.items() if name != "self"}
 
 
-def test_signatures_are_those_of_the_streaming_fork() -> None:
+def test_optimization_signatures_equal_those_of_the_streaming_fork() -> None:
     model, tokenizer = engine.Qwen3TTSModel, engine.Qwen3TTSTokenizer
     assert list(defaults(model.enable_streaming_optimizations).items()) == list(DEFAULTS.items())
     assert {field.name: field.default for field in fields(Optimizations)} == DEFAULTS
@@ -62,7 +62,7 @@ def test_signatures_are_those_of_the_streaming_fork() -> None:
         ({"capture_async_graph": True, "use_cuda_graphs": False}, "conflicts with use_cuda_graphs=False"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(model: Any, given: dict[str, Any], words: str) -> None:
+def test_enable_optimizations_rejects_invalid_options(model: Any, given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         model.enable_streaming_optimizations(**given)
     assert model.optimizations is None
@@ -81,13 +81,13 @@ def test_what_cannot_be_is_refused_with_its_reason(model: Any, given: dict[str, 
         ({"use_codebook_cuda_graph": True, "compile_mode": "default"}, {"predictor_graph": True}),
     ],
 )
-def test_each_option_in_the_engine_s_words(given: dict[str, Any], meant: dict[str, Any]) -> None:
+def test_wanted_maps_options_to_acceleration_options(given: dict[str, Any], meant: dict[str, Any]) -> None:
     ours = wanted(Optimizations(**given))
     assert {name: getattr(ours, name) for name in meant} == meant
     assert "graph" not in Optimizations(**given).inductor_mode.replace("no-cudagraphs", "")
 
 
-def test_on_a_cpu_it_says_why_nothing_changes_and_speaks_on(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_enable_optimizations_on_cpu_logs_reason_and_keeps_audio(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     greedy = {"do_sample": False, "subtalker_dosample": False, "max_new_tokens": 4}
     before, _ = model.generate_custom_voice("hi", "ryan", **greedy)
     with caplog.at_level(logging.INFO, "engine"):
@@ -100,12 +100,12 @@ def test_on_a_cpu_it_says_why_nothing_changes_and_speaks_on(model: Any, caplog: 
 
 
 @pytest.mark.parametrize("mode", COMPILE_MODES)
-def test_every_compile_mode_can_be_asked_for_on_a_cpu(model: Any, mode: str) -> None:
+def test_enable_optimizations_accepts_every_compile_mode_on_cpu(model: Any, mode: str) -> None:
     assert model.enable_streaming_optimizations(compile_mode=mode, compile_codebook_predictor=False) is model
     model.optimizations = None
 
 
-def test_a_graph_that_was_asked_for_is_refused_on_a_cpu(model: Any, tokenizer: Any) -> None:
+def test_explicit_cuda_graph_is_rejected_on_cpu(model: Any, tokenizer: Any) -> None:
     for given in (
         {"use_codebook_cuda_graph": True, "compile_codebook_predictor": False},
         {"capture_async_graph": True},
@@ -118,7 +118,7 @@ def test_a_graph_that_was_asked_for_is_refused_on_a_cpu(model: Any, tokenizer: A
         tokenizer.enable_streaming_optimizations(capture_async_graph=True)
 
 
-def test_the_engine_is_not_exchanged_under_an_open_stream(model: Any) -> None:
+def test_enable_optimizations_rejects_open_stream(model: Any) -> None:
     stream = model.stream_generate_custom_voice("hello world", "ryan", emit_every_frames=1, max_frames=9)
     next(stream)
     with pytest.raises(RuntimeError, match="close all"):
@@ -131,7 +131,7 @@ def test_the_engine_is_not_exchanged_under_an_open_stream(model: Any) -> None:
 # --- the codec by itself ----------------------------------------------------------------------------------------
 
 
-def test_a_tokenizer_s_window_is_the_window_decoded_and_nothing_is_padded(tokenizer: Any) -> None:
+def test_decode_streaming_decodes_the_window_without_padding(tokenizer: Any) -> None:
     assert tokenizer.enable_streaming_optimizations(decode_window_frames=30) is tokenizer
     given = torch.from_numpy(codes(2, 30, 4)).mT  # [2, 30, 16]
     with torch.inference_mode():
@@ -157,6 +157,6 @@ def test_a_tokenizer_s_window_is_the_window_decoded_and_nothing_is_padded(tokeni
         ("decode_streaming", {"audio_codes": torch.full((5, 16), 2048)}, "below 2048"),
     ],
 )
-def test_windows_that_cannot_be_are_refused(tokenizer: Any, name: str, given: dict[str, Any], words: str) -> None:
+def test_decode_streaming_rejects_invalid_windows(tokenizer: Any, name: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         getattr(tokenizer, name)(**given)

@@ -15,7 +15,7 @@ from tests.engine.support.tiny_models import tiny_model
 GB = 10**9
 
 
-def test_on_the_cpu_the_pool_holds_one_sequence_of_full_length() -> None:
+def test_pool_size_on_cpu_holds_one_sequence_of_full_length() -> None:
     model = tiny_model("custom_voice")
     size = pool_size(model, PagedOptions(), 1000)
     assert (size.blocks, size.block_positions) == (63, 16)
@@ -23,7 +23,7 @@ def test_on_the_cpu_the_pool_holds_one_sequence_of_full_length() -> None:
     assert (runner.slots, runner.max_positions, runner.paging.pool.blocks) == (5, 500, 32)
 
 
-def test_the_share_of_the_gpu_becomes_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_size_follows_gpu_memory_utilization(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("custom_voice")
     t = model.config.talker.transformer
     block_bytes = t.layers * 2 * t.kv_heads * t.head_dim * 4 * 16
@@ -37,7 +37,7 @@ def test_the_share_of_the_gpu_becomes_blocks(monkeypatch: pytest.MonkeyPatch) ->
     assert pool_size(on_gpu, few, 4096).blocks == 99  # and block 0
 
 
-def test_a_share_that_is_not_free_or_holds_nothing_is_refused() -> None:
+def test_blocks_within_rejects_unavailable_or_too_small_share() -> None:
     assert blocks_within(10 * GB, 10 * GB + RESERVE_BYTES, GB) == 9
     with pytest.raises(MemoryError, match=r"11\.0 GB and 10\.0 GB are left: lower paged_gpu_memory_utilization"):
         blocks_within(11 * GB, 10 * GB + RESERVE_BYTES, GB)
@@ -56,7 +56,7 @@ def test_a_share_that_is_not_free_or_holds_nothing_is_refused() -> None:
         ("plain", {"flash_attn"}, 16),
     ],
 )
-def test_blocks_are_small_unless_flash_attention_will_read_them(
+def test_block_positions_are_large_only_for_flash_attention(
     monkeypatch: pytest.MonkeyPatch, kernels: str, installed: set[str], positions: int
 ) -> None:
     monkeypatch.setattr(paged_engine.importlib.util, "find_spec", lambda name: name if name in installed else None)
@@ -73,6 +73,6 @@ def test_blocks_are_small_unless_flash_attention_will_read_them(
         {"max_positions": 0},
     ],
 )
-def test_what_cannot_be_is_refused(bad: dict[str, object]) -> None:
+def test_paged_options_reject_invalid_values(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         PagedOptions(**bad)

@@ -1,4 +1,4 @@
-"""The paged engine through the public API, and what goes wrong in the streaming fork's, each fault by its symptom.
+"""The paged engine through the public API, and regression tests for faults of the streaming fork's engine.
 
 The streaming fork's engine needs a GPU and bfloat16; all of this runs on a CPU in float32.
 """
@@ -50,13 +50,13 @@ def chunks(speaker: Any, text: Any, **given: Any) -> list[np.ndarray]:
     ],
     ids=["greedy", "two-phases", "penalty", "sampled", "windows"],
 )
-def test_a_paged_stream_is_the_stream(preset: Any, given: dict[str, Any]) -> None:
+def test_paged_stream_equals_slot_stream(preset: Any, given: dict[str, Any]) -> None:
     ours, theirs = (chunks(preset, TEXTS[1], **given, **paged) for paged in (PAGED, {}))
     assert [len(wave) for wave in ours] == [len(wave) for wave in theirs]
     close(np.concatenate(ours), np.concatenate(theirs))
 
 
-def test_text_may_still_be_written(preset: Any) -> None:
+def test_paged_stream_accepts_text_in_pieces(preset: Any) -> None:
     words = TEXTS[2].partition(" o")
 
     def written() -> Iterator[str]:
@@ -66,7 +66,7 @@ def test_text_may_still_be_written(preset: Any) -> None:
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_a_paged_batch_of_unequal_prompts_and_texts_is_its_items_alone(compact: bool) -> None:
+def test_paged_batch_of_unequal_prompts_equals_single_streams(compact: bool) -> None:
     given = {"voice_clone_prompt": items(), "emit_every_frames": 3, "max_frames": 20}
     together = by_item(rounds(compact_finished=compact, **given, **PAGED))
     for ours, theirs in zip(together, by_item(rounds(**given)), strict=True):
@@ -79,7 +79,7 @@ def test_a_paged_batch_of_unequal_prompts_and_texts_is_its_items_alone(compact: 
     assert (pool.available, pool.used) == (pool.blocks, 0)
 
 
-def test_weights_are_shared_and_only_blocks_are_added(preset: Any) -> None:
+def test_paged_engine_shares_weights_with_slot_engine(preset: Any) -> None:
     chunks(preset, "hi", **PAGED)
     paged, rows = runner_of(preset), preset.engine._engine._runner
     assert paged is not rows
@@ -89,7 +89,7 @@ def test_weights_are_shared_and_only_blocks_are_added(preset: Any) -> None:
     assert (paged.slots, rows.slots) == (32, 8)
 
 
-def test_it_is_opened_once_and_exchanged_for_other_options_while_it_is_silent(preset: Any) -> None:
+def test_paged_engine_is_opened_once_and_replaced_only_while_idle(preset: Any) -> None:
     preset.warmup_paged_engine()
     first = runner_of(preset)
     assert preset.enable_streaming_optimizations(use_paged_engine=True) is preset
@@ -108,7 +108,7 @@ def test_it_is_opened_once_and_exchanged_for_other_options_while_it_is_silent(pr
 # --- the streaming fork's faults ----------------------------------------------------------------------------------
 
 
-def test_the_first_frame_is_spoken_and_the_second_hears_all_16_codes_of_it() -> None:
+def test_paged_codes_equal_slot_codes_from_the_first_frame() -> None:
     """And no position is one too high: every code is that of the engine over rows."""
     speaker = model()
     paged = speaker._paged.opened().engine
@@ -143,7 +143,7 @@ class CodesOfStream:
         del self._watched.stream
 
 
-def test_another_speaker_s_prompt_never_leaks_into_a_long_one() -> None:
+def test_prompts_of_other_speakers_share_no_cached_blocks() -> None:
     """Prompts of several hundred positions, all of which are placeholders to who does not look at the voice."""
     speaker = engine.Qwen3TTSModel.from_pretrained(str(tiny_directory()), device_map="cpu", max_positions=1024)
     voices = []
@@ -167,7 +167,7 @@ def test_another_speaker_s_prompt_never_leaks_into_a_long_one() -> None:
             )
 
 
-def test_nothing_stays_behind_after_many_frames(preset: Any) -> None:
+def test_paged_stream_frees_all_blocks(preset: Any) -> None:
     runner, before = runner_of(preset), None
     for text in (TEXTS[0], TEXTS[1], "hi"):
         chunks(preset, text, max_frames=30, **PAGED)
@@ -182,7 +182,7 @@ def test_nothing_stays_behind_after_many_frames(preset: Any) -> None:
     assert before == (runner.paging.pool.blocks, 0, 0, 0)
 
 
-def test_threads_neither_wait_for_each_other_for_ever_nor_get_each_other_s_rows(preset: Any) -> None:
+def test_paged_streams_of_several_threads_are_independent(preset: Any) -> None:
     def speak(number: int) -> np.ndarray:
         return np.concatenate(chunks(preset, TEXTS[number % 3] + "!" * number, max_frames=8, **PAGED))
 
@@ -192,7 +192,7 @@ def test_threads_neither_wait_for_each_other_for_ever_nor_get_each_other_s_rows(
         close(wave, np.concatenate(chunks(preset, TEXTS[number % 3] + "!" * number, max_frames=8)))
 
 
-def test_the_pool_may_be_smaller_than_what_is_spoken_at_once(preset: Any) -> None:
+def test_paged_batch_larger_than_pool_completes(preset: Any) -> None:
     """32 blocks of 16 positions for 20 streams of 30 and more: some wait, all speak."""
     texts = [f"{TEXTS[1]} {number}" for number in range(20)]
     given = {"max_frames": 10, "language": "english", "non_streaming_mode": True, **GREEDY}
@@ -201,14 +201,14 @@ def test_the_pool_may_be_smaller_than_what_is_spoken_at_once(preset: Any) -> Non
         close(wave, joined(preset.stream_generate_custom_voice(text, "ryan", **given)))
 
 
-def test_windows_are_prepared_while_neither_engine_makes_a_step(preset: Any) -> None:
+def test_exclusive_section_runs_while_both_engines_are_idle(preset: Any) -> None:
     """Graphs are captured then, which nothing else on the GPU may disturb."""
     order: list[int | None] = []
     paged = preset._paged.opened().engine
     stream = preset.stream_generate_custom_voice(TEXTS[0], "ryan", emit_every_frames=1, max_frames=6, **PAGED)
     next(stream)
     preset.engine.exclusively(lambda: preset._paged.exclusively(lambda: order.append(paged._driver)))
-    assert order == [threading.get_ident()]  # the thread that prepares drives it, so nobody else does
+    assert order == [threading.get_ident()]  # the preparing thread drives it, so no other thread can
     assert not preset._paged.idle
     with pytest.raises(RuntimeError, match="close all"):
         preset.enable_streaming_optimizations()

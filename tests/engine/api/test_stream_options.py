@@ -36,7 +36,7 @@ WINDOWED = {"windowed_decode": True}
         (WINDOWED | {"emit_every_frames": 1, "overlap_samples": 1921}, "more than a chunk of 1 frames"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(given: dict[str, object], words: str) -> None:
+def test_stream_options_reject_invalid_values(given: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StreamOptions(**given)  # type: ignore[arg-type]
 
@@ -46,19 +46,19 @@ def test_what_cannot_be_is_refused_with_its_reason(given: dict[str, object], wor
     [
         {},
         WINDOWED,
-        {"emit_every_frames": 100},  # windows have no meaning here
+        {"emit_every_frames": 100},  # window sizes are not checked without windowed_decode
         WINDOWED | {"emit_every_frames": 80, "overlap_samples": 0},
         WINDOWED | {"emit_every_frames": 79},
         {"emit_every_frames": 12, "first_chunk_emit_every": 5},  # the streaming fork's example
         {"max_frames": 3, "emit_every_frames": 8},
     ],
 )
-def test_what_can_be_is_taken(given: dict[str, object]) -> None:
+def test_stream_options_accept_valid_values(given: dict[str, object]) -> None:
     StreamOptions(**given)  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 40), st.integers(1, 100), st.integers(1, 40))
-def test_the_first_phase_lasts_until_its_frames_are_out(first: int, frames: int, steady: int) -> None:
+def test_two_phase_plan_keeps_first_phase_until_its_frames_are_sent(first: int, frames: int, steady: int) -> None:
     plan = TwoPhasePlan(first, frames, steady)
     sizes = [plan.frames(chunk) for chunk in range(60)]
     for size, before in zip(sizes, [0, *accumulate(sizes)], strict=False):
@@ -68,11 +68,11 @@ def test_the_first_phase_lasts_until_its_frames_are_out(first: int, frames: int,
     assert plan.due(EmissionState(0, sizes[0] + 3, False, 0.0, 0.0, 0.0)) == sizes[0]
 
 
-def test_a_very_long_first_phase_takes_no_memory() -> None:
+def test_two_phase_plan_of_any_length_uses_constant_memory() -> None:
     assert StreamOptions(first_chunk_emit_every=1, first_chunk_frames=2**31 - 1).emission.frames(10**9) == 1
 
 
-def test_ends_beside_the_model_s_own() -> None:
+def test_sampling_resolves_eos_token_id() -> None:
     assert StreamOptions().sampling({"eos_token_id": 5}, {}, 3072).end_ids == (5,)
     assert StreamOptions().sampling({"eos_token_id": [5, 2157]}, {}, 3072).end_ids == (5, 2157)
     assert StreamOptions().sampling({}, {"eos_token_id": 151645}, 3072).end_ids == ()  # the file's is a text id

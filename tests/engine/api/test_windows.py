@@ -1,4 +1,4 @@
-"""Sound made in windows: every sample in its place, none lost, none twice, and no seam that can be heard."""
+"""Windowed decoding: every sample appears once, in its place, and seams are inaudible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ramp(codes: Tensor) -> Tensor:
 
 
 def parts(codes: Tensor, sizes: StreamOptions, late_end: bool) -> Iterator[ChunkOutput]:
-    """Codes [16, frames] in the chunks that the plan says. `late_end`: the end is known only after the last chunk."""
+    """Split codes [16, frames] into the chunks of the plan. `late_end`: the end is known only after the last chunk."""
     plan, start, chunk, frames = sizes.emission, 0, 0, codes.shape[1]
     while start < frames:
         end = min(start + plan.frames(chunk), frames)
@@ -76,7 +76,9 @@ def wishes(draw: st.DrawFn) -> StreamOptions:
 
 @settings(max_examples=150, deadline=None)
 @given(wishes(), st.integers(1, 150), st.integers(0, 60), st.booleans())
-def test_every_sample_keeps_its_place_in_time(wish: StreamOptions, frames: int, before: int, late: bool) -> None:
+def test_windowed_decoder_keeps_every_sample_in_place(
+    wish: StreamOptions, frames: int, before: int, late: bool
+) -> None:
     assert wish.windows is not None
     reference = counted(-before, before).T if before else None
     sound, overlap = WindowedChunkDecoder(ramp, wish.windows, reference, FRAME), wish.overlap_samples
@@ -95,7 +97,7 @@ def test_every_sample_keeps_its_place_in_time(wish: StreamOptions, frames: int, 
 @settings(max_examples=25, deadline=None)
 @given(wishes(), st.integers(2, 40), st.integers(0, 1 << 20))
 @torch.inference_mode()
-def test_no_seam_jumps_further_than_the_signal(wish: StreamOptions, frames: int, seed: int) -> None:
+def test_windowed_decoder_seams_are_as_smooth_as_the_signal(wish: StreamOptions, frames: int, seed: int) -> None:
     assume(wish.overlap_samples >= 64)
     assert wish.windows is not None
     decoder = tiny_model().decoder
@@ -110,7 +112,7 @@ def test_no_seam_jumps_further_than_the_signal(wish: StreamOptions, frames: int,
     assert jumps[borders].max() <= own
 
 
-def test_a_window_that_reaches_the_beginning_is_exact_between_the_fades() -> None:
+def test_windowed_decoder_is_exact_while_the_window_holds_everything() -> None:
     codes = torch.from_numpy(random_codes(1, 37, 3))[0]
     decoder, wish = tiny_model().decoder, options(emit_every_frames=5)
     assert wish.windows is not None
@@ -126,7 +128,7 @@ def test_a_window_that_reaches_the_beginning_is_exact_between_the_fades() -> Non
     torch.testing.assert_close(wave[-512:], whole[-512:] * rise.flip(0), rtol=0, atol=1e-4)
 
 
-def test_without_overlap_nothing_is_cross_fade_held_back_or_faded() -> None:
+def test_windowed_decoder_without_overlap_does_not_fade() -> None:
     wish = options(emit_every_frames=2, decode_window_frames=2, overlap_samples=0)
     assert wish.windows is not None
     sound = WindowedChunkDecoder(ramp, wish.windows, None, FRAME)
@@ -135,7 +137,7 @@ def test_without_overlap_nothing_is_cross_fade_held_back_or_faded() -> None:
     assert torch.equal(torch.cat(waves), torch.arange(5 * FRAME).double())
 
 
-def test_blending_two_renderings_of_one_sound_changes_nothing() -> None:
+def test_cross_fade_of_equal_waves_changes_nothing() -> None:
     wave = torch.randn(3000)
     torch.testing.assert_close(cross_fade(wave[:700], wave), wave)
     one, two = torch.ones(512), torch.zeros(600)
@@ -147,7 +149,7 @@ def test_blending_two_renderings_of_one_sound_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("cut", [FinishReason.TOO_LONG, FinishReason.LOOP])
-def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: FinishReason) -> None:
+def test_windowed_decoder_fades_out_runaway_speech(cut: FinishReason) -> None:
     decoder, codes = tiny_model().decoder, torch.from_numpy(random_codes(1, 6, 8))[0]
     whole = ChunkOutput(1, codes, torch.empty(0), ended=True, cut=cut)
     wish = options(overlap_samples=0)
@@ -164,7 +166,7 @@ def test_a_runaway_ends_with_a_fade_as_the_engine_s_own_sound_does(cut: FinishRe
     assert stepped[-1].abs() < 1e-6 < plain[-1].abs()
 
 
-def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
+def test_async_decode_keeps_order_and_raises_errors() -> None:
     class Echo:
         def decode(self, part: ChunkOutput) -> Tensor:
             if part.job == 3:
@@ -188,7 +190,7 @@ def test_rounds_come_in_order_beside_and_errors_are_not_lost() -> None:
         next(heard)
 
 
-def test_leaving_waits_for_no_decoding() -> None:
+def test_close_does_not_wait_for_async_decode() -> None:
     """The collector may drop a stream in a thread that holds what the decoding waits for, or in the decoding's own."""
     decoding, allowed = threading.Event(), threading.Event()
 

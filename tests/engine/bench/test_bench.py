@@ -42,7 +42,7 @@ def run(main, capsys, monkeypatch, *words: object) -> list[dict]:
 # --- floor -------------------------------------------------------------------------------------------------------
 
 
-def test_bytes_of_a_frame_are_those_of_the_published_sizes(config: ModelConfig) -> None:
+def test_frame_bytes_match_the_published_sizes(config: ModelConfig) -> None:
     moved = frame_bytes(config, Load())
     small = config.model_size == "0b6"
     assert moved["talker"] == pytest.approx(0.887e9 if small else 2.831e9, rel=1e-3)
@@ -52,7 +52,7 @@ def test_bytes_of_a_frame_are_those_of_the_published_sizes(config: ModelConfig) 
     assert moved["codec_state"] < 5.3e6
 
 
-def test_floors_on_an_h200(config: ModelConfig) -> None:
+def test_memory_and_compute_floor_on_an_h200(config: ModelConfig) -> None:
     known = {"1b7": {1: 1.27, 8: 1.33, 32: 1.50}, "0b6": {1: 0.82, 8: 0.88, 32: 1.05}}[config.model_size]
     for batch, floor_ms in known.items():
         assert sum(frame_bytes(config, Load(batch=batch)).values()) / 4.3e12 * 1000 == pytest.approx(floor_ms, rel=0.04)
@@ -61,17 +61,17 @@ def test_floors_on_an_h200(config: ModelConfig) -> None:
     assert frame_macs(config)["codec"] == pytest.approx(2.48e9, rel=0.01)
 
 
-def test_larger_chunks_and_smaller_numbers_move_fewer_bytes(config: ModelConfig) -> None:
+def test_frame_bytes_shrink_with_larger_chunks_and_smaller_types(config: ModelConfig) -> None:
     one, eight = (frame_bytes(config, Load(chunk_frames=frames)) for frames in (1, 8))
     assert eight["codec"] == one["codec"] / 8
     assert eight["talker"] == one["talker"]
     assert frame_bytes(config, Load(codec_bytes=4))["codec"] == 2 * one["codec"]
 
 
-# --- what a listener hears ---------------------------------------------------------------------------------------
+# --- playback ----------------------------------------------------------------------------------------------------
 
 
-def test_a_take_in_time_has_no_underrun() -> None:
+def test_trace_without_late_chunks_has_no_underrun() -> None:
     take = RequestTrace(began_s=10.0)
     take.hear(10.02, 0.08, None)
     take.hear(10.05, 0.16, 0.04)
@@ -83,7 +83,7 @@ def test_a_take_in_time_has_no_underrun() -> None:
     assert take.steady_ms_per_frame == pytest.approx(80)
 
 
-def test_a_late_chunk_is_an_underrun_and_delays_what_follows() -> None:
+def test_trace_counts_late_chunk_as_underrun_and_delays_playback() -> None:
     take = RequestTrace(began_s=0.0)
     take.hear(1.0, 0.08, 0.0)
     take.hear(1.2, 0.08, 0.0)
@@ -94,12 +94,12 @@ def test_a_late_chunk_is_an_underrun_and_delays_what_follows() -> None:
     assert take.first_audible_ms == pytest.approx(1000)
 
 
-def test_a_take_without_audio_has_no_times() -> None:
+def test_trace_without_audio_has_no_times() -> None:
     take = RequestTrace(began_s=0.0)
     assert (take.first_pcm_ms, take.first_audible_ms, take.steady_ms_per_frame) == (None, None, None)
 
 
-def test_percentiles_are_values_that_occurred() -> None:
+def test_percentile_returns_a_measured_value() -> None:
     values = [float(n) for n in range(100, 0, -1)]
     assert [percentile(values, share) for share in (0, 0.5, 0.95, 1)] == [1, 50, 95, 100]
     assert percentile([7.0], 0.95) == 7
@@ -107,12 +107,12 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert spread("x", [None]) == {"x_p50": None, "x_p95": None}
 
 
-def test_most_at_once() -> None:
+def test_most_at_once_counts_overlapping_intervals() -> None:
     assert most_at_once([(0, 2), (1, 3), (2, 4)]) == 2
     assert most_at_once([]) == 0
 
 
-def test_figures_of_a_load() -> None:
+def test_load_figures_count_served_refused_and_failed_requests() -> None:
     takes = [RequestTrace(0.0), RequestTrace(1.0)]
     takes[0].hear(0.5, 1.0, 0.0)
     takes[1].hear(2.0, 3.0, None)
@@ -124,7 +124,7 @@ def test_figures_of_a_load() -> None:
     assert load_figures([], 0, 0)["audio_s_per_s"] is None
 
 
-def test_the_first_audible_sample() -> None:
+def test_onset_s_finds_first_audible_sample() -> None:
     quiet = array("h", [100, -103, 0, 50]).tobytes()
     assert onset_s(quiet, 24_000) is None
     assert onset_s(quiet + array("h", [-104]).tobytes(), 4) == 1.0
@@ -133,7 +133,7 @@ def test_the_first_audible_sample() -> None:
 # --- arrivals ----------------------------------------------------------------------------------------------------
 
 
-def test_arrivals_are_a_poisson_process_and_the_same_for_a_seed() -> None:
+def test_poisson_arrivals_are_exponential_and_repeat_for_a_seed() -> None:
     arrivals = poisson(20, 200, seed=1)
     assert arrivals == poisson(20, 200, seed=1) != poisson(20, 200, seed=2)
     assert len(arrivals) == pytest.approx(4000, rel=0.05)
@@ -144,7 +144,7 @@ def test_arrivals_are_a_poisson_process_and_the_same_for_a_seed() -> None:
     assert gaps[len(gaps) // 2] == pytest.approx(0.6931 / 20, rel=0.1)  # an exponential distribution's median
 
 
-def test_texts_have_all_lengths() -> None:
+def test_poisson_texts_have_all_lengths() -> None:
     texts = [arrival.text for arrival in poisson(50, 100, seed=3)]
     assert {len(text) for text in texts} == set(range(SHORTEST, LONGEST + 1))
     assert Arrival(0.0, "x" * 30).frames == 25
@@ -153,7 +153,7 @@ def test_texts_have_all_lengths() -> None:
 # --- lines -------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_names_everything_that_its_figures_depend_on() -> None:
+def test_text_and_json_lines_name_the_setting() -> None:
     figures = {"rtf": 0.05, "gone": None, "rounds": 30}
     line = text_line(SETTING, figures)
     assert line == "python -m x | H200 | torch 2.11 | 1b7 | batch 8 | 150 frames | rtf 0.050, rounds 30"
@@ -162,13 +162,13 @@ def test_a_line_names_everything_that_its_figures_depend_on() -> None:
     assert parsed["gone"] is None
 
 
-def test_figures_are_shown_without_exponents() -> None:
+def test_shown_formats_without_exponents() -> None:
     assert [shown(value) for value in (0.00001, 3.14159, 31.4159, 314.159, 3.1e9, 7)] == [
         "0.000", "3.142", "31.42", "314.2", "3100000000", "7",
     ]  # fmt: skip
 
 
-def test_a_peer_is_heard_line_by_line() -> None:
+def test_peer_lines_are_read_line_by_line() -> None:
     command = f"""{sys.executable} -c "print('a b'); print('{{}}')" """
     assert list(peer_lines(command, as_json=False)) == [f"peer {command} | a b", f"peer {command} | {{}}"]
     assert [json.loads(line)["line"] for line in peer_lines(command, as_json=True)] == ["a b", {}]
@@ -178,7 +178,7 @@ def test_a_peer_is_heard_line_by_line() -> None:
 
 
 @pytest.mark.parametrize("kind", ["custom_voice", "base", "voice_design"])
-def test_latency(kind: str, capsys, monkeypatch) -> None:
+def test_latency_benchmark_completes(kind: str, capsys, monkeypatch) -> None:
     words = (tiny_directory(kind), *ON_CPU, "--batch", 1, 2, "--frames", 6, "--rounds", 1)
     lines = run(latency.main, capsys, monkeypatch, *words)
     assert [line["batch"] for line in lines] == [1, 1, 2, 2]
@@ -190,7 +190,7 @@ def test_latency(kind: str, capsys, monkeypatch) -> None:
     assert lines[0]["command"].startswith("python -m engine.bench.latency ")
 
 
-def test_load_on_the_engine_alone(capsys, monkeypatch) -> None:
+def test_load_benchmark_completes_with_an_engine(capsys, monkeypatch) -> None:
     words = (tiny_directory("custom_voice"), *ON_CPU, "--rates", 40, "--seconds", 0.2, "--max-jobs", 1, "--waiting", 1)
     (line,) = run(load.main, capsys, monkeypatch, *words)
     assert line["served"] >= 1
@@ -199,7 +199,7 @@ def test_load_on_the_engine_alone(capsys, monkeypatch) -> None:
     assert line["first_pcm_ms_p95"] >= line["first_pcm_ms_p50"] > 0
 
 
-def test_load_through_a_daemon(capsys, monkeypatch) -> None:
+def test_load_benchmark_completes_with_a_daemon(capsys, monkeypatch) -> None:
     with daemon() as process:
         words = ("--uri", process.uri, "--rates", 20, "--seconds", 0.5, "--json")
         (line,) = run(load.main, capsys, monkeypatch, *words)
@@ -209,7 +209,7 @@ def test_load_through_a_daemon(capsys, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("code", "refused", "failed"), [("queue-full", 3, 0), ("synthesis-failed", 0, 3)])
-async def test_a_refusal_is_no_failure(code: str, refused: int, failed: int) -> None:
+async def test_listen_all_counts_rejections_apart_from_failures(code: str, refused: int, failed: int) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await async_read_event(reader)
         await async_write_event(Error("no", code).event(), writer)
@@ -221,18 +221,18 @@ async def test_a_refusal_is_no_failure(code: str, refused: int, failed: int) -> 
     assert (figures["refused"], figures["failed"], figures["served"]) == (refused, failed, 0)
 
 
-async def test_a_voice_that_cannot_speak_ends_the_benchmark(unused_tcp_port: int) -> None:
+async def test_warm_up_raises_when_server_does_not_speak(unused_tcp_port: int) -> None:
     with pytest.raises(RuntimeError, match="does not speak: ConnectionRefusedError"):
         await warm_up(f"tcp://127.0.0.1:{unused_tcp_port}", None, "Tea.")
 
 
-def test_a_load_needs_an_engine_or_a_daemon(capsys, monkeypatch) -> None:
+def test_load_benchmark_requires_directory_or_uri(capsys, monkeypatch) -> None:
     with pytest.raises(SystemExit):
         run(load.main, capsys, monkeypatch, "--json")
     assert "either DIR or --uri" in capsys.readouterr().err
 
 
-def test_profile(capsys, monkeypatch, tmp_path: Path) -> None:
+def test_profile_benchmark_completes(capsys, monkeypatch, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     words = ("--batch", 2, "--chunk-frames", 2, "--repeats", 1, "--chunks", 1, "--trace", trace)
     lines = run(profile_talker.main, capsys, monkeypatch, tiny_directory("custom_voice"), *ON_CPU, *words)

@@ -45,7 +45,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])
 @pytest.mark.parametrize("size", ["1b7", "0b6"])
-def test_every_kind_loads_wholly(kind: str, size: str) -> None:
+def test_load_fills_every_tensor_of_every_model_kind(kind: str, size: str) -> None:
     model = tiny_model(kind, size)
     tensors = [*model.parameters(), *model.buffers()]
     assert not any(tensor.is_meta or tensor.requires_grad for tensor in tensors)
@@ -54,7 +54,7 @@ def test_every_kind_loads_wholly(kind: str, size: str) -> None:
     assert (model.code_predictor.projected is not None) == (size == "1b7")
 
 
-def test_types_by_part() -> None:
+def test_load_uses_dtype_by_part() -> None:
     model = load(tiny_directory(), LoadOptions(device="cpu", dtype=torch.bfloat16))
     assert model.talker.codes.weight.dtype == model.code_predictor.heads.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.decoder.parameters()} == {torch.float32}
@@ -64,7 +64,7 @@ def test_types_by_part() -> None:
     assert {parameter.dtype for parameter in half.encoder.parameters()} == {torch.float32}
 
 
-def test_files_without_metadata_and_in_bfloat16_load_the_same(tmp_path: Path) -> None:
+def test_load_accepts_files_without_metadata_and_in_bfloat16(tmp_path: Path) -> None:
     directory = build(tmp_path, dtype=torch.bfloat16, metadata=False)
     ours = load(directory, FLOAT32).talker.layers[0].attention.qkv.weight
     torch.testing.assert_close(ours, tiny_model().talker.layers[0].attention.qkv.weight, atol=0, rtol=2**-8)
@@ -78,14 +78,14 @@ class MemorySource:
         self.shapes = {key: tuple(value.shape) for key, value in tensors.items()}
 
 
-def test_memory_serves_as_well_as_a_file() -> None:
+def test_assemble_accepts_tensors_in_memory() -> None:
     config = read_config(tiny_directory())
     model = assemble(config, MemorySource(model_tensors(config)), MemorySource(codec_tensors(config)), FLOAT32)
     for name, parameter in tiny_model().named_parameters():
         assert torch.equal(model.get_parameter(name), parameter), name
 
 
-def test_all_wrong_tensors_are_named_in_one_error(copy: Path) -> None:
+def test_load_names_all_wrong_tensors_in_one_error(copy: Path) -> None:
     file = copy / "model.safetensors"
     tensors = load_file(file)
     del tensors["talker.model.norm.weight"], tensors["talker.codec_head.weight"]
@@ -102,7 +102,7 @@ def test_all_wrong_tensors_are_named_in_one_error(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 5, 5_000, -100])
-def test_a_truncated_file_is_called_so(copy: Path, kept: int) -> None:
+def test_load_reports_truncated_file(copy: Path, kept: int) -> None:
     file = copy / "speech_tokenizer/model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(WeightsError, match="truncated or corrupt") as caught:
@@ -110,7 +110,7 @@ def test_a_truncated_file_is_called_so(copy: Path, kept: int) -> None:
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_weights_file_is_called_so(copy: Path) -> None:
+def test_load_reports_missing_weights_file(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read"):
         load(copy, FLOAT32)
@@ -119,7 +119,7 @@ def test_a_missing_weights_file_is_called_so(copy: Path) -> None:
 # --- finding and downloading ------------------------------------------------------------------------------------
 
 
-def test_a_directory_is_found_and_must_be_whole(copy: Path) -> None:
+def test_find_checkpoint_rejects_incomplete_directory(copy: Path) -> None:
     assert find_checkpoint(str(copy)) == copy
     (copy / "merges.txt").unlink()
     (copy / "speech_tokenizer/config.json").unlink()
@@ -128,12 +128,12 @@ def test_a_directory_is_found_and_must_be_whole(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "nowhere", "a/b/c"])
-def test_a_name_that_is_neither_directory_nor_hub_id(name: str) -> None:
+def test_find_checkpoint_rejects_name_that_is_neither_directory_nor_hub_id(name: str) -> None:
     with pytest.raises(DownloadError, match="not an existing directory"):
         find_checkpoint(name)
 
 
-def test_only_the_needed_files_are_asked_for(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+def test_find_checkpoint_downloads_needed_files_only(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     asked = {}
 
     def snapshot(name: str, **options: object) -> str:
@@ -170,7 +170,7 @@ def refused(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPE
         (OSError(errno.EACCES, "Permission denied"), "cache cannot be written"),
     ],
 )
-def test_every_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str) -> None:
+def test_download_error_names_remedy(monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str) -> None:
     def snapshot(name: str, **_: object) -> str:
         raise error
 
@@ -182,12 +182,12 @@ def test_every_refusal_says_what_to_do(monkeypatch: pytest.MonkeyPatch, error: E
     assert isinstance(caught.value, CheckpointError)
 
 
-def test_nothing_cached_and_no_network_by_the_hub_itself(tmp_path: Path) -> None:
+def test_find_checkpoint_offline_without_cache_names_remedy(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="give the path of a copied directory"):
         find_checkpoint(HUB_ID, offline=True, cache=tmp_path)
 
 
-def test_a_long_download_says_how_much_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_long_download_logs_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     blobs = tmp_path / f"models--{HUB_ID.replace('/', '--')}" / "blobs"
 
     def slow(*arguments: object, **options: object) -> str:

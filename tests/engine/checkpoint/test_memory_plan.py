@@ -34,7 +34,7 @@ def parameters(model, *, encoders):
 
 
 @pytest.mark.parametrize(("size", "kind"), [("1b7", "base"), ("0b6", "base"), ("1b7", "custom_voice")])
-def test_the_weights_are_counted_as_the_model_has_them(config, size, kind):
+def test_footprint_counts_the_weights_of_the_model(config, size, kind):
     checkpoint = config(size, kind)
     with torch.device("meta"):
         model = SpeechModel(checkpoint)
@@ -46,7 +46,7 @@ def test_the_weights_are_counted_as_the_model_has_them(config, size, kind):
     assert sizes.encoders / 4 == pytest.approx(sum(parameters(model, encoders=True).values()), rel=5e-3)
 
 
-def test_slots_are_counted_as_they_are_allocated(config):
+def test_footprint_counts_slots_as_allocated(config):
     checkpoint = config("0b6")
     with torch.device("meta"):
         model = SpeechModel(checkpoint)
@@ -58,7 +58,7 @@ def test_slots_are_counted_as_they_are_allocated(config):
     assert sizes.stream == pytest.approx(4 * streams, rel=0.02)
 
 
-def test_the_sizes_that_were_measured(config):
+def test_footprint_matches_measured_sizes(config):
     measured = {"1b7": 4.63e9, "0b6": 2.53e9}
     for size, total in measured.items():
         assert footprint(config(size, "base"), HALF).weights() == pytest.approx(total, rel=0.03)
@@ -68,20 +68,20 @@ def test_the_sizes_that_were_measured(config):
     ("gib", "size", "kind", "jobs"),
     [(6, "0b6", "custom_voice", 4), (6, "0b6", "base", 4), (8, "1b7", "custom_voice", 4), (8, "1b7", "base", 4)],
 )
-def test_home_gpus_hold_what_they_shall(config, gib, size, kind, jobs):
+def test_plan_fits_models_on_consumer_gpus(config, gib, size, kind, jobs):
     found = plan(config(size, kind), HALF, gib * GIB - CONTEXT_BYTES, jobs)
     assert found.text_table_on_gpu
     assert found.positions >= 2048
 
 
-def test_the_longest_slots_that_fit_are_taken(config):
+def test_fit_returns_longest_slots_that_fit(config):
     sizes = footprint(config("1b7"), HALF)
     for positions, shorter in zip(POSITIONS, (*POSITIONS[1:], None), strict=True):
         budget_bytes = needed(sizes, 4, positions)
         assert (fit(sizes, budget_bytes, 4), fit(sizes, budget_bytes - 1, 4)) == (positions, shorter)
 
 
-def test_the_text_table_goes_to_host_memory_when_there_is_no_other_way(config):
+def test_plan_moves_text_table_to_host_memory_as_last_resort(config):
     checkpoint = config("1b7")
     sizes = footprint(checkpoint, HALF)
     free_bytes = sizes.weights() + needed(sizes, 2, 1024)
@@ -89,7 +89,7 @@ def test_the_text_table_goes_to_host_memory_when_there_is_no_other_way(config):
     assert plan(checkpoint, HALF, free_bytes - 1, 2) == MemoryPlan(2048, False)
 
 
-def test_what_does_not_fit_is_told_with_what_would(config):
+def test_memory_shortage_names_settings_that_fit(config):
     with pytest.raises(
         MemoryShortage,
         match=r"^[\d.]+ GB of GPU memory are missing for engine.max_jobs 64; "
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_told_with_what_would(config):
         plan(config("1b7", "voice_design"), HALF, 3 * GIB, 1)
 
 
-def test_the_advice_is_true(config):
+def test_settings_suggested_by_memory_shortage_fit(config):
     checkpoint, free_bytes = config("1b7"), 8 * GIB
     with pytest.raises(MemoryShortage) as short:
         plan(checkpoint, HALF, free_bytes, 64)
@@ -114,6 +114,6 @@ def test_the_advice_is_true(config):
         plan(checkpoint, HALF, free_bytes, jobs + 1)
 
 
-def test_a_small_checkpoint_takes_little():
+def test_footprint_of_tiny_checkpoint_is_small():
     sizes = footprint(read_config(tiny_directory("base")), NumberBytes(4, 4))
     assert sizes.weights() < 100 << 20

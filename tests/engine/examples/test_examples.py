@@ -66,7 +66,9 @@ def samples(path: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])
-def test_stream_into_a_file(kind: str, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stream_example_writes_file(
+    kind: str, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "speech.wav"
     heard = ("--ref-audio", str(reference), "--ref-text", "the door is open") if kind == "base" else ()
     stream.main([str(tiny_directory(kind)), *ON_CPU, "--output", str(output), *heard])
@@ -74,13 +76,13 @@ def test_stream_into_a_file(kind: str, reference: Path, tmp_path: Path, capsys: 
     assert "1.60 s of audio" in capsys.readouterr().out
 
 
-def test_stream_to_the_speakers(card: Any, reference: Path) -> None:
+def test_stream_example_plays_audio(card: Any, reference: Path) -> None:
     stream.main([str(tiny_directory()), *ON_CPU, "--ref-audio", str(reference)])
     assert sum(map(len, card.heard)) == 20 * 1920
     assert [len(wave) // 1920 for wave in card.heard] == [1] * 6 + [12, 2]
 
 
-def test_without_a_player_or_a_recording_it_says_what_to_do(
+def test_stream_example_names_missing_player_or_recording(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
@@ -93,20 +95,20 @@ def test_without_a_player_or_a_recording_it_says_what_to_do(
 
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])
-def test_batch_into_files(kind: str, reference: Path, tmp_path: Path) -> None:
+def test_batch_example_writes_files(kind: str, reference: Path, tmp_path: Path) -> None:
     heard = ("--ref-audio", str(reference)) if kind == "base" else ()
     batch.main([str(tiny_directory(kind)), str(tmp_path / "out"), *ON_CPU, *heard, "--texts", "One.", " ", "Two!"])
     assert [samples(tmp_path / "out" / f"speech_{item}.wav") for item in range(3)] == [20 * 1920, 0, 20 * 1920]
 
 
-def test_paged_streams_into_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paged_example_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ("--texts", "One.", " ", "Two!")
     paged.main([str(tiny_directory("custom_voice")), str(tmp_path / "out"), *ON_CPU, *texts])
     assert [samples(tmp_path / "out" / f"speech_{item}.wav") for item in range(3)] == [20 * 1920, 0, 20 * 1920]
     assert "3 streams at once: 3.20 s of audio" in capsys.readouterr().out
 
 
-def test_profile_prints_its_ways_and_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_example_prints_table_and_writes_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.json"
     frames = ("--device", "cpu", "--max-frames", "1")  # each takes some thousand events
     profile.main([str(tiny_directory("custom_voice")), *frames, "--repeats", "2", "--trace", str(trace)])
@@ -117,14 +119,14 @@ def test_profile_prints_its_ways_and_a_trace(tmp_path: Path, capsys: pytest.Capt
     assert trace.stat().st_size > 1000
 
 
-def test_first_chunk_prints_a_row_for_each_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_chunk_example_prints_a_row_for_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
     first_chunk.main([str(tiny_directory("custom_voice")), *ON_CPU, "--rounds", "1"])
     rows = [row for row in capsys.readouterr().out.splitlines() if "ms" in row]
     assert [row.split(" | ")[1] for row in rows] == ["12", "12", "12", "5, then 12", "1, then 12"]
     assert all(re.search(r"\| [\d.]+ ms \| [\d.]+x \| [\d.]+ s \| [\d.]+x \| [\d.]+ \|$", row) for row in rows)
 
 
-def test_an_example_is_a_program() -> None:
+def test_examples_run_as_modules() -> None:
     command = [sys.executable, "-m", "engine.examples.batch", "--help"]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert "--ref-audio" in finished.stdout, finished.stderr

@@ -60,7 +60,7 @@ def new_stream(frames: int, slot: int, seed: int) -> Stream:
 
 
 def advance(codec: FusedCodec, ring: Tensor, streams: Sequence[Stream], frames: int, padding: int = 0) -> None:
-    """One step of some streams together, padded with rows of the spare slot; frame f lies at place f of the ring."""
+    """Run one step of several streams, padded with rows of the spare slot; frame f is at index f of the ring."""
     for stream in streams:
         for frame in range(stream.sent, stream.sent + frames):
             ring[stream.slot, frame % ring.shape[1]] = stream.codes[frame].to(ring.device)

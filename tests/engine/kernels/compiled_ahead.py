@@ -1,4 +1,4 @@
-"""What a start on an H100 compiles, told without one: Triton's compiler is real, and its driver launches nothing.
+"""Lists what a start on an H100 compiles, without one: Triton's compiler is real, its driver launches nothing.
 
     TRITON_CACHE_DIR=... python -m tests.engine.kernels.compiled_ahead
 prints a JSON object of what was compiled, loaded and launched, ahead and by the steps themselves.
@@ -56,7 +56,7 @@ class Seen:
 
 
 class Driver(GPUDriver):
-    """A GPU whose kernels do nothing, an H100 where nothing else is said."""
+    """A driver whose kernels do nothing, by default for an H100."""
 
     def __init__(self, seen: Seen, capability: int = 90) -> None:
         class Launcher:
@@ -94,7 +94,7 @@ def forget() -> None:
 
 
 def warnings(*steps: Callable[[], object]) -> list[str]:
-    """What `compile_ahead` says of these steps."""
+    """Return the warnings of `compile_ahead` for these steps."""
     with patch.object(precompile.log, "warning") as warning:
         compile_ahead(steps)
     return [call.args[0] % call.args[1:] for call in warning.call_args_list]

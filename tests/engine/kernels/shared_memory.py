@@ -1,4 +1,4 @@
-"""How much shared memory the kernels of the real model want on some GPU, told without one.
+"""Computes the shared memory that the kernels of the real model need on a GPU, without one.
 
     python -m tests.engine.kernels.shared_memory CAPABILITY
 prints the most bytes of any variant of each kernel, as a JSON object; capability 86 is an RTX 30.

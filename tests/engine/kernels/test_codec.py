@@ -26,7 +26,7 @@ EXACT = 1e-4
 
 @pytest.fixture(autouse=True)
 def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter's time goes by programs, not by their size."""
+    """Use few programs: the interpreter's time depends on their number, not on their size."""
     monkeypatch.setattr(codec_conv, "choose_tile", lambda *shape: Tile(64, 32, 32, 4, 2))
 
 
@@ -39,7 +39,7 @@ def codec(slots: int = 3, dtype: torch.dtype = torch.float32) -> FusedCodec:
     return FusedCodec(small_decoder(), slots, dtype, "cpu")
 
 
-def test_any_cuts_any_slots_any_company_equal_the_whole() -> None:
+def test_fused_codec_steps_equal_whole_for_any_chunks_slots_and_batches() -> None:
     chance = random.Random(0)
     for stream in run_interleaved(codec(), chance, [3, 25, 9, 14], (1, 2, 4, 8)):
         wave, expected = torch.cat(stream.waves), whole(stream.codes)
@@ -48,7 +48,7 @@ def test_any_cuts_any_slots_any_company_equal_the_whole() -> None:
         assert (wave - expected).abs().max() < EXACT
 
 
-def test_a_primed_snapshot_continues_in_any_slot() -> None:
+def test_fused_codec_snapshot_continues_in_any_slot() -> None:
     fused, stream = codec(2), new_stream(17, 0, 3)
     ring = empty_ring(fused)
     advance(fused, ring, [stream], 8)
@@ -62,18 +62,18 @@ def test_a_primed_snapshot_continues_in_any_slot() -> None:
         assert (torch.cat(stream.waves) - expected).abs().max() < EXACT
 
 
-def test_a_stream_of_days_is_as_exact_as_a_fresh_one() -> None:
+def test_fused_codec_is_exact_after_very_many_frames() -> None:
     fused, stream = codec(1), new_stream(32, 0, 4)
     fused.frames.fill_(100_000_000)
     ring = empty_ring(fused)
     for _ in range(4):
         advance(fused, ring, [stream], 8)
     wave, expected = torch.cat(stream.waves), whole(stream.codes)
-    # What lies before the first frame is not silence here, but two layers of 5 frames have forgotten it by then.
+    # The context before the first frame is not silence here, but has left the two layers of 5 frames by then.
     assert (wave - expected)[-8 * fused.frame_samples :].abs().max() < EXACT
 
 
-def test_float16_is_near_and_a_mark_among_the_codes_is_harmless() -> None:
+def test_fused_codec_in_float16_is_close_and_accepts_special_codes() -> None:
     fused, stream = codec(1, torch.float16), new_stream(16, 0, 5)
     ring = empty_ring(fused)
     for _ in range(2):
@@ -85,7 +85,7 @@ def test_float16_is_near_and_a_mark_among_the_codes_is_harmless() -> None:
     fused.step(ring, torch.tensor([0]), torch.tensor([0]), 1)
 
 
-def test_tiles_fit_shapes_and_shared_memory() -> None:
+def test_codec_tiles_fit_shapes_and_shared_memory() -> None:
     for rows in (1, 8, 32, 160, 1920, 61440):
         for outputs, channels in ((1, 96), (96, 96), (192, 192), (768, 768), (1536, 1024), (6144, 1536)):
             for item_bytes in (2, 4):

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 TEXT = "the washing machine has finished"
 SAMPLINGS = {
-    "as the model says": {},
+    "model defaults": {},
     "greedy": {"do_sample": False, "subtalker_dosample": False},
     "nucleus and penalty": {
         "top_p": 0.8, "subtalker_top_p": 0.7, "repetition_penalty": 1.3, "repetition_penalty_window": 2
@@ -72,7 +72,7 @@ def fused(size: str) -> Runner:
 
 @pytest.mark.parametrize("size", ["1b7", "0b6"])
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
-def test_one_job(size: str, sampling: dict[str, object]) -> None:
+def test_fused_frame_of_one_job_equals_eager(size: str, sampling: dict[str, object]) -> None:
     for ours, theirs in zip(
         spoken(fused(size), size, 1, 4, sampling), spoken(runner(size), size, 1, 4, sampling), strict=True
     ):
@@ -80,7 +80,7 @@ def test_one_job(size: str, sampling: dict[str, object]) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_three_jobs_on_tensor_cores() -> None:
+def test_fused_frame_of_three_jobs_on_tensor_cores_equals_eager() -> None:
     for ours, theirs in zip(spoken(fused("1b7"), "1b7", 3, 2, {}), spoken(runner("1b7"), "1b7", 3, 2, {}), strict=True):
         assert ours.shape == (16, 2)
         assert torch.equal(ours, theirs)

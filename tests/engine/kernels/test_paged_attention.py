@@ -58,7 +58,7 @@ def scene(page: int) -> tuple[Attention, SlotCache, BlockLayer, Tensor]:
 
 @pytest.mark.parametrize("page", [1, 3, 16, 64, 256])
 @torch.inference_mode()
-def test_blocks_of_any_size_and_order_are_as_good_as_rows(page: int) -> None:
+def test_fused_attention_over_blocks_equals_rows(page: int) -> None:
     attention, rows, blocks, table = scene(page)
     cos, sin = rotary_table(D, 1e4, ROOM, torch.device("cpu"), torch.float32)
     slots, positions = torch.tensor([2, 0, 3, 1]), torch.tensor(POSITIONS)
@@ -90,12 +90,12 @@ def plain(attention: Attention, x: Tensor, rows: SlotCache, slots: Tensor, posit
 
 
 @torch.inference_mode()
-def test_fused_frames_over_blocks_draw_the_codes_of_plain_ones() -> None:
+def test_fused_frames_over_blocks_equal_eager() -> None:
     loaded = load_checkpoint(tiny_directory("custom_voice"), LoadOptions("cpu", torch.float32, fold_text=True))
     plain_runner, fused_runner = (PagedRunner(loaded.model, 2, 48, PoolSize(16, 7)) for _ in range(2))
     step = FusedDecodeStep(loaded.model, fused_runner.state)
     fused_runner.strategies = replace(fused_runner.strategies, step=step)
-    assert frame_cosine(fused_runner, step) > 0.9999  # the check at start, in the block that is nobody's
+    assert frame_cosine(fused_runner, step) > 0.9999  # the check at start uses the null block
     said = [speak(Engine(runner, loaded.tokenizer), loaded) for runner in (plain_runner, fused_runner)]
     assert said[0][0].shape == (16, FRAMES)
     for ours, theirs in zip(*said, strict=True):

@@ -32,7 +32,7 @@ class Kernel:
         return lambda *arguments, **constants: self.launched.append((grid, *arguments, constants))
 
 
-def test_kernels_are_launched_but_not_where_nothing_runs() -> None:
+def test_enqueue_compiles_without_launching_during_dry_run() -> None:
     kernel = Kernel()
     with nothing_runs():
         enqueue(kernel, (2,), 5, WIDTH=3)
@@ -45,7 +45,7 @@ def test_kernels_are_launched_but_not_where_nothing_runs() -> None:
     assert len(kernel.compiled) == 1
 
 
-def test_whatever_may_make_another_kernel_is_compiled_and_nothing_twice() -> None:
+def test_dry_run_compiles_each_specialization_once() -> None:
     kernel, other, row = Kernel(), Kernel(), torch.zeros(32)
     different = [(row, 1), (row[1:], 1), (row.half(), 1), (row, 2), (None, 1)]
     with nothing_runs():
@@ -81,7 +81,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.kernels
 @with_triton
 class TestStart:
-    def test_compiles_ahead_exactly_what_it_launches(self, starts: list[dict[str, Any]]) -> None:
+    def test_precompile_compiles_exactly_the_launched_kernels(self, starts: list[dict[str, Any]]) -> None:
         first, _ = starts
         assert len(first["ahead"]["compiled"]) > 50
         assert first["ahead"]["loaded"] == []
@@ -91,18 +91,18 @@ class TestStart:
         assert first["from disk"]["launches"] == first["then"]["launches"] > 500
         assert first["then"]["compiled"] == first["then"]["loaded"] == []
 
-    def test_makes_each_launcher_once(self, starts: list[dict[str, Any]]) -> None:
+    def test_precompile_builds_each_launcher_once(self, starts: list[dict[str, Any]]) -> None:
         first, _ = starts
         made = first["ahead"]["launchers"]
         assert len(set(made)) == len(made) > 10
         assert set(made) == set(first["from disk"]["launchers"])
 
-    def test_finds_everything_the_second_time(self, starts: list[dict[str, Any]]) -> None:
+    def test_second_start_loads_every_kernel_from_disk(self, starts: list[dict[str, Any]]) -> None:
         first, second = starts
         assert second["ahead"]["loaded"] == first["ahead"]["compiled"]
         assert second["ahead"]["compiled"] == []
 
-    def test_goes_on_where_a_kernel_or_a_step_is_broken(self, starts: list[dict[str, Any]]) -> None:
+    def test_precompile_continues_after_a_broken_kernel_or_step(self, starts: list[dict[str, Any]]) -> None:
         first, _ = starts
         (kernel,), (step,) = first["warnings"]
         assert f"1 of {len(first['ahead']['compiled']) + 1} kernels could not be compiled ahead" in kernel
@@ -115,7 +115,7 @@ class TestStart:
 @pytest.mark.kernels
 @with_triton
 @pytest.mark.parametrize("capability", [86, 89, 120], ids=["RTX 30", "RTX 40", "RTX 50"])
-def test_home_cards_have_the_shared_memory_that_kernels_want(capability: int, tmp_path: Path) -> None:
+def test_kernels_fit_shared_memory_of_consumer_gpus(capability: int, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRITON")}
     finished = subprocess.run(
         [sys.executable, "-m", "tests.engine.kernels.shared_memory", str(capability)],

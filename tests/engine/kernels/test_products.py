@@ -31,7 +31,7 @@ def random(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(("rows", "tiling"), [(1, ONE), (2, SEVERAL), (20, SEVERAL)])
 @pytest.mark.parametrize("inputs", [64, 40])
 @pytest.mark.parametrize("outputs", [32, 10])
-def test_products_are_those_of_torch(rows: int, tiling: Tiling, inputs: int, outputs: int) -> None:
+def test_linear_kernel_equals_torch(rows: int, tiling: Tiling, inputs: int, outputs: int) -> None:
     x, weight, bias = random(rows, inputs), random(outputs, inputs), random(outputs)
     norm = Norm(random(inputs), 1e-6)
     made = Linear(weight, LAUNCH, norm, bias, tiling=tiling)(x, torch.empty(rows, outputs))
@@ -43,7 +43,7 @@ def test_products_are_those_of_torch(rows: int, tiling: Tiling, inputs: int, out
 @pytest.mark.parametrize(("rows", "tiling"), [(1, ONE), (2, SEVERAL), (20, SEVERAL)])
 @pytest.mark.parametrize("inputs", [64, 40])
 @pytest.mark.parametrize("outputs", [32, 10])
-def test_gated_products_are_those_of_torch(rows: int, tiling: Tiling, inputs: int, outputs: int) -> None:
+def test_gated_linear_kernel_equals_torch(rows: int, tiling: Tiling, inputs: int, outputs: int) -> None:
     x, weight = random(rows, inputs), random(2 * outputs, inputs)
     made = Linear(weight, LAUNCH, gated=True, tiling=tiling)(x, torch.empty(rows, outputs))
     gate, up = F.linear(x, weight).chunk(2, -1)
@@ -55,8 +55,8 @@ def test_gated_products_are_those_of_torch(rows: int, tiling: Tiling, inputs: in
 @pytest.mark.parametrize("parts", [1, 3, 4])
 @pytest.mark.parametrize("rows", [1, 2, 20])
 @pytest.mark.parametrize("inputs", [64, 40])
-def test_a_norm_adds_the_parts_of_the_product_before_it(parts: int, rows: int, inputs: int) -> None:
-    """Also where the stream's rows lie apart, as those of a pass's second positions do."""
+def test_norm_kernel_adds_partial_sums_of_the_product(parts: int, rows: int, inputs: int) -> None:
+    """Rows of the residual stream need not be adjacent, as for the second positions of a pass."""
     stream, weight, x = random(2 * rows, 10)[1::2], random(10, inputs), random(rows, inputs)
     tiling = ONE if rows == 1 else Tiling(16, 16, 4, 4, parts)
     expected = stream + F.linear(x, weight)
@@ -68,7 +68,7 @@ def test_a_norm_adds_the_parts_of_the_product_before_it(parts: int, rows: int, i
     assert (left is None) == (rows == 1)
 
 
-def test_row_blocks_of_a_shape_sum_in_the_same_order() -> None:
+def test_tilings_of_a_shape_sum_in_the_same_order() -> None:
     """Parts and kind of instruction: `wgmma`, which a Hopper takes for 64 rows of weights, may round otherwise."""
     shapes = {(product.kind, product.outputs, product.inputs) for product in MEASURED}
     assert len(shapes) > 10
@@ -78,16 +78,16 @@ def test_row_blocks_of_a_shape_sum_in_the_same_order() -> None:
         assert MEASURED[Product(*shape, 1)].depth >= shape[2]
 
 
-def test_tables_are_read_as_written() -> None:
+def test_tiling_table_round_trips() -> None:
     assert read(["# a GPU", *lines_of(MEASURED)]) == MEASURED
     assert find_tiling(Product("plain", 4096, 1024, 16)) == MEASURED[Product("plain", 4096, 1024, 16)]
 
 
-def test_rows_are_cut_into_the_smallest_block_that_holds_them() -> None:
+def test_row_block_is_the_smallest_that_holds_the_rows() -> None:
     assert [row_block(rows) for rows in (1, 2, 3, 16, 17, 33, 64, 65, 256)] == [1, 16, 16, 16, 32, 64, 64, 64, 64]
 
 
-def test_tilings_fit_into_the_shared_memory_of_home_cards() -> None:
+def test_tilings_fit_shared_memory_of_consumer_gpus() -> None:
     for product in MEASURED:
         for item_bytes in (2, 4):
             tiling = MEASURED[product].within(LAUNCH.shared_bytes, product.rows, item_bytes)

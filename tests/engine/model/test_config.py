@@ -1,4 +1,4 @@
-"""Config files: sizes come out as published, and what is wrong is said with file and key."""
+"""Config files: sizes as published, and errors that name file and key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_full_size_checkpoints_have_the_published_totals(
     assert sum(map(math.prod, codec.values())) - sum(decoder) == 56_234_304
 
 
-def test_ids_and_names_of_a_custom_voice() -> None:
+def test_read_config_reads_ids_speakers_and_dialects() -> None:
     talker = read_config(tiny_directory("custom_voice")).talker
     assert (talker.ids.eos, talker.speakers["ryan"], talker.languages["english"]) == (2150, 3061, 2050)
     assert talker.dialects == {"eric": "sichuan_dialect", "dylan": "beijing_dialect"}
@@ -85,7 +85,7 @@ def test_speaker_encoder_sizes_default_to_the_published_architecture(tmp_path: P
         (CODEC_FILE, lambda c: c["encoder_config"].update(use_causal_conv=False), "use_causal_conv' is False"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_key(
+def test_config_error_names_file_and_key(
     tmp_path: Path, file: str, change: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:
     directory = copied(tmp_path)
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_with_file_and_key(
     assert str(directory / file) in str(caught.value)
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
+def test_read_config_rejects_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path)
     directory = copied(tmp_path)

@@ -1,4 +1,4 @@
-"""Our networks against numbers that the reference package gave for the same tiny checkpoints."""
+"""The networks against recorded values of the reference package for the same tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_goldens_belong_to_these_weights(kind: str, size: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "size", "case"), SPOKEN)
-def test_greedy_speech(kind: str, size: str, case: str) -> None:
+def test_greedy_codes_equal_the_reference(kind: str, size: str, case: str) -> None:
     theirs = golden(kind, size, case)
     ours = speak(tiny_model(kind, size), theirs["prompt"], theirs["trailing"], theirs["pad"], len(theirs["codes"]) + 1)
     assert torch.equal(ours.codes, theirs["codes"].long())
@@ -59,7 +59,7 @@ def test_greedy_speech(kind: str, size: str, case: str) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", ["1b7", "0b6"])
-def test_unequal_prompts_in_one_prefill(size: str) -> None:
+def test_prefill_of_unequal_prompts_equals_the_reference(size: str) -> None:
     talker, cases = tiny_model(size=size).talker, [golden("base", size, f"batch{item}") for item in range(3)]
     prompts = [case["prompt"] for case in cases]
     inputs = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
@@ -71,7 +71,7 @@ def test_unequal_prompts_in_one_prefill(size: str) -> None:
 
 
 @torch.inference_mode()
-def test_codec_decoder() -> None:
+def test_codec_decoder_equals_the_reference() -> None:
     theirs, decoder, given = (
         golden("base", "1b7", "codec"),
         tiny_model().decoder,
@@ -85,14 +85,14 @@ def test_codec_decoder() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("index", range(len(RECORDINGS_S)))
-def test_codec_encoder(index: int) -> None:
+def test_codec_encoder_equals_the_reference(index: int) -> None:
     wave = torch.from_numpy(sound(RECORDINGS_S[index], index))
     ours = tiny_model().encoder(wave[None])[0].T
     assert torch.equal(ours, golden("base", "1b7", "codec")[f"encoded{index}"].long())
 
 
 @torch.inference_mode()
-def test_mel_and_speaker_encoder() -> None:
+def test_mel_and_speaker_encoder_equal_the_reference() -> None:
     theirs, mel = golden("base", "1b7", "codec"), log_mel(torch.from_numpy(sound(RECORDINGS_S[1], 1))[None])
     assert (mel[0, ::4] - theirs["mel"]).abs().max() < 1e-4
     close(tiny_model().speaker_encoder(mel)[0], theirs["speaker"])

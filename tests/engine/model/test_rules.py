@@ -20,7 +20,7 @@ FILES = sorted(FOLDER.glob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_imports_only_torch_and_itself(file: Path) -> None:
+def test_model_modules_import_only_torch_and_each_other(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             own = node.level == 1
@@ -32,7 +32,7 @@ def test_imports_only_torch_and_itself(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_stays_within_the_house_limits(file: Path) -> None:
+def test_model_modules_stay_within_size_limits(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
@@ -41,8 +41,8 @@ def test_stays_within_the_house_limits(file: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_step_never_looks_at_a_value() -> None:
-    """On the meta device there are no values: whatever would read one back, or branch on it, raises here."""
+def test_decode_step_reads_no_value_back_to_the_host() -> None:
+    """Run on the meta device, which holds shapes only: code that reads a value back or branches on it raises."""
     config = tiny_model().config
     with torch.device("meta"):
         model = SpeechModel(config).eval().to("meta")
@@ -61,6 +61,6 @@ def test_a_step_never_looks_at_a_value() -> None:
         state.reset(slots)
 
 
-def test_reading_configs_and_finding_files_needs_no_torch() -> None:
+def test_hub_and_config_do_not_import_torch() -> None:
     code = "import sys, engine.checkpoint.hub, engine.model.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parents[1], check=False).returncode == 0

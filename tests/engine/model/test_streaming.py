@@ -58,7 +58,7 @@ def begin(chance: random.Random, slot: int, state: CodecState) -> Stream:
 
 
 def move(stream: Stream, state: CodecState, free: int) -> int:
-    """Carry a stream to a free slot by snapshot, and spoil the old one; gives the slot that is free now."""
+    """Move a stream to a free slot by snapshot, overwrite the old one, and return the slot that is free now."""
     snapshot, old = state.snapshot(stream.slot), stream.slot
     state.conv[old] = 7.0
     state.frames[old] = 12345
@@ -76,7 +76,7 @@ def move(stream: Stream, state: CodecState, free: int) -> int:
 )
 @given(seed=st.integers(0, 1 << 30))
 @torch.inference_mode()
-def test_any_cuts_any_slots_any_company_equal_the_whole(seed: int) -> None:
+def test_decoder_steps_equal_whole_for_any_chunks_slots_and_batches(seed: int) -> None:
     chance = random.Random(seed)
     state = tiny_model().decoder.allocate(5)
     free, running, finished = 4, [begin(chance, slot, state) for slot in range(4)], []
@@ -101,7 +101,7 @@ def test_any_cuts_any_slots_any_company_equal_the_whole(seed: int) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("cuts", [(1,), (2,), (4,), (8,), (3, 1, 25, 7), (96,), (150,)])
-def test_fixed_cuts_equal_the_whole(cuts: tuple[int, ...]) -> None:
+def test_decoder_steps_equal_whole_for_fixed_chunks(cuts: tuple[int, ...]) -> None:
     stream = Stream(torch.from_numpy(random_codes(1, 150, 5))[0], 0)
     state = tiny_model().decoder.allocate(1, max_step_frames=8)
     turn = 0
@@ -112,17 +112,17 @@ def test_fixed_cuts_equal_the_whole(cuts: tuple[int, ...]) -> None:
 
 
 @torch.inference_mode()
-def test_a_stream_of_days_is_as_exact_as_a_fresh_one() -> None:
+def test_decoder_is_exact_after_very_many_frames() -> None:
     codes, state = torch.from_numpy(random_codes(1, 220, 9)), tiny_model().decoder.allocate(1)
     slots = torch.tensor([0])
     state.frames.fill_(100_000_000)
     wave = tiny_model().decoder.step(codes, slots, state)[0]
-    # What lies before the first frame is not silence here, but the two layers of 71 frames have forgotten it by then.
+    # The context before the first frame is not silence here, but has left the two layers of 71 frames by then.
     assert (wave - whole(codes[0]))[-40 * FRAME_SAMPLES :].abs().max() < EXACT
 
 
 @torch.inference_mode()
-def test_primed_snapshot_speaks_like_reference_and_text_decoded_together() -> None:
+def test_primed_snapshot_equals_reference_and_speech_decoded_together() -> None:
     voice, said = (torch.from_numpy(random_codes(1, frames, frames)) for frames in (37, 20))
     decoder, slot = tiny_model().decoder, torch.tensor([1])
     state = decoder.allocate(2)
@@ -136,7 +136,7 @@ def test_primed_snapshot_speaks_like_reference_and_text_decoded_together() -> No
 
 
 @torch.inference_mode()
-def test_rows_of_a_whole_batch_are_independent() -> None:
+def test_decode_rows_are_independent() -> None:
     codes = torch.from_numpy(random_codes(3, 30, 2))
     together = tiny_model().decoder.decode(codes)
     for row in range(3):
@@ -144,7 +144,7 @@ def test_rows_of_a_whole_batch_are_independent() -> None:
 
 
 @torch.inference_mode()
-def test_chunked_is_the_whole_while_one_chunk_suffices() -> None:
+def test_chunked_equals_decode_within_one_chunk() -> None:
     codes = torch.from_numpy(random_codes(1, 40, 3))
     decoder = tiny_model().decoder
     assert torch.equal(decoder.chunked(codes), decoder.decode(codes))
@@ -154,7 +154,7 @@ def test_chunked_is_the_whole_while_one_chunk_suffices() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("samples", [1, 959, 960, 24_000, 24_001, 24_959, 63_217])
-def test_a_recording_is_convolved_in_pieces_as_in_one(samples: int) -> None:
+def test_encoder_convolution_in_pieces_equals_whole(samples: int) -> None:
     encoder = tiny_model().encoder
     wave = torch.from_numpy(sound(3)[:samples])[None, None]
     in_one = encoder._convolve_piece(wave, ZeroState())

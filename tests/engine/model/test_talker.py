@@ -36,7 +36,7 @@ def single(prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("fill", [0.0, 1e4])
-def test_prefill_of_unequal_prompts_equals_each_alone(fill: float) -> None:
+def test_prefill_of_unequal_prompts_equals_single_prompts(fill: float) -> None:
     talker, parts = tiny_model().talker, prompts(5, 17, 1, 11)
     cache = talker.allocate(6, LENGTH)
     hidden, logits = prefill(
@@ -70,7 +70,7 @@ def test_steps_after_unequal_prefill_equal_one_long_prompt() -> None:
 
 
 @torch.inference_mode()
-def test_a_used_slot_is_as_good_as_new() -> None:
+def test_prefill_in_a_used_slot_equals_a_fresh_one() -> None:
     talker, (old, new) = tiny_model().talker, prompts(40, 6)
     cache = talker.allocate(1, LENGTH)
     talker(old[None], cache, rows([0], [0]))
@@ -79,7 +79,7 @@ def test_a_used_slot_is_as_good_as_new() -> None:
 
 
 @torch.inference_mode()
-def test_a_copied_prefix_continues_like_its_source() -> None:
+def test_copied_prefix_continues_like_its_source() -> None:
     talker, (whole,) = tiny_model().talker, prompts(14)
     cache = talker.allocate(3, LENGTH)
     talker(whole[None, :9], cache, rows([0], [0]))
@@ -89,7 +89,7 @@ def test_a_copied_prefix_continues_like_its_source() -> None:
 
 
 @torch.inference_mode()
-def test_text_table_may_stay_in_host_memory() -> None:
+def test_text_table_in_host_memory_has_same_embeddings() -> None:
     options = LoadOptions(device="cpu", dtype=torch.float32, text_table_device="cpu", encoders=False)
     model = load(tiny_directory(), options)
     ids = torch.tensor([[1, 700, 3]])
@@ -132,7 +132,7 @@ def test_folded_projection_changes_nothing(size: str) -> None:
 
 
 @torch.inference_mode()
-def test_predictor_rows_are_independent_and_each_frame_starts_afresh() -> None:
+def test_predictor_rows_and_frames_are_independent() -> None:
     predictor = tiny_model().code_predictor
     hidden, code0 = torch.randn(4, 64, generator=torch.Generator().manual_seed(3)), torch.tensor([1, 2, 3, 4])
     cache = predictor.allocate(4)

@@ -1,4 +1,4 @@
-"""Who holds blocks and who gives way: the oldest always goes on, and nobody's contents are lost."""
+"""Which sequences hold blocks and which are preempted: the oldest always runs, and no contents are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks: equal beginnings share them, different ones never do, and after any history none is lost."""
+"""Blocks: equal prefixes share them, different ones never do, and no sequence of operations leaks one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS = st.lists(st.builds(Position, st.integers(0, 2), CODECS), max_size=14)
 
 
 def embedding(position: Position, voice: VoiceContent) -> tuple[object, ...]:
-    """What a position's embedding is made of, said in another way than `hash_blocks` says it."""
+    """Return the parts of a position's embedding, independently of `hash_blocks`."""
     if isinstance(position.codec, SpeakerVector):
         return position.text, "speaker", voice.speaker
     if isinstance(position.codec, ReferenceFrame):
@@ -38,7 +38,7 @@ def equal_blocks(a: list[tuple[object, ...]], b: list[tuple[object, ...]]) -> in
 
 
 def read(pool: BlockPool, links: list[HashedBlock]) -> list[int]:
-    """A prompt comes in: it takes what is there, and reads the rest."""
+    """Allocate the blocks of a prompt: share the cached ones and fill the others."""
     shared = pool.lookup(links)
     blocks = pool.allocate(len(links) - len(shared), shared)
     pool.cache(blocks, links)

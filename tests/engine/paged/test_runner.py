@@ -1,4 +1,4 @@
-"""The engine over blocks says what it says over rows, in any company and after any history, and loses nothing."""
+"""The paged engine draws the codes of the slot engine, in any batch and after any history, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("lag", "pool"), [(0, ROOMY), (1, ROOMY), (1, PoolSize(1, 256)), (0, PoolSize(200, 3))], ids=str
 )
-def test_paged_cache_gives_same_codes_as_slots(lag: int, pool: PoolSize) -> None:
+def test_paged_cache_has_same_codes_as_slots(lag: int, pool: PoolSize) -> None:
     speaker = Speaker(lag=lag, pool=pool)
     for job, (text, options) in enumerate(JOBS):
         speaker.start(job, text, **options)
@@ -68,7 +68,7 @@ def test_paged_cache_gives_same_codes_as_slots(lag: int, pool: PoolSize) -> None
 
 
 def displaced_in(speaker: Speaker) -> tuple[dict[int, Spoken], set[int]]:
-    """What all jobs say, and the slots whose contents were in host memory at some time."""
+    """Return the audio of all jobs and the slots whose contents were in host memory at some time."""
     away: set[int] = set()
     parts: dict[int, list[ChunkOutput]] = {}
     while speaker.engine.busy:
@@ -136,7 +136,7 @@ def joined_tail(spoken: Spoken, frames: int = 4) -> Spoken:
 
 
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5,) * 30) -> int:
-    """A prompt brought into a slot; gives how many of its positions are read there."""
+    """Prefill a prompt into a slot and return how many positions were computed."""
     prompt = speaker.planner.custom_voice(name, "english", streaming=False).begin(text, True)
     runner.prefill([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1
@@ -363,7 +363,7 @@ class AnyHistory(RuleBasedStateMachine):
         while self.speaker.engine.busy:
             self.step(1)
             steps += 1
-            assert steps < 1000, "nobody goes on"
+            assert steps < 1000, "no job makes progress"
         assert self.speaker.engine.jobs == ()
         assert books(self.speaker.runner) == (self.POOL.blocks, 0, 0)
         for job, parts in self.said.items():

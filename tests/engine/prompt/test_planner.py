@@ -36,7 +36,7 @@ def frames(count: int) -> list[ReferenceFrame]:
     return [ReferenceFrame(index) for index in range(count)]
 
 
-def test_preset_speaker_with_flowing_text_takes_ten_positions() -> None:
+def test_custom_voice_with_streamed_text_takes_ten_positions() -> None:
     plan = planner().custom_voice("RYAN", "English")
     assert (plan.ids_needed, plan.ready(0, False), plan.ready(1, False)) == (1, False, True)
     prompt = plan.begin([10, 11, 12], True)
@@ -45,7 +45,7 @@ def test_preset_speaker_with_flowing_text_takes_ten_positions() -> None:
     assert (prompt.trailing, prompt.ended, len(prompt.head)) == ((11, 12, EOS), True, 10)
 
 
-def test_preset_speaker_with_the_whole_text() -> None:
+def test_custom_voice_with_whole_text() -> None:
     plan = planner().custom_voice("ryan", None, streaming=False)
     assert not plan.ready(99, False)
     prompt = plan.begin([10, 11], True)
@@ -54,7 +54,7 @@ def test_preset_speaker_with_the_whole_text() -> None:
     assert prompt.trailing == ()
 
 
-def test_instruct_stands_in_front() -> None:
+def test_instruct_precedes_the_prompt() -> None:
     instruct = [(151644, None), (872, None), (198, None), (104, None), (105, None), (151645, None), (198, None)]
     for plan in (planner().custom_voice("ryan", "de", " hi"), planner("voice_design").voice_design("hi", "de")):
         assert pairs(plan.prefix)[:10] == [*instruct, *ROLE]
@@ -74,11 +74,11 @@ def test_instruct_stands_in_front() -> None:
         ("ryan", "zh", 2055),
     ],
 )
-def test_dialects_come_with_the_speaker(speaker: str, language: str | None, language_id: int) -> None:
+def test_custom_voice_uses_dialect_of_the_speaker(speaker: str, language: str | None, language_id: int) -> None:
     assert (PAD, language_id) in pairs(planner().custom_voice(speaker, language).prefix)
 
 
-def test_clone_from_the_vector_alone() -> None:
+def test_clone_from_x_vector_alone() -> None:
     prompt = planner("base").clone(CloneVoice("voice-1"), "de").begin([10], True)
     assert pairs(prompt.prefix) == [*ROLE, *((PAD, code) for code in (2154, 2156, 2053, 2157, XVEC)), (BOS, 2148)]
     assert (pairs(prompt.body), prompt.trailing) == ([(10, 2149)], (EOS,))
@@ -105,7 +105,7 @@ def test_in_context_clone_with_text_shorter_than_the_reference() -> None:
     assert (prompt.trailing, prompt.ended) == ((), True)
 
 
-def test_in_context_clone_with_a_wordy_reference_can_begin_at_once() -> None:
+def test_in_context_clone_with_long_transcript_begins_at_once() -> None:
     plan = in_context("abcde", 2)
     assert plan.ids_needed == 1
     prompt = plan.begin([10], False)
@@ -127,7 +127,7 @@ def test_in_context_clone_with_the_whole_text() -> None:
 
 
 @given(st.integers(0, 6), st.integers(0, 8), st.lists(st.integers(1, 99), min_size=1, max_size=12), st.data())
-def test_a_streamed_text_meets_the_same_ids_at_the_same_positions(
+def test_streamed_text_has_ids_at_the_positions_of_whole_text(
     words: int, count: int, text: list[int], data: st.DataObject
 ) -> None:
     """The stream of text ids, prompt and what follows it, does not show when prefill began."""
@@ -145,7 +145,7 @@ def test_a_streamed_text_meets_the_same_ids_at_the_same_positions(
 
 
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=9), st.booleans(), st.integers(0, 5), st.integers(1, 9))
-def test_the_prefix_does_not_depend_on_the_text(text: list[int], streaming: bool, words: int, count: int) -> None:
+def test_prefix_does_not_depend_on_the_text(text: list[int], streaming: bool, words: int, count: int) -> None:
     plan = in_context("y" * words, count, streaming) if words else planner().custom_voice("ryan", streaming=streaming)
     prompt = plan.begin(text, True)
     assert prompt.prefix == plan.prefix
@@ -197,11 +197,11 @@ def test_prefix_keys_are_equal_for_equal_embeddings_only() -> None:
         (" de ", "german"),
     ],
 )
-def test_languages(wanted: str | None, name: str | None) -> None:
+def test_resolve_language_accepts_names_and_tags(wanted: str | None, name: str | None) -> None:
     assert resolve_language(wanted, LANGUAGES) == name
 
 
-def test_tags_of_languages() -> None:
+def test_tag_of_returns_language_tag() -> None:
     assert [tag_of(name) for name in ("chinese", "german", "beijing_dialect")] == ["zh", "de", None]
 
 
@@ -228,22 +228,22 @@ def test_tags_of_languages() -> None:
         (lambda: PromptPlanner(planner().ids, lambda text: [1]), "'assistant' is not the id 77091"),
     ],
 )
-def test_each_mistake_has_one_clear_error(call, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_planner_rejects_invalid_speaker_language_and_voice(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(PromptError, match=message):
         call()
 
 
-def test_speakers_may_be_written_as_people_write_them() -> None:
+def test_custom_voice_accepts_display_name_of_speaker() -> None:
     assert planner().custom_voice("Uncle Fu") == planner().custom_voice("uncle_fu")
 
 
-def test_plans_and_prompts_are_plain_values() -> None:
+def test_plans_and_prompts_are_hashable_values() -> None:
     prompt = planner().custom_voice("ryan").begin([1], True)
     assert isinstance(prompt, Prompt)
     assert hash(prompt) == hash(planner().custom_voice("ryan").begin([1], True))
 
 
-def test_pure_files_do_not_load_torch() -> None:
+def test_prompt_modules_do_not_import_torch() -> None:
     names = "engine.prompt.tokenizer, engine.prompt.planner, engine.prompt.languages"
     code = f"import sys, {names}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,13 +22,13 @@ FILE = {
 }
 
 
-def test_defaults_are_the_references() -> None:
+def test_resolve_sampling_defaults_equal_the_reference() -> None:
     assert resolve_sampling({}) == SamplingParams(
         Draw(True, 0.9, 50, 1.0), Draw(True, 0.9, 50, 1.0), 1.05, 0, min_new_tokens=2, max_new_tokens=2048
     )
 
 
-def test_explicit_over_file_over_default() -> None:
+def test_resolve_sampling_prefers_explicit_then_file_then_default() -> None:
     params = resolve_sampling({"temperature": 0.5, "subtalker_top_k": 1, "top_k": None, "seed": 7}, FILE)
     assert params.talker == Draw(True, 0.5, 40, 1.0)
     assert params.predictor == Draw(True, 0.7, 1, 0.95)
@@ -61,7 +61,7 @@ def test_explicit_over_file_over_default() -> None:
         ({"subtalker_dosample": "yes"}, "subtalker_dosample must be true or false"),
     ],
 )
-def test_each_mistake_has_one_clear_error(given: dict[str, object], message: str) -> None:
+def test_resolve_sampling_rejects_invalid_values(given: dict[str, object], message: str) -> None:
     with pytest.raises(SamplingError, match=message):
         resolve_sampling(given)
 
@@ -79,11 +79,11 @@ def test_each_mistake_has_one_clear_error(given: dict[str, object], message: str
         ({"repetition_penalty_window": 101}, False),
     ],
 )
-def test_what_a_bounded_sampler_can_draw(given: dict[str, object], fits: bool) -> None:
+def test_fits_compares_parameters_with_sampler_limits(given: dict[str, object], fits: bool) -> None:
     assert resolve_sampling(given).fits(64, False, 100) == fits
     assert resolve_sampling(given).fits(None, True, 512)
 
 
-def test_no_torch_needed() -> None:
+def test_sampling_params_do_not_import_torch() -> None:
     code = "import sys, engine.prompt.sampling_params; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

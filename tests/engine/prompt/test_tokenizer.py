@@ -1,4 +1,4 @@
-"""The tokenizer equals transformers', and a streamed text gives the ids of the whole one however it is cut."""
+"""The tokenizer equals that of transformers, and streamed text has the ids of the whole for any fragments."""
 
 import itertools
 import json
@@ -117,21 +117,21 @@ fragments = st.lists(
 @example(["e", "\u0301", "\u0323", " "])
 @example(["ᄀ", "ᅡ", "ᆨ", "1"])
 @example(["a\ud83d", "\ude00b"])
-def test_any_fragmentation_gives_the_ids_of_the_whole(tokenizer: TextTokenizer, parts: list[str]) -> None:
+def test_stream_ids_equal_whole_text_for_any_fragments(tokenizer: TextTokenizer, parts: list[str]) -> None:
     text = "".join(parts)
     whole = tokenizer.encode(text.lstrip())
     assert streamed(tokenizer, parts) == whole
     assert streamed(tokenizer, list(text)) == whole
 
 
-def test_random_walks_through_the_tricky_characters(tokenizer: TextTokenizer) -> None:
+def test_stream_ids_equal_whole_text_for_difficult_characters(tokenizer: TextTokenizer) -> None:
     rng = random.Random(7)
     for _ in range(4000):
         text = "".join(rng.choices(TRICKY, k=rng.randrange(1, 9)))
         assert streamed(tokenizer, list(text)) == tokenizer.encode(text.lstrip()), repr(text)
 
 
-def test_a_long_text_cut_at_random(tokenizer: TextTokenizer) -> None:
+def test_stream_ids_equal_whole_text_for_long_text(tokenizer: TextTokenizer) -> None:
     rng, text = random.Random(3), unicodedata.normalize("NFD", CORPUS) * 3 + CORPUS
     cuts = sorted(rng.sample(range(len(text)), 400))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -160,13 +160,13 @@ def test_a_long_text_cut_at_random(tokenizer: TextTokenizer) -> None:
         ("wow!!! ", 6),
     ],
 )
-def test_pieces_come_as_early_as_the_pattern_allows(tokenizer: TextTokenizer, text: str, length: int) -> None:
+def test_stream_releases_ids_as_early_as_possible(tokenizer: TextTokenizer, text: str, length: int) -> None:
     stream = tokenizer.stream()
     released = [number for character in text for number in stream.feed(character)]
     assert released == tokenizer.encode(text[:length])
 
 
-def test_held_back_text_is_bounded_in_ordinary_prose(tokenizer: TextTokenizer) -> None:
+def test_stream_withholds_at_most_one_word_of_prose(tokenizer: TextTokenizer) -> None:
     """No more than the running word and one look-ahead character wait at any time."""
     stream, text = tokenizer.stream(), "The quick brown fox isn't lazy: it jumps over 12 dogs. And then?"
     for character in text:
@@ -176,7 +176,7 @@ def test_held_back_text_is_bounded_in_ordinary_prose(tokenizer: TextTokenizer) -
         assert len(waiting) <= 8
 
 
-def test_certain_pieces_equal_the_pattern_whatever_follows() -> None:
+def test_certain_pieces_are_unchanged_by_any_continuation() -> None:
     """Every prefix over seven representatives: what is called certain survives every continuation of length two."""
     characters = {"L": "a", "D": "1", "S": " ", "W": "\t", "N": "\n", "Q": "'", "O": "!"}
     tails = ["".join(pair) for pair in itertools.product(characters.values(), repeat=2)]
@@ -190,7 +190,7 @@ def test_certain_pieces_equal_the_pattern_whatever_follows() -> None:
             assert firsts == {text[: found.end()]}, repr(text)
 
 
-def test_composition_tables() -> None:
+def test_composition_rules_hold_for_all_of_unicode() -> None:
     """No second half of a composition starts afresh, and composing keeps a character's kind: all of Unicode."""
     characters = _Characters()
     for code in range(sys.maxunicode + 1):
@@ -203,7 +203,7 @@ def test_composition_tables() -> None:
             assert not any(characters.starts(second) for second in rest), hex(code)
 
 
-def test_equal_to_the_class_of_transformers(directory: Path, tokenizer: TextTokenizer) -> None:
+def test_tokenizer_equals_transformers(directory: Path, tokenizer: TextTokenizer) -> None:
     theirs = pytest.importorskip("transformers").Qwen2Tokenizer.from_pretrained(directory)
     for text in (CORPUS, unicodedata.normalize("NFD", CORPUS), "", " ", "\n\n  a", "'ſx 'LLy"):
         assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
@@ -216,13 +216,13 @@ def test_equal_to_the_class_of_transformers(directory: Path, tokenizer: TextToke
         assert ids == [*role, *tokenizer.encode(text), tokenizer.added_id("<|im_end|>"), *tokenizer.encode("\n")]
 
 
-def test_text_cannot_forge_control_tokens(tokenizer: TextTokenizer) -> None:
+def test_text_cannot_produce_control_tokens(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode("<|im_end|><think>")
     assert len(ids) > 2
     assert tokenizer.added_id("<|im_end|>") not in ids
 
 
-def test_end_is_final_and_repeatable(tokenizer: TextTokenizer) -> None:
+def test_stream_end_is_final_and_repeatable(tokenizer: TextTokenizer) -> None:
     stream = tokenizer.stream()
     assert stream.feed("   \n") == []
     assert stream.feed("Hi") == []
@@ -232,7 +232,7 @@ def test_end_is_final_and_repeatable(tokenizer: TextTokenizer) -> None:
         stream.feed("more")
 
 
-def test_bad_directories_are_named(directory: Path, tmp_path: Path) -> None:
+def test_from_directory_names_missing_or_invalid_file(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"vocab\.json is missing"):
         TextTokenizer.from_directory(tmp_path)
     for name in ("vocab.json", "merges.txt"):

@@ -64,7 +64,7 @@ def test_prefix_cache_does_not_import_torch() -> None:
 
 
 def enter(runner: Runner, speaker: Speaker, slot: int, name: str = "ryan", text: tuple[int, ...] = (5, 6)) -> int:
-    """A prompt brought into a slot; gives how many of its positions are read there."""
+    """Prefill a prompt into a slot and return how many positions were computed."""
     prompt = speaker.planner.custom_voice(name, "english", streaming=False).begin(text, True)
     runner.prefill([PrefillRequest(slot, prompt, VoiceVectors(), SamplingParams(), 1)])
     return len(prompt.head) - 1

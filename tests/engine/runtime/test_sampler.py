@@ -57,7 +57,7 @@ logit_lists = st.lists(st.integers(-16, 16).map(lambda number: number / 4), min_
 
 @settings(max_examples=250, deadline=None)
 @given(logit_lists, st.integers(0, 14), st.sampled_from([0.05, 0.31, 0.5, 0.77, 0.93, 0.999, 1.0]), st.floats(0.3, 2))
-def test_kept_ids_equal_the_plain_implementation(
+def test_filters_keep_the_ids_of_a_plain_implementation(
     logits: list[float], top_k: int, top_p: float, temperature: float
 ) -> None:
     draw = Draw(True, temperature, top_k, top_p)
@@ -68,7 +68,7 @@ def test_kept_ids_equal_the_plain_implementation(
         assert allowed(torch.tensor(logits), flat, k_limit=5, nucleus=False) == kept(logits, flat)
 
 
-def test_ties_with_the_kth_are_kept() -> None:
+def test_top_k_keeps_ties_with_the_kth() -> None:
     assert allowed(torch.tensor([1.0, 2.0, 2.0, 0.0, 2.0]), Draw(top_k=2)) == [1, 2, 4]
 
 
@@ -94,7 +94,7 @@ def test_top_k_beyond_the_vocabulary_keeps_all() -> None:
         assert allowed(torch.randn(4), Draw(top_k=top_k)) == [0, 1, 2, 3]
 
 
-def test_forbidden_ids_stay_forbidden_when_nothing_is_filtered() -> None:
+def test_filters_never_keep_suppressed_ids() -> None:
     logits = torch.tensor([0.0, float("-inf"), 1.0])
     assert allowed(logits, Draw(top_k=0)) == [0, 2]
     assert allowed(logits, Draw(top_k=3, top_p=0.99)) == [0, 2]
@@ -111,7 +111,7 @@ def test_low_precision_logits_are_sampled_in_float32() -> None:
 # --- noise ------------------------------------------------------------------------------------------------------
 
 
-def test_noise_depends_on_its_numbers_only() -> None:
+def test_noise_depends_on_seed_sample_group_and_index_only() -> None:
     seeds, samples = torch.tensor([5, 2**62, 5, 0]), torch.tensor([0, 9, 1, 0])
     whole = Noise(range(16), 64).draw(seeds, samples)
     assert whole.shape == (4, 16, 64)
@@ -135,7 +135,7 @@ def plain_noise(seed: int, sample: int, group: int, index: int) -> float:
     return -math.log(-math.log(((bits >> 41) + 0.5) / 2**23))
 
 
-def test_noise_is_the_same_for_ever() -> None:
+def test_noise_values_are_fixed_across_versions() -> None:
     """A seed kept by a user keeps its audio: this noise must not change between versions."""
     seeds, samples = [42, 0, 2**63 - 1], [7, 0, 10**6]
     drawn = Noise(range(16), 20).draw(torch.tensor(seeds), torch.tensor(samples))
@@ -147,7 +147,7 @@ def test_noise_is_the_same_for_ever() -> None:
     assert plain_noise(42, 7, 0, 0) == pytest.approx(4.254139)
 
 
-def test_noise_is_gumbel() -> None:
+def test_noise_follows_the_gumbel_distribution() -> None:
     noise = Noise(range(16), 3072).draw(torch.arange(8), torch.zeros(8, dtype=torch.int64)).double()
     assert torch.isfinite(noise).all()
     assert abs(noise.mean() - 0.5772) < 0.01
@@ -181,7 +181,7 @@ def test_draws_follow_the_softmax(axis: str) -> None:
     assert chi_square(pick(logits.expand(size, 12), noise, rows), torch.softmax(logits / 0.8, 0)) < 31.3
 
 
-def test_filtered_draws_follow_the_renormalised_softmax() -> None:
+def test_filtered_draws_follow_the_renormalized_softmax() -> None:
     logits, size = torch.tensor([0.3, 1.0, -0.5, 1.0, 0.0, -2.0]), 20000
     noise = Noise(range(1), 6).draw(torch.arange(size), torch.zeros(size, dtype=torch.int64))[:, 0]
     draw = Draw(True, 1.3, 4, 0.9)
@@ -235,7 +235,7 @@ PARAMS = [
 ]
 
 
-def test_a_batch_equals_plain_sequences() -> None:
+def test_sampler_batch_equals_plain_sequences() -> None:
     """60 steps of six different jobs in a shuffled batch, with stalls, on a ring as small as the largest window."""
     generator = torch.Generator().manual_seed(1)
     sampler = Sampler(9, SMALL, SamplerLimits(window=8))
@@ -256,7 +256,7 @@ def test_a_batch_equals_plain_sequences() -> None:
                 job.history = before
 
 
-def test_a_rows_draw_does_not_depend_on_the_others() -> None:
+def test_sampler_rows_are_independent() -> None:
     logits = torch.randn(20, SMALL.vocab, generator=torch.Generator().manual_seed(2))
 
     def run(slot: int, slots: list[int], count: int) -> list[int]:
@@ -275,7 +275,7 @@ def test_a_rows_draw_does_not_depend_on_the_others() -> None:
     assert run(0, [0], 1) == run(3, [5, 3, 1], 6) == run(2, [0, 1, 2, 3, 4, 5, 6, 7], 8)
 
 
-def test_predictor_draws_without_rules() -> None:
+def test_predictor_draws_without_penalty_or_suppression() -> None:
     sampler = Sampler(2, SMALL, SamplerLimits())
     params = SamplingParams(predictor=Draw(top_k=3), repetition_penalty=5.0)
     sampler.join(0, params, 9)
@@ -293,7 +293,7 @@ def test_predictor_draws_without_rules() -> None:
     assert sorted(seen) == kept(logits[1].tolist(), params.predictor)
 
 
-def test_greedy_obeys_suppression_and_the_early_end() -> None:
+def test_greedy_draw_obeys_suppression_and_min_new_tokens() -> None:
     sampler = Sampler(1, CodeRules(), SamplerLimits())
     sampler.join(0, resolve_sampling({"do_sample": False, "repetition_penalty": 1.0}), 0)
     logits = torch.zeros(1, 3072)
@@ -302,7 +302,7 @@ def test_greedy_obeys_suppression_and_the_early_end() -> None:
     assert [int(sampler.talker(logits, slots, active)) for _ in range(4)] == [17, 17, 2150, 2150]
 
 
-def test_a_slot_forgets_its_former_job() -> None:
+def test_join_resets_the_slot() -> None:
     sampler = Sampler(1, SMALL, SamplerLimits(window=4))
     slots, active = torch.tensor([0]), torch.tensor([True])
     logits = torch.randn(30, 1, SMALL.vocab)
@@ -313,7 +313,7 @@ def test_a_slot_forgets_its_former_job() -> None:
     assert runs[0] == runs[1]
 
 
-def test_idle_rows_may_share_a_spare_slot() -> None:
+def test_inactive_rows_share_the_spare_slot() -> None:
     sampler = Sampler(2, SMALL, SamplerLimits())
     sampler.join(0, SamplingParams(), 1)
     before = [tensor.clone() for tensor in (sampler.counts[1], sampler.samples[1])]
@@ -322,14 +322,14 @@ def test_idle_rows_may_share_a_spare_slot() -> None:
     assert sampler.counts[0].sum() == 1
 
 
-def test_a_job_beyond_the_static_bounds_is_refused() -> None:
+def test_join_rejects_parameters_beyond_static_limits() -> None:
     sampler = Sampler(1, SMALL, SamplerLimits(k_limit=64, nucleus=False, window=100))
     for params in (SamplingParams(talker=Draw(top_k=65)), SamplingParams(penalty_window=101)):
         with pytest.raises(AssertionError):
             sampler.join(0, params, 0)
 
 
-def test_no_value_is_ever_read_back() -> None:
+def test_sampler_reads_no_value_back_to_the_host() -> None:
     """Fake tensors have shapes and no data: any read-back or shape that depends on data would raise."""
     with FakeTensorMode():
         sampler = Sampler(3, SMALL, SamplerLimits())

@@ -1,4 +1,4 @@
-"""Chunks come early enough that nobody waits for sound that could be there, and grow when there is time."""
+"""Chunks are sent early enough to avoid gaps, and grow when there is time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES = 400
 
 
 def chunks(step_s: float, codec_s: float, slot: int = 0) -> tuple[list[int], float]:
-    """Chunk sizes of a long speech at constant speed, and how long its listener heard nothing in the middle."""
+    """Return the chunk sizes of a long speech at constant speed and the total length of gaps in playback."""
     plan, playback, sizes, pauses_s, closed = BufferedPlan(), Playback(), [], 0.0, 0
     for made in range(1, FRAMES + 1):
         now_s = made * step_s

@@ -7,25 +7,25 @@ import torch
 from engine.scheduler.edges import BEFORE_ONSET, SILENCE, faded, without_silence
 
 
-def test_silence_is_left_out_up_to_10_ms_before_the_onset() -> None:
+def test_without_silence_cuts_up_to_10_ms_before_onset() -> None:
     wave = torch.cat((torch.full((5000,), 0.9 * SILENCE), torch.ones(100)))
     assert torch.equal(without_silence(wave, 9600), wave[5000 - BEFORE_ONSET :])
     assert torch.equal(without_silence(wave, 300), wave[300:])
     assert torch.equal(without_silence(wave, 0), wave)
 
 
-def test_nothing_of_a_wave_that_begins_at_once_is_lost() -> None:
+def test_without_silence_keeps_wave_that_starts_at_once() -> None:
     wave = torch.ones(500)
     assert torch.equal(without_silence(wave, 9600), wave)
 
 
-def test_a_silent_wave_vanishes_within_the_bound() -> None:
+def test_without_silence_cuts_silent_wave_within_the_limit() -> None:
     assert len(without_silence(torch.zeros(1920), 9600)) == 0
     assert len(without_silence(torch.zeros(1920), 1000)) == 920
     assert len(without_silence(torch.empty(0), 9600)) == 0
 
 
-def test_a_fade_ends_in_silence_and_touches_only_the_end() -> None:
+def test_faded_changes_only_the_end_of_the_wave() -> None:
     wave = faded(torch.ones(100), 10)
     assert torch.equal(wave[:90], torch.ones(90))
     assert wave[-1].abs() < 1e-6

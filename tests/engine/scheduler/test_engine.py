@@ -49,14 +49,14 @@ def test_emission_plan_changes_chunking_not_audio(lag):
 
 @settings(max_examples=8, deadline=None)
 @given(st.data(), st.sampled_from([0, 1]))
-def test_streamed_text_gives_same_codes_for_any_split(data, lag):
+def test_streamed_text_has_same_codes_for_any_split(data, lag):
     text = data.draw(st.sampled_from([*TEXTS, "one two three, 你好吗？四五六 and e\u0301 한국어 " * 2]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     speaker = Speaker(lag=lag)
     speaker.engine.add(1, speaker.utterance())
     parts = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-        if 1 in speaker.engine.jobs:  # it may have said all that it may before the text ends
+        if 1 in speaker.engine.jobs:  # it may reach its limit before the text ends
             speaker.engine.append_text(1, text[start:end])
         for _ in range(data.draw(st.integers(0, 3))):
             parts += speaker.engine.step()

@@ -1,4 +1,4 @@
-"""Launching ahead of the results changes when things are known, and nothing that is heard."""
+"""Launching steps ahead of their results changes timing only, never the audio."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scripted:
 
 
 class Late:
-    """Sound that is never ready before somebody waits for it."""
+    """Audio that is never ready before it is waited for."""
 
     ready = False
 
@@ -44,7 +44,7 @@ class Late:
 
 
 def ends_after(speaker: Speaker, frames: int) -> None:
-    """Let the model end each job after so many frames."""
+    """Let the model end each job after `frames` frames."""
     real, launched = speaker.runner.advance, [0] * speaker.runner.slots
     join = speaker.runner.prefill
 
@@ -77,9 +77,7 @@ def head(whole: Spoken, frames: int) -> Spoken:
 
 @pytest.mark.parametrize("lag", [0, 1, 2])
 @pytest.mark.parametrize("sizes", [(1,), (2,), (1, 2, 4), (4,), (25,)])
-def test_wherever_speech_ends_its_tail_is_exact_and_the_slot_is_as_good_as_new(
-    lag: int, sizes: tuple[int, ...]
-) -> None:
+def test_end_of_speech_at_any_frame_is_exact_and_slot_is_reusable(lag: int, sizes: tuple[int, ...]) -> None:
     for frames in (0, 1, 2, 3, 4, 7):  # every border of a chunk, and places between
         speaker = Speaker(slots=1, lag=lag)
         ends_after(speaker, frames)
@@ -95,7 +93,7 @@ def test_wherever_speech_ends_its_tail_is_exact_and_the_slot_is_as_good_as_new(
 
 
 def play(lag: int, seed: int, slow: bool) -> dict[int, Spoken | None]:
-    """One random evening: jobs come, their text comes in pieces, some are held, some leave."""
+    """Run random jobs: text arrives in pieces, some jobs are paused, some are cancelled."""
     chance, speaker = random.Random(seed), Speaker(slots=2, lag=lag)
     if slow:
         late(speaker)
@@ -132,14 +130,14 @@ def play(lag: int, seed: int, slow: bool) -> dict[int, Spoken | None]:
 
 @LAGS
 @pytest.mark.parametrize("slow", [False, True])
-def test_any_coming_and_going_gives_each_job_its_own_speech(lag: int, slow: bool) -> None:
+def test_jobs_in_any_order_have_the_audio_of_single_jobs(lag: int, slow: bool) -> None:
     for seed in range(2):
         for job, got in play(lag, seed, slow).items():
             if got is not None:
                 same(got, spoken(TEXTS[job % 3], ("ryan", "vivian")[job % 2], job))
 
 
-def test_a_first_sound_is_waited_for_and_later_ones_are_not() -> None:
+def test_step_waits_for_first_audio_only() -> None:
     speaker = Speaker(lag=1)
     late(speaker)
     speaker.start(1, TEXTS[0], sizes=(1,))
@@ -152,7 +150,7 @@ def test_a_first_sound_is_waited_for_and_later_ones_are_not() -> None:
     assert not speaker.engine.busy
 
 
-def test_only_a_first_sound_is_urgent() -> None:
+def test_decode_is_urgent_for_first_audio_only() -> None:
     speaker, orders = Speaker(lag=1), list[tuple[list[int], bool]]()
     real = speaker.runner.decode
 
@@ -171,7 +169,7 @@ def test_only_a_first_sound_is_urgent() -> None:
 
 
 @LAGS
-def test_a_cancelled_jobs_frame_under_way_is_forgotten(lag: int) -> None:
+def test_cancel_drops_frame_in_flight(lag: int) -> None:
     speaker = Speaker(slots=1, lag=lag)
     speaker.start(1, TEXTS[0])
     for _ in range(3):
@@ -181,7 +179,7 @@ def test_a_cancelled_jobs_frame_under_way_is_forgotten(lag: int) -> None:
     same(joined(speaker.rest()), spoken(TEXTS[1], seed=3))
 
 
-def test_a_job_asks_for_text_only_when_nothing_of_it_is_under_way() -> None:
+def test_job_requests_text_only_without_frames_in_flight() -> None:
     speaker = Speaker(lag=1)
     speaker.engine.add(1, speaker.utterance(sizes=(1,)))
     assert speaker.engine.wants_text(1)
@@ -195,7 +193,7 @@ def test_a_job_asks_for_text_only_when_nothing_of_it_is_under_way() -> None:
 
 @LAGS
 @pytest.mark.parametrize("sizes", [(1,), (3,), (25,)])
-def test_a_runaways_fade_ends_on_its_last_frame(lag: int, sizes: tuple[int, ...]) -> None:
+def test_runaway_fade_out_ends_on_the_last_frame(lag: int, sizes: tuple[int, ...]) -> None:
     speaker = Speaker(lag=lag, guards=RunawayLimits(frames_per_text_id=1, min_frames=6))
     speaker.start(1, TEXTS[0], sizes=sizes, max_new_tokens=100)
     parts = speaker.rest()
@@ -209,7 +207,7 @@ def test_a_runaways_fade_ends_on_its_last_frame(lag: int, sizes: tuple[int, ...]
 
 
 @LAGS
-def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
+def test_prefill_out_of_memory_fails_one_job(lag: int) -> None:
     speaker = Speaker(lag=lag)
     speaker.start(1, TEXTS[0])
     parts = speaker.engine.step()
@@ -233,7 +231,7 @@ def test_without_memory_for_its_prompt_a_job_fails_alone(lag: int) -> None:
 
 
 @pytest.mark.parametrize(("lag", "emission"), [(0, EmissionPlan((40,))), (1, EmissionPlan((40,))), (1, BufferedPlan())])
-def test_chunks_may_be_longer_than_a_codec_step_and_jobs_longer_than_the_ring(lag: int, emission: Emission) -> None:
+def test_chunks_exceed_codec_step_and_jobs_exceed_ring(lag: int, emission: Emission) -> None:
     speaker = Speaker(lag=lag, guards=RunawayLimits(loop_frames=0))
     speaker.start(1, TEXTS[0], emission=emission, max_new_tokens=142, min_new_tokens=142)
     parts = speaker.rest()
@@ -246,7 +244,7 @@ def test_chunks_may_be_longer_than_a_codec_step_and_jobs_longer_than_the_ring(la
 
 
 @LAGS
-def test_silence_before_speech_may_be_left_out(lag: int) -> None:
+def test_trim_silence_drops_leading_silence(lag: int) -> None:
     speaker = Speaker(lag=lag)
     real = speaker.runner.decode
     heard: list[int] = []
@@ -270,11 +268,11 @@ def test_silence_before_speech_may_be_left_out(lag: int) -> None:
     assert (wave - whole[1][-len(wave) :]).abs().max() < 1e-4
 
 
-def test_a_bucket_is_the_next_power_of_two() -> None:
+def test_bucket_is_the_next_power_of_two() -> None:
     assert [bucket(rows) for rows in (1, 2, 3, 4, 5, 8, 9, 32)] == [1, 2, 4, 4, 8, 8, 16, 32]
 
 
-def test_rows_that_fill_a_batch_leave_every_slot_alone() -> None:
+def test_padding_rows_change_no_slot() -> None:
     speaker = Speaker(slots=3, lag=1)
     speaker.start(1, TEXTS[0])
     speaker.engine.step()
@@ -295,7 +293,7 @@ def kept(state: SlotState) -> list[torch.Tensor]:
 
 
 @LAGS
-def test_a_job_that_wants_codes_only_gets_the_same_ones_in_the_same_chunks(lag: int) -> None:
+def test_codes_only_job_emits_same_codes_in_same_chunks(lag: int) -> None:
     def chunks(codes_only: bool) -> list[ChunkOutput]:
         speaker = Speaker(lag=lag)
         utterance = replace(speaker.utterance(sizes=(1, 3, 30)), codes_only=codes_only)

@@ -101,7 +101,7 @@ def test_next_text_is_independent_of_timing(
     assert sequence.text_ids == len(text)
 
 
-def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
+def test_max_new_tokens_yields_one_frame_less_than_samples() -> None:
     sequence = begun([10], max_new_tokens=14)
     verdicts = [sequence.accept(5) for _ in range(14)]
     assert verdicts == [SampleOutcome.FRAME] * 13 + [SampleOutcome.CUT]
@@ -110,7 +110,7 @@ def test_max_new_tokens_gives_one_frame_less_than_samples() -> None:
         sequence.accept(5)
 
 
-def test_eos_gives_no_frame_and_is_not_a_cut() -> None:
+def test_eos_adds_no_frame_and_is_not_a_cut() -> None:
     sequence = begun([10, 11], max_new_tokens=3)
     assert [sequence.accept(code) for code in (5, 6, CODEC_EOS)] == [
         SampleOutcome.FRAME,
@@ -158,7 +158,7 @@ def test_repetition_limit_cuts_ragged_loop() -> None:
 
 
 def test_pauses_and_refrains_are_not_loops() -> None:
-    """Four seconds of one code in each ten, or a line said three times, pass."""
+    """Four seconds of one code in each ten, or a line repeated three times, are not cut."""
     rng, detector = random.Random(6), LoopDetector(RunawayLimits())
     paused = [code for _ in range(6) for code in [*(rng.randrange(2048) for _ in range(78)), *([7] * 50)]]
     line = [rng.randrange(2048) for _ in range(60)]

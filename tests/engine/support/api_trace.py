@@ -1,4 +1,4 @@
-"""Looks at the codes behind the waves that the public API gives."""
+"""Records the codes behind the waves that the public API returns."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Speaker:
         self.engine.end_text(job)
 
     def rest(self) -> list[ChunkOutput]:
-        """Everything that still comes."""
+        """Return all remaining outputs."""
         parts = []
         while self.engine.busy:
             parts += self.engine.step()

@@ -65,7 +65,7 @@ def _past(cache: Tensor, table: Tensor, seen: int) -> Tensor:
 
 
 def _mixed(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """query [T, heads, d], of which the last stands at the last key; causal, as flash-attn aligns it."""
+    """query [T, heads, d]; the last query is aligned with the last key; causal, as in flash-attn."""
     steps, seen, group = len(query), len(keys), query.shape[1] // keys.shape[1]
     visible = torch.arange(seen) <= torch.arange(seen - steps, seen).unsqueeze(1)
     heads = (tensor.repeat_interleave(group, 1).transpose(0, 1) for tensor in (keys, values))

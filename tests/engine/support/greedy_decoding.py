@@ -18,7 +18,7 @@ ROOM = 512
 
 @dataclass
 class Spoken:
-    """What the networks said, for comparison with the reference."""
+    """Outputs of the networks, for comparison with the reference."""
 
     codes: Tensor  # [frames, 16]
     hidden: Tensor  # [steps, H]
@@ -29,7 +29,7 @@ class Spoken:
 def prefill(talker: Talker, inputs: Tensor, cache: Cache, rows: BatchRows, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Read prompts of unequal length, padded at the right: inputs [B, T, H], of which lengths [B] are real.
 
-    Gives the hidden state [B, H] and the logits [B, V] of each last real position.
+    Return the hidden state [B, H] and the logits [B, V] of each last real position.
     """
     hidden = talker(inputs, cache, rows)
     hidden = hidden[torch.arange(len(lengths)), lengths - 1]
@@ -49,7 +49,7 @@ def choose(logits: Tensor, past: list[int], eos: int) -> int:
 
 @torch.inference_mode()
 def speak(model: SpeechModel, prompt: Tensor, trailing: Tensor, pad: Tensor, samples: int, slot: int = 0) -> Spoken:
-    """Prompt [T, H], trailing text [n, H], pad [H]; `samples` group-0 choices give at most one frame less."""
+    """Prompt [T, H], trailing text [n, H], pad [H]; `samples` group-0 choices yield at most one frame less."""
     talker, predictor, eos = model.talker, model.code_predictor, model.config.talker.ids.eos
     cache, frame_cache = talker.allocate(slot + 1, ROOM), predictor.allocate(1)
     slots, start = torch.tensor([slot]), torch.tensor([0])

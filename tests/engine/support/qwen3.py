@@ -75,7 +75,7 @@ def spoken(backend, text=TEXT, voice="ryan", job=1, **more):
 
 
 class Reference:
-    """The engine driven by hand, without the backend: what every door of it must give."""
+    """The engine without the backend: the audio that the backend must produce."""
 
     def __init__(self, kind: str = "custom_voice", **sampling: object) -> None:
         self.loaded: LoadedCheckpoint = load_checkpoint(tiny_directory(kind), FLOAT32)

@@ -24,7 +24,7 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(tiny_directory())
 
 
-def test_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_build_is_deterministic(tmp_path: Path) -> None:
     files = [file.relative_to(tiny_directory()) for file in tiny_directory().rglob("*") if file.is_file()]
     build(tmp_path)
     for file in files:
@@ -43,11 +43,11 @@ def test_added_tokens_follow_the_vocabulary_without_a_gap() -> None:
 
 
 @pytest.mark.parametrize("word", ["assistant", "user", "\n"])
-def test_words_that_prompts_cut_at_are_one_token(word: str) -> None:
+def test_prompt_words_are_single_tokens(word: str) -> None:
     assert len(tokenizer()(word).input_ids) == 1
 
 
-def test_prompt_frames_have_the_lengths_that_slices_rely_on() -> None:
+def test_chat_template_has_the_expected_tokens() -> None:
     ids = tokenizer()("<|im_start|>assistant\nhello world<|im_end|>\n<|im_start|>assistant\n").input_ids
     text = read_config(tiny_directory()).text_ids
     assert ids[:2] == ids[-3:-1] == [text.im_start, text.assistant]
@@ -57,12 +57,12 @@ def test_prompt_frames_have_the_lengths_that_slices_rely_on() -> None:
 @pytest.mark.parametrize(
     "text", ["hello world!", "你好，世界。", "😀 👍🏽 naïve café", "добрый вечер", "ಕನ್ನಡ\t\n  x 42"]
 )
-def test_any_text_survives_the_round_trip(text: str) -> None:
+def test_tokenizer_round_trips_any_text(text: str) -> None:
     ids = tokenizer()(text).input_ids
     assert tokenizer().decode(ids) == text
     assert max(ids) < read_config(tiny_directory()).talker.text_vocab_size
 
 
-def test_merges_shorten_known_text() -> None:
+def test_tokenizer_merges_shorten_known_text() -> None:
     text = "今天天气很好 the lights in the living room"
     assert len(tokenizer()(text).input_ids) < len(text.encode()) / 2

@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-def test_paths_arrays_and_base64_give_the_same_samples(tmp_path: Path) -> None:
+def test_load_audio_reads_path_array_and_base64_alike(tmp_path: Path) -> None:
     path = tmp_path / "voice.wav"
     path.write_bytes(WAV)
     encoded = base64.b64encode(WAV).decode()
@@ -72,7 +72,7 @@ def test_paths_arrays_and_base64_give_the_same_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
-def test_stereo_files_are_averaged_and_resampled(tmp_path: Path, kind: str) -> None:
+def test_load_audio_averages_and_resamples_stereo(tmp_path: Path, kind: str) -> None:
     left = tone(0.5, 44100)
     path = tmp_path / f"voice.{kind.lower()}"
     path.write_bytes(file_bytes(np.stack([left, 0 * left], axis=1), 44100, kind))
@@ -92,29 +92,29 @@ def test_stereo_files_are_averaged_and_resampled(tmp_path: Path, kind: str) -> N
         np.array([[0.25, 0.75], [-1.0, -1.0], [0.5, -0.5]], np.float16),
     ],
 )
-def test_array_types(samples: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_load_audio_converts_array_types(samples: np.ndarray) -> None:  # type: ignore[type-arg]
     np.testing.assert_array_equal(load_audio((samples, 24000)), [0.5, -1.0, 0.0])
 
 
-def test_channels_may_stand_first() -> None:
+def test_load_audio_accepts_channels_first() -> None:
     left, right = tone(0.1, 24000), tone(0.1, 24000, 300.0)
     np.testing.assert_allclose(load_audio((np.stack([left, right]), 24000)), (left + right) / 2, atol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 96000])
-def test_resampling_keeps_the_tone_and_the_length(rate: int) -> None:
+def test_resample_keeps_tone_and_length(rate: int) -> None:
     made = resample(tone(1.0, rate), rate)
     assert (len(made), made.dtype) == (24000 + (rate in (22050, 44100)), np.float32)
     np.testing.assert_allclose(made[2000:22000], tone(1.0, 24000)[2000:22000], atol=2e-3)
 
 
 @given(st.integers(1, 3000), st.sampled_from([8000, 11025, 16000, 44100, 48000]))
-def test_resampled_length_is_rounded_up(count: int, rate: int) -> None:
+def test_resample_rounds_length_up(count: int, rate: int) -> None:
     exact = -(-count * 24000 // rate)
     assert len(resample(np.zeros(count, np.float32), rate)) - exact in (0, 1)
 
 
-def test_urls_only_when_allowed(server: str) -> None:
+def test_load_audio_reads_urls_only_when_allowed(server: str) -> None:
     with pytest.raises(AudioError, match="allow_url=True"):
         load_audio(f"{server}/a.wav")
     assert len(load_audio(f"{server}/a.wav", allow_url=True)) == 12000
@@ -135,13 +135,13 @@ def test_load_audio_follows_redirects(server: str) -> None:
         ("/loop", AudioLimits(), "cannot read.*redirect"),
     ],
 )
-def test_url_failures(server: str, path: str, limits: AudioLimits, message: str) -> None:
+def test_load_audio_reports_http_failures(server: str, path: str, limits: AudioLimits, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         load_audio(server + path, allow_url=True, limits=limits)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/a.wav", "http://[", "http://"])
-def test_unreachable_and_invalid_urls(url: str) -> None:
+def test_load_audio_reports_unreachable_and_invalid_urls(url: str) -> None:
     with pytest.raises(AudioError, match="cannot read http://"):
         load_audio(url, allow_url=True)
 
@@ -170,12 +170,12 @@ def test_unreachable_and_invalid_urls(url: str) -> None:
         ((np.zeros(24000 * 121), 24000), "longer than 120 s"),
     ],
 )
-def test_each_mistake_has_one_clear_error(source: object, message: str) -> None:
+def test_load_audio_rejects_invalid_sources(source: object, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         load_audio(source)  # type: ignore[arg-type]
 
 
-def test_files_and_base64_are_bounded(tmp_path: Path) -> None:
+def test_read_audio_limits_size_and_duration(tmp_path: Path) -> None:
     path = tmp_path / "voice.wav"
     path.write_bytes(WAV)
     for source in (path, base64.b64encode(WAV).decode()):
@@ -186,13 +186,13 @@ def test_files_and_base64_are_bounded(tmp_path: Path) -> None:
     assert read_audio(path, limits=AudioLimits(max_bytes=len(WAV), max_duration_s=0.5))[1] == 24000
 
 
-def test_pcm16() -> None:
+def test_float_to_pcm16_clips_and_rounds() -> None:
     pcm = float_to_pcm16(np.array([0.0, 1.0, -1.0, 2.0, -9.0, np.nan, np.inf, 0.5, 1e-5], np.float32))
     assert np.frombuffer(pcm, "<i2").tolist() == [0, 32767, -32767, 32767, -32767, 0, 32767, 16384, 0]
     assert float_to_pcm16(np.zeros(0, np.float32)) == b""
 
 
-def test_no_torch_needed() -> None:
+def test_audio_modules_do_not_import_torch() -> None:
     code = (
         "import sys, engine.voices.audio, engine.voices.recording_check\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'soxr')))"

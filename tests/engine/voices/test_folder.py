@@ -20,7 +20,7 @@ BASE = ModelInfo("base", "1b7", (), LANGUAGES)
 DESIGN = ModelInfo("voice_design", "1b7", (), LANGUAGES)
 
 
-def test_a_clone_is_its_sheet_its_recording_and_its_words(tmp_path):
+def test_read_voice_reads_clone(tmp_path):
     directory = put_voice(
         tmp_path, "anna", 1, " Good evening. \n", kind="clone", description="Our Anna", language="de-DE"
     )
@@ -36,7 +36,7 @@ def test_read_voice_accepts_byte_order_mark_windows_lines_and_unquoted_norwegian
     assert (voice.transcript, voice.languages) == ("Good evening.\nIt rains.", ("no", "de"))
 
 
-def test_a_designed_voice_is_its_description_and_styles(tmp_path):
+def test_read_voice_reads_designed_voice(tmp_path):
     directory = put_voice(
         tmp_path,
         "old_man",
@@ -71,14 +71,14 @@ def test_a_designed_voice_is_its_description_and_styles(tmp_path):
         ("kind: clone\n" + "#" * 70_000, "is larger than 65536 bytes"),
     ],
 )
-def test_a_wrong_sheet_is_named_with_the_reason(tmp_path, sheet, message):
+def test_read_voice_rejects_invalid_yaml_with_reason(tmp_path, sheet, message):
     directory = put_voice(tmp_path, "anna", 1)
     (directory / "voice.yaml").write_text(sheet)
     with pytest.raises(VoiceFolderError, match=message):
         read_voice(directory)
 
 
-def test_missing_or_doubtful_files_are_named(tmp_path):
+def test_read_voice_names_missing_or_ambiguous_files(tmp_path):
     directory = put_voice(tmp_path, "anna", kind="clone")
     with pytest.raises(
         VoiceFolderError, match=re.escape("the recording is missing: put reference.wav or reference.flac")
@@ -110,7 +110,7 @@ def test_missing_or_doubtful_files_are_named(tmp_path):
     ],
     ids=["no date", "deep", "a long number", "half a character"],
 )
-def test_no_sheet_can_do_more_than_be_refused(tmp_path, sheet):
+def test_read_folder_skips_malicious_yaml(tmp_path, sheet):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "voice.yaml").write_text(sheet)
     (tmp_path / "good").mkdir()
@@ -120,7 +120,7 @@ def test_no_sheet_can_do_more_than_be_refused(tmp_path, sheet):
     assert list(problems) == ["bad"]
 
 
-def test_a_broken_voice_leaves_the_others(tmp_path):
+def test_read_folder_skips_broken_voices(tmp_path):
     put_voice(tmp_path, "anna", 1, kind="clone")
     put_voice(tmp_path, "broken", kind="clone")
     put_voice(tmp_path, "a b", 1, kind="clone")
@@ -132,7 +132,7 @@ def test_a_broken_voice_leaves_the_others(tmp_path):
     assert read_folder(tmp_path / "missing") == ({}, {})
 
 
-def test_the_signature_changes_with_any_file_and_with_nothing_else(tmp_path):
+def test_signature_changes_with_voice_files_only(tmp_path):
     directory = put_voice(tmp_path, "anna", 1, kind="clone")
     before = signature(tmp_path)
     (directory / ".prompt-x.npz").write_text("kept")
@@ -145,7 +145,7 @@ def test_the_signature_changes_with_any_file_and_with_nothing_else(tmp_path):
     assert signature(tmp_path / "missing") == ()
 
 
-def test_writing_a_clone_gives_what_reading_finds_and_replaces_the_old_one(tmp_path):
+def test_write_clone_round_trips_and_replaces_old_files(tmp_path):
     recording = write_wave(tmp_path / "x.wav")
     for words in ("First.", "Second."):
         voice = FolderVoice("anna", "clone", "Anna", ("de-DE",), recording=recording, transcript=words)
@@ -158,7 +158,7 @@ def test_writing_a_clone_gives_what_reading_finds_and_replaces_the_old_one(tmp_p
 
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_voice_or_a_clear_error(tmp_path_factory, data):
+def test_read_voice_raises_voice_folder_error_for_any_bytes(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("voices") / "anna"
     directory.mkdir()
     (directory / "voice.yaml").write_bytes(data)
@@ -169,7 +169,7 @@ def test_any_bytes_are_a_voice_or_a_clear_error(tmp_path_factory, data):
 # --- who can speak -------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_lists_the_voices_that_it_fits(tmp_path):
+def test_list_voices_returns_voices_of_the_model_kind(tmp_path):
     put_voice(tmp_path, "anna", 1, kind="clone", language="de-DE")
     put_voice(tmp_path, "ghost", kind="design", instruct="A ghost.", styles={"sad": "Sad."})
     put_voice(tmp_path, "olaf", 2, kind="clone", language="nb-NO")
@@ -184,14 +184,14 @@ def test_a_checkpoint_lists_the_voices_that_it_fits(tmp_path):
     assert (ghost.id, ghost.styles, ghost.follows_instruct) == ("ghost", ("sad",), True)
 
 
-def test_an_empty_folder_leaves_a_narrator_to_voice_design_and_nobody_to_base(tmp_path):
+def test_list_voices_of_empty_folder_is_narrator_for_voice_design_only(tmp_path):
     assert [voice.id for voice in list_voices(DESIGN, tmp_path).voices] == [NARRATOR.name]
     assert list_voices(BASE, tmp_path).voices == ()
 
 
 @pytest.mark.parametrize("kind", ["base", "custom_voice", "voice_design"])
 @pytest.mark.parametrize("size", ["1b7", "0b6"])
-def test_the_card_of_a_checkpoint_is_that_of_its_published_name(kind, size):
+def test_card_of_checkpoint_equals_card_of_published_name(kind, size):
     word = {"base": "Base", "custom_voice": "CustomVoice", "voice_design": "VoiceDesign"}[kind]
     published = foresee_card(f"Qwen/Qwen3-TTS-12Hz-{'1.7B' if size == '1b7' else '0.6B'}-{word}", None, None)
     card = read_card(tiny_directory(kind, size))
@@ -201,7 +201,7 @@ def test_the_card_of_a_checkpoint_is_that_of_its_published_name(kind, size):
     assert card.follows_instruct == (kind == "voice_design" or (kind == "custom_voice" and size == "1b7"))
 
 
-def test_the_nine_speakers_say_how_they_sound_and_speak_their_mother_tongue_first():
+def test_preset_voices_have_description_and_native_language_first():
     voices = foresee_card("Qwen/Qwen3-TTS-12Hz-0.6B-CustomVoice", None, None).preset_voices()
     first = {voice.id: voice.languages[0] for voice in voices}
     assert len(first) == 9
@@ -209,7 +209,7 @@ def test_the_nine_speakers_say_how_they_sound_and_speak_their_mother_tongue_firs
     assert all(len(voice.languages) == 10 and ": " in voice.description for voice in voices)
 
 
-def test_a_hub_id_that_is_not_published_is_guessed_by_its_name_or_read_from_the_cache(tmp_path):
+def test_card_of_unknown_hub_id_is_guessed_or_read_from_cache(tmp_path):
     assert foresee_card("someone/my-tts-Base-tuned", None, tmp_path).kind == "base"
     assert foresee_card("someone/my-tts", None, tmp_path).kind == "custom_voice"
     snapshot = tmp_path / "models--someone--my-tts" / "snapshots" / ("0" * 40)
@@ -220,7 +220,7 @@ def test_a_hub_id_that_is_not_published_is_guessed_by_its_name_or_read_from_the_
     assert foresee_card("someone/my-tts", None, tmp_path).kind == "voice_design"
 
 
-def test_voices_are_known_without_anything_heavy(tmp_path):
+def test_voices_are_listed_without_importing_torch(tmp_path):
     code = (
         "import sys; from engine.worker.backends.qwen3 import Qwen3Backend; from engine.ipc.settings import *\n"
         "auto = dict.fromkeys(('device', 'dtype', 'codec_dtype', 'kernels'), 'auto')\n"

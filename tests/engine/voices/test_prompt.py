@@ -9,7 +9,7 @@ from tests.engine.support.random_inputs import sound
 from tests.engine.support.tiny_models import tiny_model
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_voice_prompt_round_trips(tmp_path):
     made = make_voice_prompt(tiny_model(), sound(1.0, 1), "the door is open")
     made.save(tmp_path / "prompt.npz")
     loaded = VoicePrompt.load(tmp_path / "prompt.npz")
@@ -19,7 +19,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, -30])
-def test_half_a_file_is_a_clear_error(tmp_path, length):
+def test_load_rejects_truncated_voice_prompt(tmp_path, length):
     path = tmp_path / "prompt.npz"
     make_voice_prompt(tiny_model(), sound(1.0, 1), "hello").save(path)
     path.write_bytes(path.read_bytes()[:length])
@@ -27,11 +27,11 @@ def test_half_a_file_is_a_clear_error(tmp_path, length):
         VoicePrompt.load(path)
 
 
-def test_a_moment_is_too_short_to_hear():
+def test_make_voice_prompt_rejects_too_short_recording():
     with pytest.raises(VoicePromptError, match="too short"):
         make_voice_prompt(tiny_model(), np.zeros(100, np.float32), None)
 
 
-def test_only_a_base_model_hears():
+def test_make_voice_prompt_requires_base_model():
     with pytest.raises(VoicePromptError, match="Base model"):
         make_voice_prompt(tiny_model("custom_voice"), sound(1.0, 1), None)

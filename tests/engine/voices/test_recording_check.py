@@ -1,4 +1,4 @@
-"""What is said about a recording before it becomes a voice."""
+"""Findings about a recording before it becomes a voice."""
 
 import numpy as np
 import pytest
@@ -30,14 +30,14 @@ def speech(seconds: float, rate: int = 24000, gain: float = 0.5, pause: float = 
         (speech(2, 8000, pause=0.8, gain=0.03), 8000, ["short", "low_rate", "quiet", "pauses"]),
     ],
 )
-def test_findings(samples: Samples, rate: int, codes: list[str]) -> None:
+def test_check_recording_reports_findings(samples: Samples, rate: int, codes: list[str]) -> None:
     findings = check_recording(samples, rate)
     assert [finding.code for finding in findings] == codes
     assert all((finding.level == "error") == (finding.code in ("too_short", "silent")) for finding in findings)
     assert all(finding.message for finding in findings)
 
 
-def test_a_lone_full_scale_peak_is_no_clipping() -> None:
+def test_check_recording_ignores_single_full_scale_peak() -> None:
     samples = speech(6)
     samples[1000] = 1.0
     assert check_recording(samples, 24000) == []

@@ -1,4 +1,4 @@
-"""The embedded voice with its real library: what it says, that it always says it the same, and that it yields."""
+"""The fallback voice with its real library: its audio is repeatable, and jobs take turns."""
 
 import hashlib
 from itertools import pairwise
@@ -24,7 +24,7 @@ def backend():
 # --- the shape of a job ---------------------------------------------------------------------------------------
 
 
-def test_a_job_is_started_chunks_and_done(backend):
+def test_espeak_job_sends_started_chunks_and_done(backend):
     backend.add(say(LIGHTS))
     events = drain(backend, [])
     started, *chunks, done = events
@@ -38,27 +38,27 @@ def test_a_job_is_started_chunks_and_done(backend):
     assert all(isinstance(chunk, Chunk) and len(chunk.pcm) % 2 == 0 for chunk in chunks)
 
 
-def test_it_is_speech(backend):
+def test_espeak_audio_has_length_and_loudness_of_speech(backend):
     pcm = spoken(backend, LIGHTS)
     assert 3 < seconds(pcm) < 8
     assert 500 < loudness(pcm) < 10_000
 
 
-def test_the_first_chunk_is_small_and_the_later_ones_are_not(backend):
+def test_first_chunk_is_smaller_than_later_ones(backend):
     backend.add(say("This is one long clause without a single break that goes on and on for quite a few words"))
     sizes = [seconds(event.pcm) for event in drain(backend, []) if isinstance(event, Chunk)]
     assert sizes[0] < 0.1
     assert all(0.15 < size < 0.5 for size in sizes[1:-1])
 
 
-def test_a_pause_parts_sentences_and_none_trails(backend):
+def test_sentences_are_separated_by_a_pause_without_trailing_silence(backend):
     one, two = spoken(backend, "Good night."), spoken(backend, "Sleep well.")
     both = spoken(backend, "Good night. Sleep well.")
     assert 0.2 < seconds(both) - seconds(one) - seconds(two) < 0.5
     assert any(both[-2:])
 
 
-def test_a_new_job_is_next_and_all_take_turns(backend):
+def test_new_job_runs_next_and_jobs_alternate(backend):
     for job in (1, 2):
         backend.add(say("One two three. Four five six. Seven eight nine.", job=job))
     order = []
@@ -85,7 +85,7 @@ MIXED = [
 ]
 
 
-def test_32_jobs_at_once_sound_like_each_alone(backend):
+def test_concurrent_jobs_have_same_audio_as_single_ones(backend):
     requests = [say(text, voice, job, style=style) for job, (voice, text, style) in enumerate(MIXED * 4)]
     alone = [spoken(backend, text, voice, style=style) for voice, text, style in MIXED]
     for request in requests:
@@ -94,7 +94,7 @@ def test_32_jobs_at_once_sound_like_each_alone(backend):
     assert [pcm_of(events, job) for job in range(32)] == alone * 4
 
 
-def test_other_processes_say_the_same(backend):
+def test_audio_is_identical_in_another_process(backend):
     code = (
         "import hashlib, sys; from engine.worker.backends.espeak import EspeakBackend\n"
         "from tests.engine.support import espeak as t\n"
@@ -107,7 +107,7 @@ def test_other_processes_say_the_same(backend):
 
 
 @pytest.mark.parametrize("voice", ["espeak-uk", "espeak-el", "espeak-en-us", "espeak-ru"])
-def test_text_in_other_scripts_leaves_no_trace_in_the_next_request(backend, voice):
+def test_text_in_other_scripts_does_not_change_the_next_job(backend, voice):
     """Ideographs load another language's voice inside the library, and its speed used to stay."""
     before = spoken(backend, LIGHTS, "espeak-es-es", style="whisper")
     spoken(backend, "Ἀρχή, ц`竷⁋崄, かな, 한국, ไทย and абв.", voice)
@@ -132,7 +132,7 @@ WHOLES = [
 
 
 @pytest.mark.parametrize(("voice", "text"), WHOLES)
-def test_pieces_sound_exactly_like_the_whole(backend, voice, text):
+def test_audio_of_pieces_equals_audio_of_whole_text(backend, voice, text):
     library = backend._library
     whole, joined = bytearray(), bytearray()
     library.speak(voice, text, SynthState(), whole.extend)
@@ -145,14 +145,14 @@ def test_pieces_sound_exactly_like_the_whole(backend, voice, text):
     assert joined == whole
 
 
-def test_this_build_of_the_library_can_repeat_itself(backend):
+def test_installed_espeak_library_is_repeatable(backend):
     assert backend._library.repeatable
 
 
 # --- text that arrives bit by bit -----------------------------------------------------------------------------
 
 
-def test_appended_text_sounds_like_the_whole(backend):
+def test_appended_text_has_same_audio_as_whole_text(backend):
     backend.add(say("The lights are on.", ended=False))
     events = drain(backend, [])
     assert pcm_of(events)
@@ -168,7 +168,7 @@ def test_appended_text_sounds_like_the_whole(backend):
     assert isinstance(events[-1], Done)
 
 
-def test_the_result_does_not_depend_on_when_the_steps_come(backend):
+def test_audio_is_independent_of_the_timing_of_steps(backend):
     texts = ["One,", " two and", " three. Four.", " Five"]
 
     def made(stepping):
@@ -184,7 +184,7 @@ def test_the_result_does_not_depend_on_when_the_steps_come(backend):
     assert made(stepping=True) == made(stepping=False)
 
 
-def test_an_unfinished_clause_waits(backend):
+def test_unfinished_clause_is_not_spoken_until_end(backend):
     backend.add(say("Turn on", ended=False))
     assert drain(backend, []) == []
     backend.append(1, " the light")
@@ -196,7 +196,7 @@ def test_an_unfinished_clause_waits(backend):
 # --- cancel, hold, and a listener that fails ------------------------------------------------------------------
 
 
-def test_a_cancelled_job_is_silent_and_leaves_no_trace(backend):
+def test_cancel_stops_job_without_changing_the_next(backend):
     alone = spoken(backend, LIGHTS)
     backend.add(say("One. Two. Three. Four. Five.", job=7))
     backend.add(say(LIGHTS))
@@ -210,7 +210,7 @@ def test_a_cancelled_job_is_silent_and_leaves_no_trace(backend):
     assert pcm_of(events) == alone
 
 
-def test_commands_for_a_job_that_is_gone_do_nothing(backend):
+def test_commands_for_unknown_job_are_ignored(backend):
     backend.cancel(99)
     backend.hold(99, True)
     backend.append(99, "Hello.")
@@ -218,7 +218,7 @@ def test_commands_for_a_job_that_is_gone_do_nothing(backend):
     assert drain(backend, []) == []
 
 
-def test_a_held_job_waits_while_others_speak(backend):
+def test_paused_job_produces_nothing_while_others_run(backend):
     backend.add(say(LIGHTS))
     backend.add(say("Two.", job=2))
     backend.hold(1, True)
@@ -233,7 +233,7 @@ class ListenerGone(Exception):
     pass
 
 
-def test_an_error_of_the_listener_comes_through_and_the_next_job_is_unharmed(backend):
+def test_error_in_send_propagates_and_next_job_is_unchanged(backend):
     before = spoken(backend, LIGHTS)
     backend.add(say(LIGHTS))
     chunks = 0
@@ -256,7 +256,7 @@ def test_an_error_of_the_listener_comes_through_and_the_next_job_is_unharmed(bac
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", ".", "?!", "...", "\u200b", "\0", "\ud800", '"', "()", "█"])
-def test_nothing_to_say_is_done_at_once(backend, text):
+def test_text_without_speech_ends_without_audio(backend, text):
     backend.add(say(text))
     (done,) = drain(backend, [])
     assert (done.job, done.samples) == (1, 0)
@@ -273,11 +273,11 @@ def test_nothing_to_say_is_done_at_once(backend, text):
         ("𝕳𝖊𝖑𝖑𝖔", "Hello"),
     ],
 )
-def test_what_could_harm_is_taken_out(backend, odd, plain):
+def test_control_characters_and_surrogates_are_removed(backend, odd, plain):
     assert spoken(backend, odd) == spoken(backend, plain)
 
 
-def test_markup_and_phonemes_are_text(backend):
+def test_ssml_and_phoneme_markup_is_spoken_as_text(backend):
     assert spoken(backend, "hi [[h@l'oU]]") != spoken(backend, "hi hello")
     pcm = spoken(backend, 'one <break time="5s"/> two')
     assert bytes(2 * RATE) not in pcm  # no second of silence
@@ -288,7 +288,7 @@ def test_markup_and_phonemes_are_text(backend):
     "text",
     ["and so it goes on " * 280, "a" * 5000, "客厅和厨房的灯都亮着" * 100, "1234567890" * 100, "a, " * 500, "!" * 5000],
 )
-def test_a_step_stays_short_whatever_the_text(backend, text):
+def test_step_produces_bounded_audio_for_any_text(backend, text):
     backend.add(say(text))
     made, more = [], True
     while more:
@@ -305,7 +305,7 @@ def test_a_step_stays_short_whatever_the_text(backend, text):
     st.sampled_from([voice.id for voice in EspeakBackend().voices()]),
     st.sampled_from([None, "whisper", "female"]),
 )
-def test_any_text_ends_well(backend, text, voice, style):
+def test_any_text_voice_and_style_end_with_done(backend, text, voice, style):
     backend.add(say(text, voice, style=style))
     events = drain(backend, [])
     assert isinstance(events[-1], Done)

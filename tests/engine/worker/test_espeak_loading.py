@@ -12,19 +12,19 @@ from engine.worker.backends.espeak import EspeakBackend
 from tests.engine.support.espeak import python
 
 
-def test_importing_it_does_not_load_the_library():
+def test_import_does_not_load_espeak_library():
     code = "import sys, engine.worker.backends.espeak; print('espeakng_loader' in sys.modules)"
     assert python(code) == "False"
 
 
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+def test_load_without_package_raises_with_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(BackendError, match=r"pip install 'qwentts-daemon\[espeak\]'") as missing:
         EspeakBackend().load()
     assert missing.value.permanent
 
 
-def test_a_missing_library_is_named_with_the_remedy(monkeypatch, tmp_path):
+def test_load_without_library_raises_with_remedy(monkeypatch, tmp_path):
     loader = types.SimpleNamespace(get_library_path=lambda: tmp_path / "none.so", get_data_path=lambda: tmp_path)
     monkeypatch.setitem(sys.modules, "espeakng_loader", loader)
     with pytest.raises(BackendError, match=r"none\.so.*pip install 'qwentts-daemon\[espeak\]'") as missing:
@@ -32,7 +32,7 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch, tmp_path):
     assert missing.value.permanent
 
 
-def test_missing_data_are_an_error_and_not_the_end_of_the_process(tmp_path):
+def test_load_without_data_raises_instead_of_exiting(tmp_path):
     code = (
         "import espeakng_loader, sys; from engine.worker.backends.espeak import BackendError, EspeakBackend\n"
         "espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
@@ -42,7 +42,7 @@ def test_missing_data_are_an_error_and_not_the_end_of_the_process(tmp_path):
     assert python(code, str(tmp_path)).startswith("True eSpeak NG cannot be loaded (eSpeak NG cannot use its data in ")
 
 
-def test_a_broken_voice_fails_its_job_only(tmp_path):
+def test_damaged_voice_file_fails_only_its_job(tmp_path):
     data = Path(espeakng_loader.get_data_path())
     for entry in data.iterdir():
         if entry.name != "lang":

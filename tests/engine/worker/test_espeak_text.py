@@ -21,19 +21,19 @@ from engine.worker.backends.espeak_text import TextChunk, by_script, clean, cut
         ("...", [], "..."),
     ],
 )
-def test_text_is_cut_where_a_clause_surely_ends(text, pieces, rest):
+def test_cut_splits_at_certain_ends_of_clauses(text, pieces, rest):
     assert cut(text, ended=False) == (pieces, rest)
     assert cut(text, ended=True) == (pieces + ([rest] if rest else []), "")
 
 
-def test_a_long_clause_is_broken_at_a_blank_with_a_comma():
+def test_cut_splits_long_clause_at_a_space_and_adds_a_comma():
     pieces, _ = cut("word " * 100, ended=True)
     assert len(pieces) == 4
     assert all(piece.endswith("word, ") for piece in pieces[:-1])
 
 
 @given(st.lists(st.text(alphabet="aZ5.,;?!… \n'\"()-。日é\u0301я", max_size=80)))
-def test_no_text_is_lost_wherever_it_is_cut(parts):
+def test_cut_keeps_all_text_for_any_fragments(parts):
     pieces, rest = [], ""
     for part in parts:
         complete, rest = cut(rest + part, ended=False)
@@ -52,7 +52,7 @@ def kept(text):
     return [char for char in text if char not in ", \n"]
 
 
-def test_stretches_of_writing_go_to_their_readers():
+def test_by_script_assigns_runs_of_a_script_to_a_voice():
     assert by_script("Now “Дорога” by Кино, π.", "") == [
         TextChunk("Now “, ", "", pause=False),
         TextChunk("Дорога”, ", "ru", pause=False),
@@ -65,7 +65,7 @@ def test_stretches_of_writing_go_to_their_readers():
 
 
 @given(st.text())
-def test_cleaned_text_can_be_encoded_and_cleaning_again_changes_nothing(text):
+def test_clean_returns_encodable_text_and_is_idempotent(text):
     cleaned = clean(text)
     assert b"\0" not in cleaned.encode()
     assert clean(cleaned) == cleaned

@@ -66,7 +66,7 @@ def backend():
     return backend
 
 
-def test_the_list_of_voices_needs_no_library():
+def test_voices_are_listed_without_the_library():
     voices = EspeakBackend().voices()
     assert [voice.id for voice in voices] == list(SAMPLES)
     assert all(voice.id == f"espeak-{voice.languages[0].lower()}" for voice in voices)
@@ -76,7 +76,7 @@ def test_the_list_of_voices_needs_no_library():
 
 
 @pytest.mark.parametrize("voice", SAMPLES)
-def test_each_voice_speaks_a_word_of_its_language(backend, voice):
+def test_every_voice_speaks_a_word_of_its_language(backend, voice):
     pcm = spoken(backend, SAMPLES[voice], voice)
     assert 0.2 < seconds(pcm) < 1.6  # a word that is spelled out takes longer
     assert loudness(pcm) > 500
@@ -110,7 +110,7 @@ def test_voices_and_styles_sound_different(backend):
         ("", "espeak-en-gb"),
     ],
 )
-def test_a_language_chooses_the_voice(backend, language, like):
+def test_language_selects_the_voice(backend, language, like):
     text = "Radio Berlin"
     assert spoken(backend, text, "espeak-en-gb", language=language) == spoken(backend, text, like)
 
@@ -123,14 +123,14 @@ def test_a_language_chooses_the_voice(backend, language, like):
         ({"style": "angry"}, "voice-not-found", "whisper"),
     ],
 )
-def test_what_is_not_there_is_refused_by_name(backend, wrong, code, named):
+def test_add_rejects_unknown_voice_style_and_language(backend, wrong, code, named):
     with pytest.raises(JobError, match=named) as refused:
         backend.add(say("Hello.", **wrong))
     assert refused.value.code == code
     assert drain(backend, []) == []
 
 
-def test_case_does_not_matter_and_instruct_is_ignored(backend):
+def test_voice_and_style_ignore_case_and_instruct_is_ignored(backend):
     pcm = spoken(backend, "Hello", "Espeak-EN-us", style="WHISPER", instruct="Sing!")
     assert pcm == spoken(backend, "Hello", style="whisper")
 
@@ -139,7 +139,7 @@ def test_case_does_not_matter_and_instruct_is_ignored(backend):
     ("text", "voice"),
     [("日本", "espeak-zh-cn"), ("ひらがな", "espeak-ja"), ("Дорога", "espeak-ru"), ("שלום", "espeak-he")],
 )
-def test_writing_a_voice_cannot_read_is_read_by_one_that_can(backend, text, voice):
+def test_script_unknown_to_the_voice_is_spoken_by_another_voice(backend, text, voice):
     assert spoken(backend, text, "espeak-en-us") == spoken(backend, text, voice)
     mixed, parts = spoken(backend, f"Now playing {text}"), (spoken(backend, "Now playing"), spoken(backend, text))
-    assert seconds(mixed) < sum(map(seconds, parts)) + 0.1  # said in one breath
+    assert seconds(mixed) < sum(map(seconds, parts)) + 0.1  # without pauses between the parts

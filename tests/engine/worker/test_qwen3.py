@@ -48,7 +48,7 @@ def step(backend):
 # --- what is spoken ------------------------------------------------------------------------------------------------
 
 
-def test_a_preset_voice_speaks_exactly_what_the_engine_gives(preset):
+def test_preset_voice_has_exactly_the_audio_of_the_engine(preset):
     reference = Reference()
     assert same(spoken(preset), reference.preset(TEXT))
     assert same(spoken(preset, voice="eric", language="zh-CN"), reference.preset(TEXT, "eric", "chinese"))
@@ -57,7 +57,7 @@ def test_a_preset_voice_speaks_exactly_what_the_engine_gives(preset):
     assert whispered != reference.preset(TEXT)
 
 
-def test_the_events_of_a_job_are_one_start_chunks_and_one_end(preset):
+def test_qwen3_job_sends_started_chunks_and_done(preset):
     preset.add(Synthesize(1, "ryan", TEXT))
     events = drain(preset)
     assert isinstance(events[0], Started)
@@ -68,7 +68,7 @@ def test_the_events_of_a_job_are_one_start_chunks_and_one_end(preset):
     assert events[-1].busy_s > 0
 
 
-def test_text_in_fragments_is_spoken_as_the_whole(preset):
+def test_appended_text_has_same_audio_as_whole_text(preset):
     whole = spoken(preset)
     preset.add(Synthesize(2, "ryan", "", ended=False))
     events = []
@@ -79,7 +79,7 @@ def test_text_in_fragments_is_spoken_as_the_whole(preset):
     assert same(pcm_of(drain(preset, events), 2), whole)
 
 
-def test_jobs_together_sound_as_alone(preset):
+def test_concurrent_jobs_have_same_audio_as_single_ones(preset):
     alone = {voice: spoken(preset, voice=voice) for voice in ("ryan", "vivian", "sohee")}
     for job, voice in enumerate(alone):
         preset.add(Synthesize(job, voice, TEXT))
@@ -88,7 +88,7 @@ def test_jobs_together_sound_as_alone(preset):
         assert same(pcm_of(events, job), pcm)
 
 
-def test_a_held_job_waits_and_a_cancelled_one_is_forgotten(preset):
+def test_paused_job_produces_nothing_and_cancelled_job_ends(preset):
     whole = spoken(preset)
     for job in (1, 2):
         preset.add(Synthesize(job, "ryan", TEXT))
@@ -103,7 +103,7 @@ def test_a_held_job_waits_and_a_cancelled_one_is_forgotten(preset):
     assert same(pcm_of(drain(preset)), whole)
 
 
-def test_between_jobs_it_tells_how_full_the_gpu_is_and_on_a_cpu_nothing(preset, monkeypatch):
+def test_idle_backend_reports_gpu_memory_but_not_on_cpu(preset, monkeypatch):
     assert step(preset) == []
     preset._opened = dataclasses.replace(preset._opened, on_gpu=True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3_000, 12_000))
@@ -115,13 +115,13 @@ def test_between_jobs_it_tells_how_full_the_gpu_is_and_on_a_cpu_nothing(preset, 
     assert Memory(9_000) not in step(preset)
 
 
-def test_an_empty_text_ends_without_audio(preset):
+def test_empty_text_ends_without_audio(preset):
     preset.add(Synthesize(1, "ryan", ""))
     (done,) = drain(preset)
     assert (done.samples, done.cut) == (0, None)
 
 
-def test_without_a_seed_each_reply_is_drawn_afresh(tmp_path):
+def test_replies_differ_without_a_seed(tmp_path):
     backend = loaded(tmp_path, sampling={"max_new_tokens": 14})
     assert spoken(backend) != spoken(backend)
 
@@ -134,7 +134,7 @@ def test_without_a_seed_each_reply_is_drawn_afresh(tmp_path):
         (Synthesize(1, "ryan", "Hi.", style="loud"), "voice-not-found"),
     ],
 )
-def test_what_cannot_be_spoken_is_refused_with_a_code(preset, request_, code):
+def test_add_rejects_unknown_voice_style_and_language(preset, request_, code):
     with pytest.raises(JobError) as refused:
         preset.add(request_)
     assert refused.value.code == code
@@ -144,7 +144,7 @@ def test_what_cannot_be_spoken_is_refused_with_a_code(preset, request_, code):
 # --- voices of the folder ------------------------------------------------------------------------------------------
 
 
-def test_cloned_voices_speak_with_and_without_their_words(tmp_path):
+def test_cloned_voice_speaks_with_and_without_transcript(tmp_path):
     words = put_voice(tmp_path, "anna", 1, "the door is open", kind="clone", language="de-DE")
     vector = put_voice(tmp_path, "bert", 2, kind="clone")
     backend, reference = loaded(tmp_path, "base"), Reference("base")
@@ -156,7 +156,7 @@ def test_cloned_voices_speak_with_and_without_their_words(tmp_path):
     assert same(spoken(backend, voice="bert"), reference.cloned(TEXT, vector / "reference.wav", None))
 
 
-def test_designed_voices_speak_as_described_with_their_styles(tmp_path):
+def test_designed_voice_speaks_with_description_and_style(tmp_path):
     put_voice(tmp_path, "ghost", kind="design", instruct="A ghost.", styles={"sad": "Very sad."})
     backend, reference = loaded(tmp_path, "voice_design"), Reference("voice_design")
     assert same(spoken(backend, voice="ghost"), reference.designed(TEXT, "A ghost."))
@@ -165,21 +165,21 @@ def test_designed_voices_speak_as_described_with_their_styles(tmp_path):
     assert same(spoken(backend, voice="ghost", style="x", instruct="Whisper."), whispering)
 
 
-def test_voice_design_without_a_voice_has_a_narrator(tmp_path):
+def test_voice_design_without_voices_offers_a_narrator(tmp_path):
     backend = loaded(tmp_path, "voice_design")
     assert same(spoken(backend, voice="narrator"), Reference("voice_design").designed(TEXT, NARRATOR.instruct))
 
 
-def test_base_without_a_voice_says_how_to_make_one_and_may_be_tried_again(tmp_path, caplog):
+def test_load_of_base_without_voices_fails_temporarily_with_remedy(tmp_path, caplog):
     put_voice(tmp_path, "broken", kind="clone")
     with pytest.raises(BackendError, match="make one: qwentts-daemon clone NAME --audio FILE") as refused:
         loaded(tmp_path, "base")
     assert not refused.value.permanent
     assert "(broken: " in str(refused.value)
-    assert caplog.messages == []  # the daemon says it, once
+    assert caplog.messages == []  # the daemon logs it, once
 
 
-def test_base_whose_only_recording_is_no_sound_stays_for_a_better_one(tmp_path, at_once):
+def test_load_of_base_with_unusable_recording_waits_for_a_new_one(tmp_path, at_once):
     (put_voice(tmp_path, "anna", kind="clone") / "reference.wav").write_bytes(b"no sound")
     backend = loaded(tmp_path, "base")
     assert backend.voices() == ()
@@ -189,7 +189,7 @@ def test_base_whose_only_recording_is_no_sound_stays_for_a_better_one(tmp_path, 
     assert spoken(backend, voice="anna")
 
 
-def test_a_prompt_is_computed_once_and_again_when_its_recording_changes(tmp_path, monkeypatch):
+def test_voice_prompt_is_cached_until_its_recording_changes(tmp_path, monkeypatch):
     heard = []
     real = torch.nn.Module.__call__
 
@@ -211,7 +211,7 @@ def test_a_prompt_is_computed_once_and_again_when_its_recording_changes(tmp_path
     loaded(tmp_path, "base")
 
 
-def test_voices_come_change_and_go_while_it_runs(tmp_path, at_once):
+def test_backend_follows_added_changed_and_removed_voices(tmp_path, at_once):
     put_voice(tmp_path, "anna", 1, kind="clone")
     backend = loaded(tmp_path, "base")
     anna = spoken(backend, voice="anna")
@@ -233,7 +233,7 @@ def test_voices_come_change_and_go_while_it_runs(tmp_path, at_once):
         spoken(backend, voice="anna")
 
 
-def test_a_broken_voice_is_one_line_and_no_more(tmp_path, at_once, caplog):
+def test_broken_voice_is_logged_once(tmp_path, at_once, caplog):
     put_voice(tmp_path, "anna", 1, kind="clone")
     backend = loaded(tmp_path, "base")
     (put_voice(tmp_path, "broken", kind="clone") / "reference.wav").write_bytes(b"no sound")
@@ -248,7 +248,7 @@ def test_a_broken_voice_is_one_line_and_no_more(tmp_path, at_once, caplog):
     assert [voice.id for voice in backend.voices()] == ["anna"]
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def refused(folder, name, **changed):
     return str(error.value), error.value.permanent
 
 
-def test_a_checkpoint_that_is_not_whole_or_not_ours_is_refused_for_good(tmp_path, copy):
+def test_load_rejects_incomplete_or_foreign_checkpoint_permanently(tmp_path, copy):
     (copy / "vocab.json").rename(copy / "away")
     assert refused(tmp_path, copy) == (
         f"{copy}: lacks vocab.json; it is not a complete Qwen3-TTS 12 Hz checkpoint",
@@ -281,13 +281,13 @@ def test_a_checkpoint_that_is_not_whole_or_not_ours_is_refused_for_good(tmp_path
     assert refused(tmp_path, tmp_path / "nowhere")[1]
 
 
-def test_no_network_is_waited_for(tmp_path):
+def test_load_without_network_fails_temporarily(tmp_path):
     reason, permanent = refused(tmp_path, "someone/model", offline=True, cache_dir=str(tmp_path))
     assert "the hub cannot be reached or offline mode is on" in reason
     assert not permanent
 
 
-def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
+def test_load_without_packages_fails_with_remedy(tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "soxr") else real(name))
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
@@ -295,13 +295,13 @@ def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
     assert permanent
 
 
-def test_wrong_sampling_is_refused_for_good(tmp_path):
+def test_load_rejects_invalid_sampling_permanently(tmp_path):
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"), sampling={"top_p": 2.0})
     assert "sampling: top_p must be between" in reason
     assert permanent
 
 
-def test_too_little_gpu_memory_may_be_tried_again(tmp_path, monkeypatch):
+def test_load_out_of_memory_fails_temporarily(tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -312,7 +312,7 @@ def test_too_little_gpu_memory_may_be_tried_again(tmp_path, monkeypatch):
     assert not permanent
 
 
-def test_a_gpu_that_is_too_small_is_told_before_loading(tmp_path, monkeypatch):
+def test_load_checks_gpu_memory_before_loading(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: 300 << 20)
     monkeypatch.setattr("engine.worker.backends.qwen3_loading.load_checkpoint", None)
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
@@ -320,7 +320,7 @@ def test_a_gpu_that_is_too_small_is_told_before_loading(tmp_path, monkeypatch):
     assert not permanent
 
 
-def test_slots_are_as_long_as_the_free_memory_allows(tmp_path, monkeypatch):
+def test_slots_are_as_long_as_free_memory_allows(tmp_path, monkeypatch):
     sizes = footprint(read_config(tiny_directory("custom_voice")), NumberBytes(4, 4))
     free = iter([1 << 40, needed(sizes, 3, 1536)])  # before loading, and after
     monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: next(free))
@@ -328,7 +328,7 @@ def test_slots_are_as_long_as_the_free_memory_allows(tmp_path, monkeypatch):
     assert "3 jobs of 1536 positions (123 s of speech)" in backend.description
 
 
-def test_a_gpu_that_others_fill_while_the_model_loads_is_tried_again(tmp_path, monkeypatch):
+def test_load_fails_temporarily_when_gpu_fills_meanwhile(tmp_path, monkeypatch):
     free = iter([1 << 40, 0])
     monkeypatch.setattr("engine.worker.backends.qwen3_loading.free_bytes", lambda device: next(free))
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
@@ -350,7 +350,7 @@ def machine(monkeypatch):
     return pretend
 
 
-def test_the_device_is_the_gpu_or_with_a_warning_the_cpu(machine, caplog):
+def test_choose_device_prefers_gpu_and_warns_of_cpu(machine, caplog):
     machine("12.8", 2, True)
     assert (choose_device("auto"), choose_device("cuda:1"), choose_device("cpu")) == ("cuda:0", "cuda:1", "cpu")
     assert caplog.messages == []
@@ -362,14 +362,14 @@ def test_the_device_is_the_gpu_or_with_a_warning_the_cpu(machine, caplog):
 @pytest.mark.parametrize(
     ("build", "wanted", "permanent"), [("12.8", "auto", False), ("12.8", "cuda:1", False), (None, "cuda", True)]
 )
-def test_a_gpu_that_is_not_there_now_may_come_back(machine, build, wanted, permanent):
+def test_choose_device_fails_temporarily_while_gpu_is_missing(machine, build, wanted, permanent):
     machine(build, 0, True)
     with pytest.raises(BackendError) as missing:
         choose_device(wanted)
     assert missing.value.permanent == permanent
 
 
-def test_the_type_is_what_the_gpu_computes_in(machine):
+def test_choose_dtype_follows_compute_capability(machine):
     machine("12.8", 1, True, (8, 6))
     assert choose_dtype("auto", "cuda:0") is torch.bfloat16
     machine("12.8", 1, True, (7, 5))
@@ -379,7 +379,7 @@ def test_the_type_is_what_the_gpu_computes_in(machine):
 
 
 def failing(backend, error):
-    """Let the next step of the model raise; gives back how to mend it."""
+    """Let the next step of the model raise; return a function that repairs it."""
     runner = backend._opened.engine._runner
     real = runner.advance
 
@@ -390,7 +390,7 @@ def failing(backend, error):
     return lambda: setattr(runner, "advance", real)
 
 
-def test_out_of_memory_fails_the_jobs_of_that_step_and_the_next_one_is_fine(preset):
+def test_out_of_memory_fails_only_the_jobs_of_that_step(preset):
     whole = spoken(preset)
     for job in (1, 2, 3):
         preset.add(Synthesize(job, "ryan", TEXT))
@@ -406,7 +406,7 @@ def test_out_of_memory_fails_the_jobs_of_that_step_and_the_next_one_is_fine(pres
     assert isinstance(drain(preset)[-1], Done)
 
 
-def test_out_of_memory_for_a_voice_fails_its_job_only(tmp_path, monkeypatch):
+def test_out_of_memory_while_priming_voice_fails_only_its_job(tmp_path, monkeypatch):
     put_voice(tmp_path, "anna", 1, "the door", kind="clone")
     backend = loaded(tmp_path, "base")
 
@@ -420,7 +420,7 @@ def test_out_of_memory_for_a_voice_fails_its_job_only(tmp_path, monkeypatch):
     assert spoken(backend, voice="anna")
 
 
-def test_another_error_of_the_device_ends_the_worker(preset):
+def test_other_device_error_propagates_from_step(preset):
     preset.add(Synthesize(1, "ryan", TEXT))
     preset.step([].append)
     failing(preset, RuntimeError("CUDA error: an illegal memory access was encountered"))
@@ -428,7 +428,7 @@ def test_another_error_of_the_device_ends_the_worker(preset):
         drain(preset)
 
 
-def test_a_warm_gpu_leaves_no_trace_of_the_warming(tmp_path):
+def test_warm_up_does_not_change_later_jobs(tmp_path):
     backend = loaded(tmp_path)
     whole = spoken(backend)
     backend._opened = types.SimpleNamespace(

@@ -17,7 +17,7 @@ HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
         ("/nowhere/model", True, True, "espeak", "engine.model /nowhere/model is not a directory"),
     ],
 )
-def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model, gpu, installed, name, reason):
+def test_choose_auto_selects_best_backend_for_the_machine(tmp_path, monkeypatch, model, gpu, installed, name, reason):
     monkeypatch.setattr(selection, "GPU_DEVICES", (str(tmp_path if gpu else tmp_path / "none"),))
     chosen = choose("auto", model, lambda module: installed)
     assert chosen.name == name
@@ -25,7 +25,7 @@ def test_auto_is_the_best_that_this_machine_can_run(tmp_path, monkeypatch, model
 
 
 @pytest.mark.parametrize("wanted", ["qwen3", "espeak"])
-def test_a_named_backend_is_taken_at_its_word(wanted):
+def test_choose_accepts_named_backend_without_checks(wanted):
     assert choose(wanted, "/nowhere", lambda module: False).path == selection.BACKENDS[wanted]
 
 
@@ -37,7 +37,7 @@ def test_a_named_backend_is_taken_at_its_word(wanted):
         (2, {"CUDA_VISIBLE_DEVICES": "1,-1,0"}, 1),
     ],
 )  # fmt: skip
-def test_gpus_are_counted_as_a_worker_will_see_them(tmp_path, monkeypatch, gpus, environment, count):
+def test_gpu_count_honours_cuda_visible_devices(tmp_path, monkeypatch, gpus, environment, count):
     folder = tmp_path / "gpus"
     for number in range(gpus or 0):
         (folder / f"0000:0{number}:00.0").mkdir(parents=True)
