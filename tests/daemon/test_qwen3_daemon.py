@@ -8,7 +8,6 @@ import sys
 import wave
 
 import pytest
-from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from qwentts_daemon.config.live import LiveConfig
@@ -17,7 +16,7 @@ from qwentts_daemon.errors import SpeechError
 from qwentts_daemon.synthesis.reply import Synthesizer
 from tests.engine.support.qwen3 import Reference, put_voice, same, write_wave
 from tests.engine.support.tiny_models import tiny_directory
-from tests.support.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream
+from tests.support.harness import PATIENCE_S, ROOT, connected, daemon, hear, speak, started, stream, voice_names
 
 TEXT = "Hello there, the lights are on. The door is open!"
 RATE, ESPEAK_RATE = 24_000, 22_050
@@ -67,19 +66,12 @@ async def handed_over(text):
     return pool.text
 
 
-async def voices_of(process):
-    async with connected(process) as client:
-        await client.write_event(Describe().event())
-        (program,) = (await hear(client, "info")).events[-1].data["tts"]
-    return [voice["name"] for voice in program["voices"]]
-
-
 async def until_voices(process, *names):
     for _ in range(100):
-        if await voices_of(process) == list(names):
+        if await voice_names(process) == list(names):
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(f"{await voices_of(process)}, not {names}:\n" + "\n".join(process.lines))
+    raise AssertionError(f"{await voice_names(process)}, not {names}:\n" + "\n".join(process.lines))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +133,7 @@ async def test_fallback_speaks_for_listed_voices_while_model_loads(tmp_path):
         *settings(tmp_path), fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(tmp_path / "gate")
     ) as process:
         process.wait_for("qwentts-espeak is ready")
-        assert "ryan" in await voices_of(process)
+        assert "ryan" in await voice_names(process)
         assert (await speak(process, TEXT, SynthesizeVoice("ryan"))).rate == ESPEAK_RATE
         (tmp_path / "gate").touch()
         described = r".* on CPU, float32, plain kernels, \d jobs of 4096 positions .328 s of speech., after "
@@ -155,7 +147,7 @@ async def test_request_waits_for_model_without_fallback(tmp_path):
     with started(*more, fake="tests.support.fakes_qwen3:SlowQwen3", TEST_GATE=str(gate)) as process:
         async with connected(process) as client:
             await client.write_event(Synthesize(TEXT).event())
-            assert "ryan" in await voices_of(process)
+            assert "ryan" in await voice_names(process)
             gate.touch()
             assert (await hear(client, "audio-stop")).rate == RATE
 
@@ -177,7 +169,7 @@ async def test_fallback_speaks_without_network_and_reason_is_logged_once(tmp_pat
     )
     with daemon(*more, ready="qwentts-espeak", HF_ENDPOINT=hub) as process:
         process.wait_for("cannot be loaded: .* the hub cannot be reached .*; it is tried again until it can")
-        assert len(await voices_of(process)) == 9
+        assert len(await voice_names(process)) == 9
         assert (await speak(process, TEXT)).rate == ESPEAK_RATE
         process.wait_for("DEBUG .* cannot be loaded")
         assert len([line for line in process.lines if "ERROR" in line]) == 1
@@ -228,13 +220,13 @@ async def test_clone_command_creates_voice_from_recording(tmp_path):
     folder = tmp_path / "voices"
     with daemon(*settings(folder, "base"), ready="qwentts-espeak") as process:
         process.wait_for("cannot be loaded: .*cloned voices only.* make one: qwentts-daemon clone NAME --audio FILE")
-        assert "espeak-en-us" in await voices_of(process)
+        assert "espeak-en-us" in await voice_names(process)
         assert (await speak(process, "Hallo.", SynthesizeVoice("espeak-de"))).rate == ESPEAK_RATE
         words = ["--transcript", "the door is open", "--language", "de-DE", "--set", f"voices.dir={folder}"]
         made = await asyncio.to_thread(run, "clone", "me", "--audio", recording, *words, "--uri", process.uri)
         assert made.returncode == 0, made.stderr
         assert "2.0 s is short: 3 to 30 s work best" in made.stderr
-        assert f"the voice me lies in {folder}/me" in made.stdout
+        assert f"the voice me is in {folder}/me" in made.stdout
         assert "me has spoken 1.0 s" in made.stdout
         with wave.open(str(folder / "me" / "sample.wav")) as sample:
             assert sample.getframerate() == RATE
@@ -329,10 +321,10 @@ async def test_missing_default_voice_becomes_default_when_it_appears(tmp_path):
         process.wait_for(r"voices\.aliases\.boss: no voice 'bert'.*; it may still come")
         put_voice(folder, "anna", seed=3, kind="clone")
         process.wait_for("qwentts-qwen3 is ready")
-        assert await voices_of(process) == ["anna"]
+        assert await voice_names(process) == ["anna"]
         put_voice(folder, "bert", seed=4, kind="clone")
         process.wait_for("2 voices now")
-        while await voices_of(process) != ["bert", "anna", "boss"]:
+        while await voice_names(process) != ["bert", "anna", "boss"]:
             pass  # the daemon receives them shortly after the log line
         assert (await speak(process, TEXT)).rate == RATE
 
@@ -345,4 +337,4 @@ async def test_default_voice_missing_in_model_is_ignored(tmp_path):
         process.wait_for("qwentts-qwen3 is ready")
         assert (await speak(process, TEXT)).rate == RATE
         process.wait_for(r"voices\.default: no voice 'espeak-de'.*; it may still come")
-        assert await voices_of(process) == ["anna"]
+        assert await voice_names(process) == ["anna"]

@@ -6,7 +6,6 @@ python -m pytest tests/gpu/test_codec_kernels.py -m gpu -s     (`python -m tests
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from tests.engine.kernels.codec_fused import advance, empty_ring, new_stream, ru
 from tests.gpu.full_codec import full_decoder, snr
 
 pytestmark = [
+    pytest.mark.usefixtures("exact_float32"),
     pytest.mark.gpu,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
@@ -29,15 +29,6 @@ pytestmark = [
 NEAR = {torch.float16: 42.0}
 """Decibels of signal over the error. (float32 means truncated TF32 products, 36 dB: for the interpreter only.)"""
 STEPS = (1, 1, 2, 4, 8)
-
-
-@pytest.fixture(autouse=True)
-def _exact_float32() -> Iterator[None]:
-    """TF32 off, so that the torch decoder is the yardstick it claims to be."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture(scope="module", params=NEAR, ids=lambda dtype: str(dtype).rpartition(".")[2])

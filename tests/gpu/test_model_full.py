@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.engine.support.random_inputs import codes as random_codes
 from tests.parity.reference import import_reference, load_reference
 
 pytestmark = [
+    pytest.mark.usefixtures("exact_float32"),
     pytest.mark.gpu,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
@@ -35,17 +36,6 @@ FRAMES = 256
 BATCH = 4
 FLOAT32 = LoadOptions(device=DEVICE, dtype=torch.float32)
 BFLOAT16 = LoadOptions(device=DEVICE, dtype=torch.bfloat16)
-
-
-@pytest.fixture(autouse=True)
-def _exact_float32() -> Iterator[None]:
-    """TF32 off, so that float32 is the yardstick it claims to be."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 @pytest.fixture(scope="module", params=["1b7", "0b6"])

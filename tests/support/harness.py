@@ -22,6 +22,7 @@ import psutil
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
+from wyoming.info import Describe
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 
 from engine.worker.backends import selection
@@ -161,6 +162,14 @@ def started(*settings: str, **options: Any) -> Iterator[DaemonProcess]:
     finally:
         process.process.kill()
         process.wait()
+
+
+async def voice_names(process: DaemonProcess) -> list[str]:
+    """Return the voices that a daemon lists, in order."""
+    async with connected(process) as client:
+        await client.write_event(Describe().event())
+        (program,) = (await hear(client, "info")).events[-1].data["tts"]
+    return [voice["name"] for voice in program["voices"]]
 
 
 class Systemd:

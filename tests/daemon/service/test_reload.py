@@ -16,7 +16,7 @@ from wyoming.tts import Synthesize, SynthesizeVoice
 from qwentts_daemon.config.live import LIVE, compare
 from qwentts_daemon.config.schema import Audio, Config, Engine, Log, Queue, Text, Voices, Wyoming
 from tests.support.fakes import RATE, tone
-from tests.support.harness import PATIENCE_S, ROOT, Systemd, connected, daemon, hear, speak
+from tests.support.harness import PATIENCE_S, ROOT, Systemd, connected, daemon, hear, speak, voice_names
 
 
 class File:
@@ -39,12 +39,6 @@ def file(tmp_path):
     return File(tmp_path / "config.yaml", "audio: {lead_silence: 1}\n")
 
 
-async def voices(process):
-    async with connected(process) as client:
-        await client.write_event(Describe().event())
-        return [voice["name"] for voice in (await hear(client, "info")).events[-1].data["tts"][0]["voices"]]
-
-
 async def test_reload_applies_voices_text_and_audio(file):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         assert (await speak(process, "a")).seconds > 1
@@ -55,8 +49,8 @@ async def test_reload_applies_voices_text_and_audio(file):
         )
         names = "voices.default, voices.styles, voices.aliases, audio.lead_silence, text.max_length, text.replacements"
         assert line == f"configuration read again: {names}"
-        assert (await voices(process))[0] == "vivian"
-        assert {"kitchen", "ryan+whisper"} <= set(await voices(process))
+        assert (await voice_names(process))[0] == "vivian"
+        assert {"kitchen", "ryan+whisper"} <= set(await voice_names(process))
         assert (await speak(process, "a", SynthesizeVoice("kitchen"))).pcm == tone("b")
         assert (await speak(process, "Too long for this.")).code == "text-too-long"
 

@@ -3,26 +3,19 @@
 import asyncio
 
 import psutil
-from wyoming.info import Describe
 from wyoming.tts import Synthesize
 
 from qwentts_daemon.voices.request import SynthesisRequest
 from qwentts_daemon.workers.idle import IdleManager
 from qwentts_daemon.workers.queue import Turn
 from tests.support.fakes import RATE
-from tests.support.harness import connected, daemon, gone, hear, running_pool, speak
+from tests.support.harness import connected, daemon, gone, hear, running_pool, speak, voice_names
 
 ESPEAK_RATE = 22_050
 RYAN = SynthesisRequest("ryan")
 ALONE = "engine.fallback=false"
 BRIEFLY = "engine.keep_alive=0.05"
 GONE = "qwentts-qwen3 has given its GPU back"
-
-
-async def voices(process):
-    async with connected(process) as client:
-        await client.write_event(Describe().event())
-        return [voice["name"] for voice in (await hear(client, "info")).events[-1].data["tts"][0]["voices"]]
 
 
 async def test_idle_worker_unloads_keeps_voices_and_reloads_on_request():
@@ -32,7 +25,7 @@ async def test_idle_worker_unloads_keeps_voices_and_reloads_on_request():
         process.wait_for(GONE)
         assert not worker.is_running()
         assert process.workers() == []
-        assert await voices(process) == ["ryan", "vivian"]
+        assert await voice_names(process) == ["ryan", "vivian"]
         assert (await speak(process, "And back.")).rate == RATE
         process.wait_for("qwentts-qwen3 is ready", 2)
 
@@ -68,7 +61,7 @@ async def test_new_voice_in_folder_reloads_model(tmp_path):
         (tmp_path / "anna").mkdir()
         (tmp_path / "anna" / "voice.yaml").write_text("kind: clone")
         process.wait_for("qwentts-qwen3 is ready", 2)
-        assert "anna" in await voices(process)
+        assert "anna" in await voice_names(process)
 
 
 async def test_unload_waits_for_running_replies_and_next_request_cancels_it():

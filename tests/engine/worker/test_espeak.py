@@ -13,14 +13,6 @@ from engine.worker.backends.espeak_library import SynthState
 from engine.worker.backends.espeak_text import cut
 from tests.engine.support.espeak import LIGHTS, RATE, drain, loudness, pcm_of, python, say, seconds, spoken
 
-
-@pytest.fixture(scope="module")
-def backend():
-    backend = EspeakBackend()
-    backend.load()
-    return backend
-
-
 # --- the shape of a job ---------------------------------------------------------------------------------------
 
 

@@ -59,13 +59,6 @@ SAMPLES = {
 }
 
 
-@pytest.fixture(scope="module")
-def backend():
-    backend = EspeakBackend()
-    backend.load()
-    return backend
-
-
 def test_voices_are_listed_without_the_library():
     voices = EspeakBackend().voices()
     assert [voice.id for voice in voices] == list(SAMPLES)
