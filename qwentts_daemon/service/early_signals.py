@@ -12,7 +12,8 @@ _hung_up = False
 
 def install() -> None:
     """Make Ctrl-C end the process quietly with status 130, and keep SIGHUP from ending a daemon that is starting."""
-    signal.signal(signal.SIGINT, _interrupted)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job of a shell ignores it
+        signal.signal(signal.SIGINT, _interrupted)
     command = sys.argv[1] if len(sys.argv) > 1 else "-"
     if command == "run" or command.startswith("-"):  # other commands end with their terminal
         signal.signal(signal.SIGHUP, _remember)
@@ -20,7 +21,8 @@ def install() -> None:
 
 def imported() -> None:
     """Let Ctrl-C raise KeyboardInterrupt from now on."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def hung_up() -> bool:

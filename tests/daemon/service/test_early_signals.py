@@ -8,7 +8,13 @@ import pytest
 
 from tests.support.harness import PATIENCE_S
 
-INSTALL = "import os, signal, sys; sys.argv = ['qwentts-daemon', *{words}]\n" + (
+# nohup, or a shell's background job, may have started the tests with these signals ignored.
+DEFAULTS = (
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+)
+INSTALL = DEFAULTS + (
+    "sys.argv = ['qwentts-daemon', *{words}]\n"
     "from qwentts_daemon.service import early_signals; early_signals.install()\n"
 )
 
@@ -31,8 +37,14 @@ def test_interrupt_during_cli_imports_exits_130_without_traceback():
         "builtins.__import__ = slow\n"
         "from qwentts_daemon.__main__ import main; main()"
     )
-    finished = python("import os, signal, sys; sys.argv = ['qwentts-daemon', 'voices']\n" + interrupt)
+    finished = python(DEFAULTS + "sys.argv = ['qwentts-daemon', 'voices']\n" + interrupt)
     assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
+def test_install_keeps_an_interrupt_that_is_ignored():
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import os, sys\n"
+    install = "from qwentts_daemon.service import early_signals; early_signals.install(); early_signals.imported()\n"
+    assert python(ignored + install + "os.kill(os.getpid(), signal.SIGINT); sys.exit(3)").returncode == 3
 
 
 @pytest.mark.parametrize(
