@@ -18,6 +18,7 @@ from .checkpoint import hub, integrity, memory_plan
 from .checkpoint.hub import DownloadInterrupted
 from .checkpoint.memory_footprint import NumberBytes
 from .checkpoint.memory_plan import MemoryPlan, MemoryShortage
+from .installation import driver_fault, driver_version, install_command, install_source
 from .ipc.messages import Voice
 from .ipc.settings import Settings
 from .model.config import CheckpointError, ModelConfig, read_config
@@ -49,11 +50,15 @@ __all__ = [
     "checkpoint_files",
     "choose_backend",
     "describe_backend",
+    "driver_fault",
     "driver_files",
+    "driver_version",
     "file_fault",
     "find_checkpoint",
     "gpu_count",
     "has_known_hash",
+    "install_command",
+    "install_source",
     "kernel_cache",
     "plan_memory",
     "probe_command",

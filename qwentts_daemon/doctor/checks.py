@@ -54,7 +54,7 @@ def _natural(config: Config, in_use: bool, quick: bool) -> Iterator[Finding]:
     if isinstance(torch, Finding):
         yield torch
     else:
-        yield from model.check_gpus(torch, config.engine.devices)
+        yield from model.check_gpus(torch, config.engine.devices, model.driver_version())
     directory = model.find_model(config.engine)
     if isinstance(directory, Finding):
         yield directory

@@ -11,6 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from engine import host
+
 from .findings import Finding, error, ok, warning
 from .subprocesses import CommandResult, run
 
@@ -27,9 +29,9 @@ def check_python(version: tuple[int, int], in_environment: bool) -> list[Finding
     if not TESTED[0] <= version <= TESTED[1]:
         return [warning("python", f"{name} is not tested", f"use Python {oldest} to {newest}")]
     if not in_environment:
-        remedy = f"python3 -m venv DIR && DIR/bin/pip install '{PROGRAM}[espeak,engine]': `engine` is a common name"
+        remedy = "create one with python3 -m venv DIR and install into it: the package name `engine` is a common one"
         return [warning("python", f"{name}, not in a virtual environment", remedy)]
-    return [ok("python", f"{name}, in an environment of its own")]
+    return [ok("python", f"{name}, in a virtual environment")]
 
 
 def installed_packages(extras: Sequence[str]) -> list[tuple[Requirement, str | None]]:
@@ -55,13 +57,13 @@ def check_packages(packages: Iterable[tuple[Requirement, str | None]]) -> list[F
     """Each package against what it should be."""
     listed = list(packages)
     if not listed:
-        remedy = f"pip install '{PROGRAM}[espeak,engine]', into an environment of its own"
+        remedy = f"{host.install_command('espeak', 'engine')}, in a virtual environment"
         return [warning("packages", f"{PROGRAM} is not installed, so its requirements are unknown", remedy)]
     missing = [str(wanted) for wanted, found in listed if found is None]
     wrong = [(wanted, found) for wanted, found in listed if found and Version(found) not in wanted.specifier]
     findings = []
     if missing:
-        remedy = f"pip install '{PROGRAM}[espeak,engine]'"
+        remedy = host.install_command("espeak", "engine")
         findings.append(error("packages", f"not installed: {', '.join(missing)}", remedy))
     if wrong:
         named = ", ".join(f"{wanted.name} {found} (wanted {wanted.specifier})" for wanted, found in wrong)

@@ -17,6 +17,7 @@ from .subprocesses import CommandResult, run
 
 PROBE_TIMEOUT_S = 120.0
 """torch is large, and a disk may be slow and cold."""
+SUPPORTED_FROM = (7, 5)
 BFLOAT16_FROM = (8, 0)
 NUMBER_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -55,6 +56,11 @@ def device_files() -> list[Path]:
     return host.driver_files()
 
 
+def driver_version() -> str | None:
+    """Return the version of the loaded NVIDIA driver."""
+    return host.driver_version()
+
+
 def ask_torch() -> CommandResult:
     """Run the engine's GPU probe."""
     return run(host.probe_command(), PROBE_TIMEOUT_S)
@@ -63,7 +69,7 @@ def ask_torch() -> CommandResult:
 def read_probe(answer: CommandResult) -> Torch | Finding:
     """Return the probe's answer, or the reason why it failed."""
     if answer.fault:
-        remedy = f"reboot after a driver update; else pip install '{PROGRAM}[engine]' again"
+        remedy = f"reboot after a driver update; otherwise reinstall: {host.install_command('engine')}"
         return error("gpu", f"torch cannot ask the driver: {answer.fault}", remedy)
     found = json.loads(answer.output)
     gpus = tuple(
@@ -74,16 +80,15 @@ def read_probe(answer: CommandResult) -> Torch | Finding:
     return Torch(found["torch"], found["cuda"], gpus)
 
 
-def check_gpus(torch: Torch, wanted: Sequence[str]) -> list[Finding]:
-    """The GPUs that `engine.devices` names."""
+def check_gpus(torch: Torch, wanted: Sequence[str], driver: str | None) -> list[Finding]:
+    """Check the GPUs of `engine.devices`; `driver` is the version of the loaded driver."""
     if wanted == ("cpu",):
         return [warning("gpu", "engine.devices is cpu: far slower than speech", "use a GPU, or engine.backend: espeak")]
     if torch.cuda is None:
         remedy = "pip install --force-reinstall torch, without an index for CPUs"
         return [error("gpu", f"torch {torch.version} was built without CUDA", remedy)]
     if not torch.gpus:
-        remedy = f"`nvidia-smi` must work, and its CUDA version be {torch.cuda} or newer; update the driver"
-        return [error("gpu", f"torch {torch.version} sees no NVIDIA GPU", remedy)]
+        return [_no_gpu(torch, driver)]
     found = []
     for number in gpu_numbers(wanted, len(torch.gpus)):
         if number < len(torch.gpus):
@@ -92,6 +97,14 @@ def check_gpus(torch: Torch, wanted: Sequence[str]) -> list[Finding]:
             remedy = "nvidia-smi lists those that there are; correct engine.devices"
             found.append(error("gpu", f"cuda:{number} does not exist; there are {len(torch.gpus)} GPUs", remedy))
     return found
+
+
+def _no_gpu(torch: Torch, driver: str | None) -> Finding:
+    text = f"torch {torch.version} (CUDA {torch.cuda}) finds no NVIDIA GPU"
+    if fault := host.driver_fault(driver, torch.cuda or ""):
+        return error("gpu", text, fault)
+    remedy = f"the driver {driver} is new enough: check CUDA_VISIBLE_DEVICES, and `dmesg | grep -i nvrm`"
+    return error("gpu", text, remedy)
 
 
 def gpu_numbers(wanted: Sequence[str], count: int) -> list[int]:
@@ -104,8 +117,11 @@ def gpu_numbers(wanted: Sequence[str], count: int) -> list[int]:
 def _gpu(torch: Torch, number: int) -> Finding:
     gpu = torch.gpus[number]
     text = f"cuda:{number}, {gpu.name}, {gpu.free_bytes / 1e9:.1f} of {gpu.total_bytes / 1e9:.1f} GB free"
+    if gpu.capability < SUPPORTED_FROM:
+        remedy = "use a GPU of the RTX 20 series or newer; torch does not support GTX 10 and older"
+        return error("gpu", f"{text}: compute capability {gpu.capability[0]}.{gpu.capability[1]}", remedy)
     if gpu.fault:
-        remedy = "close what else uses the GPU (nvidia-smi), or reboot; the driver must be as new as CUDA"
+        remedy = "close other programs that use the GPU (nvidia-smi), or reboot"
         return error("gpu", f"{text}: {gpu.fault} (CUDA {torch.cuda})", remedy)
     capability = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
     if gpu.capability < BFLOAT16_FROM:
@@ -122,7 +138,7 @@ def find_model(config: EngineSection) -> Path | Finding:
     try:
         return host.find_checkpoint(config.model, config.revision, offline=True, cache_dir=config.cache_dir)
     except ImportError as fault:
-        return error("model", f"{fault.name} is not installed", f"pip install '{PROGRAM}[engine]'")
+        return error("model", f"{fault.name} is not installed", host.install_command("engine"))
     except host.DownloadInterrupted:
         text = f"{config.model} is not downloaded yet, or not wholly"
         return warning("model", text, f"{PROGRAM} download (4.5 GB for a 1.7B model); the daemon does so at its start")

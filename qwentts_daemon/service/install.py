@@ -17,6 +17,8 @@ from typing import Annotated
 
 import typer
 
+from engine import host
+
 from .. import __version__
 from ..errors import StartError
 
@@ -24,11 +26,6 @@ SERVICE, SOCKET, DROP_INS = "qwentts.service", "qwentts.socket", "qwentts.servic
 MARK = "# Written by qwentts-daemon "
 PLACEHOLDER = "/opt/qwentts/bin/qwentts-daemon"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # by ProtectHome= and PrivateTmp=
-ADVICE = (
-    "Create a virtual environment for the service: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip "
-    "install 'qwentts-daemon[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or install it "
-    "for yourself only with --user"
-)
 
 User = Annotated[bool, typer.Option("--user", help="A service of your own, without root.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps without taking them.")]
@@ -133,14 +130,14 @@ def check_program(program: Path, user: bool) -> None:
     """Raises StartError, with advice, when a service could not run this program."""
     if sys.prefix == sys.base_prefix or not program.exists():
         raise StartError(
-            f"this Python ({sys.prefix}) is not a virtual environment that contains qwentts-daemon. {ADVICE}"
+            f"this Python ({sys.prefix}) is not a virtual environment that contains qwentts-daemon. {_advice()}"
         )
     if not re.fullmatch(r"[\w./+@:,~-]+", str(program)):
-        raise StartError(f"{program}: systemd wants a path without blanks and signs. {ADVICE}")
+        raise StartError(f"{program}: systemd wants a path without blanks and signs. {_advice()}")
     needed = (program, Path(sys.base_prefix), Path(__file__))
     problem = None if user else next(filter(None, map(unreadable, needed)), None)
     if problem:
-        raise StartError(f"{problem}. {ADVICE}", os.EX_NOPERM)
+        raise StartError(f"{problem}. {_advice()}", os.EX_NOPERM)
 
 
 def unreadable(path: Path) -> str | None:
@@ -227,3 +224,11 @@ def _perform(steps: Sequence[InstallStep], dry_run: bool) -> None:
             raise StartError(f"{error.filename}: permission denied; run it with sudo", os.EX_NOPERM) from error
         except OSError as error:
             raise StartError(f"{error.filename}: {error.strerror}", os.EX_CANTCREAT) from error
+
+
+def _advice() -> str:
+    return (
+        "Create a virtual environment for the service: sudo python3 -m venv /opt/qwentts && sudo /opt/qwentts/bin/pip "
+        f"install '{host.install_source()}[espeak,engine]' && sudo /opt/qwentts/bin/qwentts-daemon install-service. Or "
+        "install it for yourself only with --user"
+    )

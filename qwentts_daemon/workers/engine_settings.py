@@ -20,7 +20,6 @@ from ..config.schema import Config
 from ..errors import StartError
 
 FALLBACK = "espeak"
-REMEDY = "pip install 'qwentts-daemon[engine]'"
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ def download(config: Config) -> Path:
     except host.CheckpointError as error:
         raise StartError(str(error)) from error
     except ImportError as error:
-        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
+        raise StartError(f"not installed: {error.name}; {host.install_command('engine')}") from error
 
 
 def judge_recording(audio: Path) -> list[str]:
@@ -150,6 +149,6 @@ def _explained(audio: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise StartError(f"not installed: {error.name}; {REMEDY}") from error
+        raise StartError(f"not installed: {error.name}; {host.install_command('engine')}") from error
     except ValueError as error:
         raise StartError(f"{audio}: {error}", os.EX_DATAERR) from error

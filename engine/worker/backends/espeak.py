@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...installation import install_command
 from ...ipc.messages import Chunk, Done, Event, Failed, Started, Synthesize, Voice
 from ...ipc.settings import Settings
 from . import BackendError, JobError
@@ -22,7 +23,6 @@ from .espeak_voices import STYLES, VOICES, EspeakVoice, voice_for_language, voic
 
 _LOG = logging.getLogger(__name__)
 
-_REMEDY = "pip install 'qwentts-daemon[espeak]'"
 _BUFFER_MS = 50
 """Length of one buffer of eSpeak, and so of a job's first chunk: 0.05 ms of work."""
 _CHUNK_S = 0.2
@@ -121,11 +121,13 @@ class EspeakBackend:
         try:
             loader = importlib.import_module("espeakng_loader")
         except ImportError as error:
-            raise BackendError(f"the package espeakng-loader is missing: {_REMEDY}", permanent=True) from error
+            raise BackendError(
+                f"the package espeakng-loader is missing: {install_command('espeak')}", permanent=True
+            ) from error
         try:
             self._library = EspeakLibrary(Path(loader.get_library_path()), Path(loader.get_data_path()), _BUFFER_MS)
         except (OSError, RuntimeError, EspeakError) as error:
-            reason = f"eSpeak NG cannot be loaded ({error}): {_REMEDY} --force-reinstall"
+            reason = f"eSpeak NG cannot be loaded ({error}): {install_command('espeak')} --force-reinstall"
             raise BackendError(reason, permanent=True) from error
         self.description = f"eSpeak NG {self._library.version}"
         if not self._library.repeatable:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ...acceleration.compile_cache import keep_compiled
 from ...checkpoint.hub import DownloadInterrupted, find_checkpoint
 from ...checkpoint.model_info import foresee_card, read_card
+from ...installation import install_command
 from ...ipc.messages import Chunk, Done, Event, Failed, Memory, Started, Synthesize, Voice, Voices
 from ...ipc.settings import Settings
 from ...model.config import SAMPLE_RATE, CheckpointError
@@ -36,7 +37,6 @@ WARM_VOICES = 64
 CPU_STEP_LIMIT_S = 30.0
 NO_MEMORY = "the GPU ran out of memory; close other programs that use it, or lower engine.max_jobs"
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "soundfile", "soxr", "xxhash")
-REMEDY = "pip install 'qwentts-daemon[engine]'"
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Qwen3Backend:
         """
         began_s = time.monotonic()
         if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-            raise BackendError(f"not installed: {', '.join(missing)}; {REMEDY}", permanent=True)
+            raise BackendError(f"not installed: {', '.join(missing)}; {install_command('engine')}", permanent=True)
         try:
             directory = self._find()
             self._listing = list_voices(self._card, self._folder)
@@ -102,7 +102,9 @@ class Qwen3Backend:
             took_s = time.monotonic() - began_s
             self.description = f"{self._opened.description}, after {took_s:.1f} s{self._opened.memory_use()}"
         except ImportError as error:
-            raise BackendError(f"a package is damaged or too old ({error}); {REMEDY}", permanent=True) from error
+            raise BackendError(
+                f"a package is damaged or too old ({error}); {install_command('engine')}", permanent=True
+            ) from error
 
     def _find(self) -> Path:
         model = self._model

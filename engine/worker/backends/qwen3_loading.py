@@ -19,6 +19,7 @@ from ...checkpoint.load import LoadOptions, read_config
 from ...checkpoint.loaded import LoadedCheckpoint, load_checkpoint
 from ...checkpoint.memory_footprint import NumberBytes, footprint
 from ...checkpoint.memory_plan import POSITIONS, MemoryShortage, fit, plan
+from ...installation import driver_fault, driver_version
 from ...ipc.settings import ModelSettings
 from ...model.config import SAMPLE_RATE, CheckpointError, ModelConfig
 from ...prompt.sampling_params import SamplingError, SamplingParams, resolve_sampling
@@ -159,7 +160,9 @@ def choose_device(wanted: str) -> str:
         return f"cuda:{index}"
     if torch.version.cuda is None:
         raise BackendError(f"engine.devices {wanted}: this build of torch does not support CUDA", permanent=True)
-    raise BackendError(f"engine.devices {wanted}: torch sees {count} NVIDIA GPUs now; does `nvidia-smi` see it?")
+    version = driver_version()
+    reason = driver_fault(version, torch.version.cuda) or f"the NVIDIA driver {version} is new enough; try `nvidia-smi`"
+    raise BackendError(f"engine.devices {wanted}: torch finds {count} NVIDIA GPUs; {reason}")
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 
+from ...installation import install_command
+
 BACKENDS = {
     "espeak": "engine.worker.backends.espeak:EspeakBackend",
     "qwen3": "engine.worker.backends.qwen3:Qwen3Backend",
@@ -52,7 +54,7 @@ def gpu_count(environment: Mapping[str, str]) -> int:
 
 def _obstacle_to_qwen3(model: str, installed: Callable[[str], bool]) -> str | None:
     if not installed("torch"):
-        return "torch is not installed (pip install 'qwentts-daemon[engine]')"
+        return f"torch is not installed ({install_command('engine')})"
     if not has_gpu():
         return "this machine does not have an NVIDIA GPU"
     if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -137,7 +138,32 @@ def gpu(total_gb=12.0, capability=(8, 6), fault=None):
     ],
 )
 def test_check_gpus_compares_devices_with_configuration(found, wanted, expected):
-    assert levels(model.check_gpus(found, wanted)) == expected
+    assert levels(model.check_gpus(found, wanted, "580.95.05")) == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "remedy"),
+    [
+        (
+            "550.163.01",
+            "13.0",
+            "driver 550.163.01 is too old .* CUDA 13.0, which needs driver 580 or newer; .*cu126",
+        ),
+        ("470.256.02", "12.6", "needs driver 525 or newer"),
+        ("580.95.05", "13.0", "the driver 580.95.05 is new enough: check CUDA_VISIBLE_DEVICES"),
+        ("550.163.01", "12.6", "is new enough"),
+        (None, "13.0", "no NVIDIA driver is loaded"),
+    ],
+)
+def test_check_gpus_tells_an_old_driver_from_a_missing_one(driver, cuda, remedy):
+    (found,) = model.check_gpus(torch(cuda=cuda), ("auto",), driver)
+    assert found.level is ERROR
+    assert re.search(remedy, found.remedy)
+
+
+def test_check_gpus_rejects_a_card_that_torch_does_not_support():
+    (found,) = model.check_gpus(torch(gpu(capability=(6, 1), fault="no kernel image")), ("auto",), "580.95.05")
+    assert "RTX 20 series or newer" in found.remedy
 
 
 @pytest.fixture(scope="module")

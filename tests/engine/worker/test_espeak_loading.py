@@ -1,5 +1,6 @@
 """The embedded voice where its library or data are missing or broken."""
 
+import re
 import sys
 import types
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import espeakng_loader
 import pytest
 
+from engine.installation import install_command
 from engine.worker.backends import BackendError
 from engine.worker.backends.espeak import EspeakBackend
 from tests.engine.support.espeak import python
@@ -19,7 +21,7 @@ def test_import_does_not_load_espeak_library():
 
 def test_load_without_package_raises_with_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(BackendError, match=r"pip install 'qwentts-daemon\[espeak\]'") as missing:
+    with pytest.raises(BackendError, match=re.escape(install_command("espeak"))) as missing:
         EspeakBackend().load()
     assert missing.value.permanent
 
@@ -27,7 +29,7 @@ def test_load_without_package_raises_with_remedy(monkeypatch):
 def test_load_without_library_raises_with_remedy(monkeypatch, tmp_path):
     loader = types.SimpleNamespace(get_library_path=lambda: tmp_path / "none.so", get_data_path=lambda: tmp_path)
     monkeypatch.setitem(sys.modules, "espeakng_loader", loader)
-    with pytest.raises(BackendError, match=r"none\.so.*pip install 'qwentts-daemon\[espeak\]'") as missing:
+    with pytest.raises(BackendError, match=r"none\.so.*" + re.escape(install_command("espeak"))) as missing:
         EspeakBackend().load()
     assert missing.value.permanent
 

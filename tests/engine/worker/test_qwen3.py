@@ -12,6 +12,7 @@ import torch
 from engine.checkpoint.load import read_config
 from engine.checkpoint.memory_footprint import NumberBytes, footprint
 from engine.checkpoint.memory_plan import needed
+from engine.installation import install_command
 from engine.ipc.messages import Done, Failed, Memory, Started, Synthesize, Voices
 from engine.voices.listing import NARRATOR
 from engine.worker.backends import BackendError, JobError
@@ -291,7 +292,7 @@ def test_load_without_packages_fails_with_remedy(tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "soxr") else real(name))
     reason, permanent = refused(tmp_path, tiny_directory("custom_voice"))
-    assert reason == "not installed: torch, soxr; pip install 'qwentts-daemon[engine]'"
+    assert reason == f"not installed: torch, soxr; {install_command('engine')}"
     assert permanent
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.installation import install_command
 from engine.worker.backends import selection
 from engine.worker.backends.selection import choose, gpu_count
 
@@ -13,7 +14,7 @@ HUB_ID = "Qwen/Qwen3-TTS-12Hz-1.7B-CustomVoice"
     [
         (HUB_ID, True, True, "qwen3", "a GPU and all packages"),
         (HUB_ID, False, True, "espeak", "not have an NVIDIA GPU"),
-        (HUB_ID, True, False, "espeak", "pip install 'qwentts-daemon[engine]'"),
+        (HUB_ID, True, False, "espeak", install_command("engine")),
         ("/nowhere/model", True, True, "espeak", "engine.model /nowhere/model is not a directory"),
     ],
 )
