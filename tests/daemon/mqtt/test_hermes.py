@@ -61,7 +61,7 @@ async def test_say_finished_is_sent_without_play_finished(house):
     async with ear(mosquitto.port) as heard:
         await ask(heard, text="Hello.", siteId="kitchen")
         assert await answer(heard) == {"id": None, "siteId": "kitchen", "sessionId": None}
-        assert "kitchen has not said playFinished" in (await heard.event("failed"))["error"]
+        assert "site kitchen did not send playFinished" in (await heard.event("failed"))["error"]
 
 
 async def test_failed_say_sends_say_finished_at_once(house):

@@ -162,7 +162,7 @@ async def test_silent_broker_is_not_reported_as_tls_mismatch(tmp_path, monkeypat
         ),
         (["mqtt.tls=true", "mqtt.ca_file=/nowhere/ca"], "mqtt.ca_file /nowhere/ca: No such file"),
         (["mqtt.tls=true", "mqtt.ca_file={empty}"], "it holds no certificate"),
-        (["mqtt.tls=true", "mqtt.cert_file={empty}"], "are no pair"),
+        (["mqtt.tls=true", "mqtt.cert_file={empty}"], "it does not match mqtt.key_file"),
     ],
 )
 def test_unusable_tls_files_stop_start(tmp_path, settings, reason):
