@@ -1,4 +1,4 @@
-"""Between host and device without waiting: small pinned buffers that are used again, and results on their way."""
+"""Asynchronous copies between host and device, through small reusable pinned buffers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Host numbers on the device, as `send` brings them there."""
+    """Copy host numbers to the device, as `send` does."""
     return send(torch.tensor(values, dtype=dtype), device)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a copy from the host is queued there and nothing is waited for.
+    """Return the tensor on the device; a copy from the host is queued there without waiting for it.
 
-    Its host memory is from torch's cache of pinned memory, which is not used again before the copy is done.
+    Its host memory comes from torch's pinned-memory cache, which does not reuse it before the copy has finished.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
@@ -28,17 +28,17 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class HostBuffer:
-    """Host memory that is used again, and an event for the copies to and from it; None without a GPU."""
+    """Reusable host memory and an event for copies to and from it; the event is None without a GPU."""
 
     memory: Tensor
     event: torch.cuda.Event | None
 
 
 class HostBuffers:
-    """Reusable host memory for numbers on their way to the device and results on their way back.
+    """Pool of host memory for numbers copied to the device and results copied back.
 
-    It is pinned where the device is a GPU. It grows to what is under way at once and no further. Pinning memory and
-    creating an event for each frame took a quarter of the host's time.
+    It is pinned if the device is a GPU, and grows to the maximum in flight at once. Pinning memory and creating an
+    event for each frame took a quarter of the host's time.
     """
 
     def __init__(self, pinned: bool) -> None:
@@ -50,18 +50,18 @@ class HostBuffers:
         size = 1 << max(count - 1, 0).bit_length()
         if free := self._free[dtype, size]:
             return free.pop()
-        # An event of the default kind would keep a CPU core busy while the host waits.
+        # A default event would busy-wait on a CPU core.
         event = torch.cuda.Event(blocking=True) if self._pinned else None
         return HostBuffer(torch.empty(size, dtype=dtype, pin_memory=self._pinned), event)
 
     def give(self, buffer: HostBuffer) -> None:
-        """Take a buffer back. No copy to or from it may be under way."""
+        """Return a buffer to the pool. Copies to or from it must have finished."""
         self._free[buffer.memory.dtype, buffer.memory.numel()].append(buffer)
 
     def stage(self, values: Sequence[Sequence[int]]) -> tuple[Tensor, HostBuffer]:
         """Return rows of numbers as int64 [rows, columns] in host memory that the device can read, and its buffer.
 
-        Pass the buffer to the `HostCopy` of what is computed from them.
+        Pass the buffer to the `HostCopy` of the result computed from them.
         """
         rows = torch.tensor(values)
         buffer = self.take(rows.numel(), rows.dtype)
@@ -69,9 +69,9 @@ class HostBuffers:
 
 
 class HostCopy:
-    """A tensor on its way to the host, ordered after all work on the current stream so far.
+    """An asynchronous copy of a tensor to the host, queued behind all prior work on the current stream.
 
-    `inputs` is a buffer from which earlier work on this stream was fed. It is free again when this copy is done.
+    `inputs` is a buffer that earlier work on this stream reads. It is returned to the pool when this copy has finished.
     """
 
     def __init__(self, source: Tensor, buffers: HostBuffers, inputs: HostBuffer | None = None) -> None:
@@ -92,14 +92,14 @@ class HostCopy:
 
     @property
     def ready(self) -> bool:
-        """Whether `read` would not wait."""
+        """True if `read` would not block."""
         return self._buffer is None or self._arrival.query()
 
     def read(self) -> Tensor:
-        """Wait for it: the tensor on the host, the same at every call."""
+        """Wait for the copy; return the tensor on the host, the same one at every call."""
         if self._buffer is not None:
             self._arrival.synchronize()
-            self._view = torch.from_numpy(self._view.numpy().copy())  # torch would copy with all cores
+            self._view = torch.from_numpy(self._view.numpy().copy())  # torch would use all cores for the copy
             self._buffers.give(self._buffer)
             self._buffer = None
         if self._inputs is not None:
