@@ -71,9 +71,7 @@ class Attention(nn.Module):
         return self.out(self._ungrouped(mixed, x.shape[1]))
 
     def project(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Project x [B, T, H] to queries [B, T, heads, d] and keys and values [B, T, kv_heads, d]; norm and rotate
-        them.
-        """
+        """Return queries [B, T, heads, d], keys and values [B, T, kv_heads, d] of x [B, T, H], normed and rotated."""
         batch, steps, _ = x.shape
         parts = self.qkv(x).view(batch, steps, -1, self.head_dim)
         qk, value = parts.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
