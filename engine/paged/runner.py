@@ -75,7 +75,7 @@ class PagedRunner(Runner):
             self.paging.cache(slot, links)
 
     def _put_cached(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
-        """Allocate blocks for the whole prompt and fill in at least its prefix; return how many positions are filled."""
+        """Allocate blocks for the prompt and fill in at least the prefix; return how many positions are filled."""
         slot = entry.slot
         self.release(slot)
         shared = self.paging.allocate(slot, links, len(entry.prompt.head))
