@@ -92,14 +92,13 @@ def _attend(
     D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores need 16; extra rows repeat the last head
+    ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores need 16; extra rows repeat a head
     batch, kv_head = tl.program_id(0), tl.program_id(1)
     d, g = tl.arange(0, D), tl.arange(0, ROWS)
     half_turned = (d + D // 2) % D
     if AHEAD:
-        # The past was written by the same layer a few attention kernels ago; of these, only the latest can still be
-        # running: the kernels between two attentions start only after the first has waited for all of its predecessors and
-        # launched its dependents.
+        # The same layer wrote the past a few attentions ago; only the latest of those may still run: the kernels
+        # between two attentions start once the first has waited for all its predecessors and launched its dependents.
         past_t = tl.arange(0, BLOCK_T)
         past_base = batch.to(tl.int64) * slot_stride + kv_head * head_stride
         past_k, past_v = _past_ahead(keys, values, past_base, past_t, START, D)

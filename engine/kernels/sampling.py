@@ -42,7 +42,7 @@ def _ordered(score):
 
 @triton.jit
 def _kth_key(keys, k, BITS: tl.constexpr):
-    """Return the largest key reached by at least k of `keys`, found bit by bit; their lower 32 - BITS bits are equal."""
+    """Return the largest key reached by at least k `keys`, found bit by bit; their lower 32 - BITS bits are equal."""
     found = tl.zeros((), tl.uint32)
     for bit in tl.static_range(BITS):
         trial = found | tl.full((), 1 << (31 - bit), tl.uint32)
