@@ -63,7 +63,7 @@ def obstacle(runner: PagedRunner) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mix:
+class _AttentionPass:
     """The attention of one pass; `mix` takes queries [B, T, heads, d] and a layer's blocks."""
 
     rotary: Rotary
@@ -131,13 +131,13 @@ class FlashTalker:
         mix: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Map x [B, T, H] at positions [B, T] through all layers and the final norm."""
-        how = _Mix((self._cache.cos[positions], self._cache.sin[positions]), places, mix)
+        how = _AttentionPass((self._cache.cos[positions], self._cache.sin[positions]), places, mix)
         for layer, kept in zip(self._talker.layers, self._cache.layers, strict=True):
             x = _layer(layer, x, kept, how)
         return self._talker.norm(x)
 
 
-def _layer(layer: DecoderLayer, x: Tensor, kept: BlockLayer, how: _Mix) -> Tensor:
+def _layer(layer: DecoderLayer, x: Tensor, kept: BlockLayer, how: _AttentionPass) -> Tensor:
     attention: Attention = layer.attention
     query, key, value = attention.project(layer.attention_norm(x), how.rotary)
     kept.write(key, value, how.places)
@@ -164,7 +164,7 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
     width = talker.head.weight.shape[1]
     inputs = torch.randn(count + 3, width, generator=noise, device=runner.device).to(talker.head.weight.dtype)
     slots = torch.full((1,), spare, device=runner.device)
-    with _lent(runner, spare, count + 3):
+    with _borrowed_blocks(runner, spare, count + 3):
         flash.read([PrefillChunk(inputs[:count], spare, 0)])
         ours = [
             flash.step(inputs[at : at + 1], BatchRows(slots, torch.full_like(slots, at), count + 3))[0]
@@ -177,7 +177,7 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
 
 
 @contextmanager
-def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
+def _borrowed_blocks(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
     """Lend blocks to a slot without a sequence."""
     blocks = runner.paging.pool.allocate(runner.paging.count(positions))
     runner.cache.set_rows({slot: blocks})

@@ -49,7 +49,7 @@ def frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
     cosines = []
     for position in range(3):  # several positions, so that there is a past to attend to
         state.next[runner.slots] = position
-        x, _ = fused.talker(batch)  # with a single row, there are no parts left to add
+        x, _ = fused.talker(batch)  # a single row leaves no parts to add
         ours = model.talker.norm(x)
         rows = BatchRows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
         hidden, _ = model.talker.step(state.frame[slots] + text, state.cache, rows)

@@ -86,6 +86,6 @@ class FrameEmbedding(nn.Module):
         """Return the table indices of one group's codes."""
         return codes if group == 0 else codes + (self.vocab_size + (group - 1) * self.group_size)
 
-    def mark(self, codes: Tensor) -> Tensor:
+    def group0(self, codes: Tensor) -> Tensor:
         """Return the group-0 embedding only, as used in prompts: codes [...] → [..., H]."""
         return F.embedding(codes, self.weight)

@@ -209,7 +209,7 @@ class Runner:
         text = rows[1] if self.model.talker.text.table.device == self.device else self._embedder.text(ids)
         length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
-        self._keep_ring()
+        self._wait_for_codec()
         codes = self._make_frame(rows[0], text, length)
         self._launches += 1
         for slot in slots:
@@ -225,7 +225,7 @@ class Runner:
         slots, text = (rows.to(self.device, non_blocking=True) for rows in (slots, text))
         return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
 
-    def _keep_ring(self) -> None:
+    def _wait_for_codec(self) -> None:
         """Prevent new frames from overwriting ring entries that a launched codec step has not read yet."""
         while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
             _, read = self._reads.popleft()

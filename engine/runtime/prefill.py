@@ -74,12 +74,12 @@ class PromptEmbedder:
         return send(words.rows(torch.tensor(ids)), self._device)
 
     def _codec_parts(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
-        """Return the codec embeddings to add to the text: [T, H], zero where there are none."""
+        """Return the codec embeddings to add to the text: [T, H], zero at text-only positions."""
         codes = self._talker.codes
         parts = codes.weight.new_zeros(len(positions), codes.weight.shape[1])
         special = {n: p.codec for n, p in enumerate(positions) if isinstance(p.codec, int)}
         if special:
-            parts.index_copy_(0, self._index([*special]), codes.mark(self._index([*special.values()])))
+            parts.index_copy_(0, self._index([*special]), codes.group0(self._index([*special.values()])))
         frames = {n: p.codec.index for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)}
         if frames:
             assert voice.codes is not None, "a reference frame without a reference"

@@ -149,8 +149,8 @@ class Sampler:
     def talker(self, logits: Tensor, slots: Tensor, active: Tensor) -> Tensor:
         """Sample group 0 and record it where `active` (bool [rows]): [rows, vocab] → int64 [rows]."""
         noise = self._talker_noise.draw(self.seed[slots], self.samples[slots])[:, 0]
-        ids = self._pick(self._ruled(logits, slots), noise, slots, 0)
-        self._remember(ids, slots, active)
+        ids = self._pick(self._apply_rules(logits, slots), noise, slots, 0)
+        self._record(ids, slots, active)
         return ids
 
     def predictor_noise(self, slots: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Sampler:
         rows = rows_of(self.draws[:, which][slots])
         return pick(logits, noise, rows, self.limits.k_limit, self.limits.nucleus)
 
-    def _ruled(self, logits: Tensor, slots: Tensor) -> Tensor:
+    def _apply_rules(self, logits: Tensor, slots: Tensor) -> Tensor:
         """Apply the repetition penalty and mask early EOS and all ids that are not speech codes."""
         logits = logits.float()
         penalty = self.penalty[slots, None]  # [rows, 1]
@@ -174,7 +174,7 @@ class Sampler:
         too_early = (self.samples[slots] < self.min_new[slots])[:, None] & self._is_eos
         return logits.masked_fill(too_early | self._silent, _NEVER)
 
-    def _remember(self, ids: Tensor, slots: Tensor, active: Tensor) -> None:
+    def _record(self, ids: Tensor, slots: Tensor, active: Tensor) -> None:
         """Count the new code and drop the one that leaves the window; in place, inactive rows unchanged."""
         samples, window = self.samples[slots], self.window[slots]
         size = self.ring.shape[1]

@@ -19,7 +19,7 @@ def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = tor
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor on the device; a copy from the host is queued there without waiting for it.
 
-    Its host memory comes from torch's pinned-memory cache, which does not reuse it before the copy has finished.
+    The host memory is taken from torch's pinned-memory cache, which does not reuse it before the copy has finished.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
@@ -45,7 +45,7 @@ class HostBuffers:
         self._pinned = pinned
         self._free: dict[tuple[torch.dtype, int], list[HostBuffer]] = defaultdict(list)
 
-    def take(self, count: int, dtype: torch.dtype) -> HostBuffer:
+    def acquire(self, count: int, dtype: torch.dtype) -> HostBuffer:
         """Return a flat buffer for at least `count` numbers."""
         size = 1 << max(count - 1, 0).bit_length()
         if free := self._free[dtype, size]:
@@ -54,7 +54,7 @@ class HostBuffers:
         event = torch.cuda.Event(blocking=True) if self._pinned else None
         return HostBuffer(torch.empty(size, dtype=dtype, pin_memory=self._pinned), event)
 
-    def give(self, buffer: HostBuffer) -> None:
+    def release(self, buffer: HostBuffer) -> None:
         """Return a buffer to the pool. Copies to or from it must have finished."""
         self._free[buffer.memory.dtype, buffer.memory.numel()].append(buffer)
 
@@ -64,7 +64,7 @@ class HostBuffers:
         Pass the buffer to the `HostCopy` of the result computed from them.
         """
         rows = torch.tensor(values)
-        buffer = self.take(rows.numel(), rows.dtype)
+        buffer = self.acquire(rows.numel(), rows.dtype)
         return buffer.memory[: rows.numel()].view(rows.shape).copy_(rows), buffer
 
 
@@ -79,7 +79,7 @@ class HostCopy:
         if not source.is_cuda:
             self._buffer, self._view = None, source
             return
-        self._buffer = buffers.take(source.numel(), source.dtype)
+        self._buffer = buffers.acquire(source.numel(), source.dtype)
         self._view = self._buffer.memory[: source.numel()].view(source.shape)
         self._view.copy_(source, non_blocking=True)
         self._arrival.record(torch.cuda.current_stream(source.device))
@@ -100,9 +100,9 @@ class HostCopy:
         if self._buffer is not None:
             self._arrival.synchronize()
             self._view = torch.from_numpy(self._view.numpy().copy())  # torch would use all cores for the copy
-            self._buffers.give(self._buffer)
+            self._buffers.release(self._buffer)
             self._buffer = None
         if self._inputs is not None:
-            self._buffers.give(self._inputs)
+            self._buffers.release(self._inputs)
             self._inputs = None
         return self._view

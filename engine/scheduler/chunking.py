@@ -41,10 +41,10 @@ class EmissionPlan:
         """Return the number of frames in chunk number `chunk`."""
         return self.sizes[min(chunk, len(self.sizes) - 1)]
 
-    def due(self, moment: EmissionState) -> int:
+    def due(self, state: EmissionState) -> int:
         """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
-        size = self.frames(moment.chunk)
-        return size if moment.waiting >= size else 0
+        size = self.frames(state.chunk)
+        return size if state.waiting >= size else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class BufferedPlan:
     def __post_init__(self) -> None:
         _check(self.sizes)
 
-    def due(self, moment: EmissionState) -> int:
+    def due(self, state: EmissionState) -> int:
         """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
-        if moment.starved:
-            return moment.waiting  # the arrival time of the next frame is unknown
-        sizes = self._sizes(moment.offset)
-        if any(self._in_time(size, moment) for size in sizes if size > moment.waiting):
+        if state.starved:
+            return state.waiting  # the arrival time of the next frame is unknown
+        sizes = self._sizes(state.offset)
+        if any(self._in_time(size, state) for size in sizes if size > state.waiting):
             return 0
-        return max((size for size in sizes if size <= moment.waiting), default=0)
+        return max((size for size in sizes if size <= state.waiting), default=0)
 
     def _sizes(self, offset: int) -> list[int]:
         """Return the candidate sizes; no chunk extends past the next multiple of the largest size."""
@@ -79,9 +79,9 @@ class BufferedPlan:
         left = largest - offset % largest
         return [*(size for size in self.sizes if size < left), left]
 
-    def _in_time(self, size: int, moment: EmissionState) -> bool:
-        arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s
-        return arrives_s < moment.in_hand_s / 2
+    def _in_time(self, size: int, state: EmissionState) -> bool:
+        arrives_s = (size - state.waiting) * state.step_s + state.delivery_s
+        return arrives_s < state.in_hand_s / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,10 @@ class TwoPhasePlan:
         """Return the number of frames in chunk number `chunk`."""
         return self.first if self.early(chunk) else self.steady
 
-    def due(self, moment: EmissionState) -> int:
+    def due(self, state: EmissionState) -> int:
         """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
-        size = self.frames(moment.chunk)
-        return size if moment.waiting >= size else 0
+        size = self.frames(state.chunk)
+        return size if state.waiting >= size else 0
 
 
 Emission: TypeAlias = EmissionPlan | BufferedPlan | TwoPhasePlan

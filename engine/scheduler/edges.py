@@ -14,14 +14,14 @@ SILENCE = 10 ** (-50 / 20)
 BEFORE_ONSET = SAMPLE_RATE // 100
 
 
-def without_silence(wave: Tensor, most: int) -> Tensor:
+def trim_silence(wave: Tensor, most: int) -> Tensor:
     """Trim leading silence from wave [n], keeping 10 ms of it; remove at most `most` samples."""
     loud = (wave.abs() > SILENCE).nonzero()
     quiet = max(int(loud[0]) - BEFORE_ONSET, 0) if len(loud) else len(wave)
     return wave[min(quiet, most) :]
 
 
-def faded(wave: Tensor, samples: int) -> Tensor:
+def fade_out(wave: Tensor, samples: int) -> Tensor:
     """Return the wave with its last `samples` samples multiplied by a falling half cosine."""
     tail = min(samples, wave.shape[-1])
     ramp = half_cosine(tail, rising=False)

@@ -156,7 +156,7 @@ class Engine:
         return job.slot is None and not job.paused and bool(self._free) and job.sequence.can_begin
 
     def _can_advance(self, job: RunningJob) -> bool:
-        if job.slot is None or job.paused or job.over or job.sequence.starved:
+        if job.slot is None or job.paused or job.finished or job.sequence.starved:
             return False
         return self._runner.room(job.slot) > 0
 
@@ -249,14 +249,14 @@ class Engine:
         due: list[tuple[RunningJob, int, bool]] = []
         longest = self._runner.decode_frames
         for job in jobs:
-            frames = job.utterance.emission.due(self._moment(job))
+            frames = job.utterance.emission.due(self._emission_state(job))
             if frames:
                 due.append((job, job.closed + frames - job.decoded, True))
             elif job.launched - job.decoded >= longest:
                 due.append((job, longest, False))  # decode part of a long chunk before the code ring wraps around
         self._decode(due)
 
-    def _moment(self, job: RunningJob) -> EmissionState:
+    def _emission_state(self, job: RunningJob) -> EmissionState:
         in_flight_s = (job.closed - job.sent) * FRAME_S
         return EmissionState(
             chunk=job.chunks,
@@ -273,7 +273,7 @@ class Engine:
         lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
         for job, frames, closes in due:
             if job.utterance.codes_only:
-                job.take_piece(DecodedSpan(None, 0, frames, closes, self._clock()))
+                job.add_span(DecodedSpan(None, 0, frames, closes, self._clock()))
             else:
                 lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
@@ -281,15 +281,15 @@ class Engine:
             wave = self._runner.decode(slots, frames, urgent=any(job.chunks == 0 for job in group))
             now_s = self._clock()
             for row, job in enumerate(group):
-                job.take_piece(DecodedSpan(wave, row, frames, closes, now_s))
+                job.add_span(DecodedSpan(wave, row, frames, closes, now_s))
 
     # --- processing codes --------------------------------------------------------------------------------------------
 
     def _process_codes(self, launch: _FrameInFlight) -> None:
         """Wait for a frame and process its codes; discard those of jobs that have ended or been cancelled."""
         for job, full, codes in zip(launch.jobs, launch.full, launch.pending.codes(), strict=True):
-            if not job.over and self._jobs.get(job.sequence.job) is job:
-                job.take_frame(codes, last=full)
+            if not job.finished and self._jobs.get(job.sequence.job) is job:
+                job.add_frame(codes, last=full)
 
     def _finish_ended(self) -> None:
         """Launch the codec for the remaining frames of ended jobs and release their slots.
@@ -297,7 +297,7 @@ class Engine:
         A superfluous frame may still be in flight for such a slot. The slot's next job need not wait for it: frames and
         audio are each computed in launch order, and a job's state is initialised when it starts.
         """
-        ended = [job for job in self._jobs.values() if job.over and job.slot is not None]
+        ended = [job for job in self._jobs.values() if job.finished and job.slot is not None]
         self._decode([(job, job.kept - job.decoded, True) for job in ended if job.kept > job.decoded])
         for job in ended:
             self._release(job)

@@ -19,7 +19,7 @@ from ..prompt.tokenizer import TokenStream
 from ..runtime.model_runner import PendingAudio
 from ..runtime.prefill import VoiceVectors
 from .chunking import BufferedPlan, Emission, Playback
-from .edges import faded, without_silence
+from .edges import fade_out, trim_silence
 from .sequence import FinishReason, SampleOutcome, Sequence
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,11 @@ class RunningJob:
     chunks: int = 0  # closed chunks
     playback: Playback = field(default_factory=Playback)
     _codes: list[list[int]] = field(default_factory=list)  # kept but not sent
-    _pieces: deque[DecodedSpan] = field(default_factory=deque)  # decoded but not sent
+    _spans: deque[DecodedSpan] = field(default_factory=deque)  # decoded but not sent
 
     @property
-    def over(self) -> bool:
-        return self.sequence.verdict is not SampleOutcome.FRAME
+    def finished(self) -> bool:
+        return self.sequence.outcome is not SampleOutcome.FRAME
 
     @property
     def started(self) -> bool:
@@ -112,40 +112,40 @@ class RunningJob:
     @property
     def in_flight(self) -> bool:
         """True if a frame has been launched whose codes have not been processed."""
-        return not self.over and self.launched > self.sequence.samples
+        return not self.finished and self.launched > self.sequence.samples
 
     @property
     def unsent(self) -> bool:
         """True if there is output left to send even if no further frame is generated."""
-        return self.over or self.sent < self.closed
+        return self.finished or self.sent < self.closed
 
     @property
     def processed(self) -> bool:
         """True if it is known which frames of the next chunk are speech."""
-        return self.over or self.kept >= self.sent + sum(piece.frames for piece in self._next_pieces())
+        return self.finished or self.kept >= self.sent + sum(span.frames for span in self._next_spans())
 
     @property
     def arrived(self) -> bool:
         """True if the audio of the next chunk is ready, or if the chunk does not have any."""
-        return all(piece.ready for piece in self._next_pieces())
+        return all(span.ready for span in self._next_spans())
 
-    def take_frame(self, codes: list[int], last: bool) -> None:
+    def add_frame(self, codes: list[int], last: bool) -> None:
         """Process a frame's codes and keep them if they are speech; `last` means that the frame fills the slot.
 
         The last frame of runaway speech is kept too: the fade-out is applied to it.
         """
-        verdict = self.sequence.accept(codes[0])
-        if verdict is SampleOutcome.FRAME and last:
+        outcome = self.sequence.accept(codes[0])
+        if outcome is SampleOutcome.FRAME and last:
             self.sequence.cut_short(FinishReason.TOO_LONG)
-        if verdict is SampleOutcome.FRAME or self.sequence.cut in RUNAWAY:
+        if outcome is SampleOutcome.FRAME or self.sequence.cut in RUNAWAY:
             self._codes.append(codes)
             self.kept += 1
 
-    def take_piece(self, piece: DecodedSpan) -> None:
+    def add_span(self, span: DecodedSpan) -> None:
         """Record that the audio of the next frames has been launched."""
-        self._pieces.append(piece)
-        self.decoded += piece.frames
-        if piece.closes:
+        self._spans.append(span)
+        self.decoded += span.frames
+        if span.closes:
             self.closed = self.decoded
             self.chunks += 1
 
@@ -154,13 +154,13 @@ class RunningJob:
 
         Frames decoded beyond the job's end are never included.
         """
-        pieces = self._next_pieces()
-        for _ in pieces:
-            self._pieces.popleft()
-        frames = min(sum(piece.frames for piece in pieces), self.kept - self.sent)
-        wave = torch.cat([piece.read() for piece in pieces]) if frames else torch.empty(0)
+        spans = self._next_spans()
+        for _ in spans:
+            self._spans.popleft()
+        frames = min(sum(span.frames for span in spans), self.kept - self.sent)
+        wave = torch.cat([span.read() for span in spans]) if frames else torch.empty(0)
         now_s = clock()
-        ended = self.over and self.sent + frames == self.kept
+        ended = self.finished and self.sent + frames == self.kept
         wave = self._trim_and_fade(wave[: frames * self.frame_samples], ended)
         codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, CODE_GROUPS).mT  # [16, n]
         del self._codes[:frames]
@@ -168,23 +168,23 @@ class RunningJob:
         if len(wave):
             self.playback.receive(now_s, len(wave) / self.frame_samples * FRAME_S)
         progress = ChunkOutput(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
-        return progress, now_s - pieces[-1].launched_s if frames and pieces[-1].wave else None
+        return progress, now_s - spans[-1].launched_s if frames and spans[-1].wave else None
 
-    def _next_pieces(self) -> list[DecodedSpan]:
+    def _next_spans(self) -> list[DecodedSpan]:
         """Return the spans of the next chunk; for the last chunk of an ended job, all remaining spans."""
-        pieces: list[DecodedSpan] = []
-        for piece in self._pieces:
-            pieces.append(piece)
-            if piece.closes:
+        spans: list[DecodedSpan] = []
+        for span in self._spans:
+            spans.append(span)
+            if span.closes:
                 break
-        return pieces
+        return spans
 
     def _trim_and_fade(self, wave: Tensor, ended: bool) -> Tensor:
         """Trim leading silence if requested, and fade out runaway speech at its end."""
         if self.utterance.trim_silence and not self.started:
-            wave = without_silence(wave, max(SILENT_FRAMES - self.sent, 0) * self.frame_samples)
+            wave = trim_silence(wave, max(SILENT_FRAMES - self.sent, 0) * self.frame_samples)
         if not (ended and self.sequence.cut in RUNAWAY):
             return wave
         log.warning("job %d cut after %d frames for %d text ids: %s", self.sequence.job, self.kept,
                     self.sequence.text_ids, self.sequence.cut)  # fmt: skip
-        return faded(wave, self.frame_samples)
+        return fade_out(wave, self.frame_samples)

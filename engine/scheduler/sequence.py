@@ -90,7 +90,7 @@ class Sequence:
         self.frames = 0
         self.samples = 0
         self.text_ids = 0
-        self.verdict = SampleOutcome.FRAME
+        self.outcome = SampleOutcome.FRAME
         self.cut: FinishReason | None = None
         self._max_new_tokens = max_new_tokens
         self._ends = ends
@@ -146,19 +146,19 @@ class Sequence:
 
         As in the reference, `max_new_tokens` samples without an end token yield one frame fewer.
         """
-        assert self.verdict is SampleOutcome.FRAME, f"job {self.job} is over"
+        assert self.outcome is SampleOutcome.FRAME, f"job {self.job} is over"
         self.samples += 1
         if code in self._ends:
-            self.verdict = SampleOutcome.END
+            self.outcome = SampleOutcome.END
         elif cut := self._reason_to_cut(code):
-            self.verdict, self.cut = SampleOutcome.CUT, cut
+            self.outcome, self.cut = SampleOutcome.CUT, cut
         else:
             self.frames += 1
-        return self.verdict
+        return self.outcome
 
     def cut_short(self, reason: FinishReason) -> None:
         """End the job for a reason that only the engine knows."""
-        self.verdict, self.cut = SampleOutcome.CUT, reason
+        self.outcome, self.cut = SampleOutcome.CUT, reason
 
     def _reason_to_cut(self, code: int) -> FinishReason | None:
         if self.samples >= self._max_new_tokens:
