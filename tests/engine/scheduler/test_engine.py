@@ -152,5 +152,5 @@ def test_prompt_longer_than_slot_is_rejected(lag):
     (progress,) = speaker.engine.step()
     assert progress.ended
     assert "a slot has 24: shorten the text" in str(progress.failed)
-    speaker.start(2, "hi", flowing=True)
+    speaker.start(2, "hi", streaming=True)
     assert 2 in speaker.finish()
