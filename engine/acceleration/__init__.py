@@ -1,1 +1,1 @@
-"""Ways to run the model faster on a GPU: chosen, checked against eager torch, captured and measured at load."""
+"""Faster ways to run the model on a GPU: selected, verified against eager torch, captured and measured at load."""

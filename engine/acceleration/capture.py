@@ -1,4 +1,4 @@
-"""CUDA graphs of every call that a running engine makes: each batch size with each length, each chunk of a prompt."""
+"""CUDA graphs of every call of a running engine: each batch size at each length, and each shape of prompt chunk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..runtime.strategies import Strategies
 from .compiled import CompiledDecodeStep
 
 SHORTEST_READ = 256
-"""Attention's shortest graph reads this many positions, each further one twice as many."""
+"""Shortest attention length with a graph of its own; each longer graph reads twice as many positions."""
 
 
 def capture(runner: Runner, chosen: Strategies) -> Strategies:
-    """Return the same strategies with graphs of all their calls, and of the runner's own reading of prompts."""
+    """Return `chosen` with graphs of all its calls, including the runner's own prefill."""
     frames, codec, prompts = FrameGraphs(runner.device), CodecGraphs(runner.device), PromptGraphs(runner.device)
     for step in frame_steps(runner, chosen.step):
         frames.capture(step.key, step.inputs, step.run)
@@ -36,7 +36,7 @@ def capture(runner: Runner, chosen: Strategies) -> Strategies:
 
 @dataclass(frozen=True, slots=True)
 class CapturedCall:
-    """A call to capture: its size and its length or frames, and inputs for the spare slot."""
+    """A call to capture: its size, its length or number of frames, and inputs for the spare slot."""
 
     key: tuple[int, int]
     inputs: tuple[Tensor, ...]
@@ -47,7 +47,7 @@ class CapturedCall:
 
 
 def frame_steps(runner: Runner, frame: DecodeStep) -> Iterator[CapturedCall]:
-    """Yield a frame of every batch size and length."""
+    """Yield a decode step for every batch size and length."""
     for rows in batch_sizes(runner.slots):
         for length in _lengths(runner, frame):
             slots = torch.full((rows,), runner.slots, device=runner.device)
@@ -57,7 +57,7 @@ def frame_steps(runner: Runner, frame: DecodeStep) -> Iterator[CapturedCall]:
 
 
 def codec_steps(runner: Runner, codec: StreamingCodec[Any]) -> Iterator[CapturedCall]:
-    """Yield a codec step of every batch size and number of frames that a chunk is made of."""
+    """Yield a codec step for every batch size and step length in frames."""
     for rows in batch_sizes(runner.slots):
         for frames in (size for size in codec.sizes if size <= 8):
             slots = torch.full((rows,), runner.slots, device=runner.device)
@@ -67,7 +67,7 @@ def codec_steps(runner: Runner, codec: StreamingCodec[Any]) -> Iterator[Captured
 
 
 def prompt_steps(runner: Runner) -> Iterator[CapturedCall]:
-    """Yield a prompt's chunk of every shape that the cache has room for."""
+    """Yield a prefill call for every chunk shape that fits into the cache."""
     weight = runner.model.talker.head.weight
     for size, length in CHUNK_SHAPES:
         if length <= runner.state.cache.max_positions:
@@ -79,17 +79,17 @@ def prompt_steps(runner: Runner) -> Iterator[CapturedCall]:
 
 
 def frame_step(runner: Runner, frame: DecodeStep, length: int, slots: Tensor, text: Tensor) -> Tensor:
-    """Run a frame whose rows in the spare slot are inactive."""
+    """Run a decode step in which rows of the spare slot are inactive."""
     return frame(slots, text, slots < runner.slots, length)
 
 
 def codec_step(runner: Runner, codec: StreamingCodec[Any], frames: int, starts: Tensor, slots: Tensor) -> Tensor:
-    """Run a codec step on the runner's ring of codes."""
+    """Run a codec step on the runner's code ring."""
     return codec.step(runner.state.codes, starts, slots, frames)
 
 
 def text_input(runner: Runner, rows: int) -> Tensor:
-    """Text as `Runner.advance` passes it: ids, or rows of a table in host memory."""
+    """Return text in the form that `Runner.advance` passes it: ids, or rows of a table in host memory."""
     table = runner.model.talker.text.table
     if table.device == runner.device:
         return torch.zeros(rows, dtype=torch.int64, device=runner.device)
@@ -97,11 +97,11 @@ def text_input(runner: Runner, rows: int) -> Tensor:
 
 
 def _lengths(runner: Runner, frame: DecodeStep) -> list[int]:
-    """How many positions graphs read, the shortest first; 0 where a frame does not use the length."""
+    """Return the attention lengths to capture, shortest first; [0] if the step ignores the length."""
     if not frame.reads_length:
         return [0]
     longest = runner.state.cache.max_positions
-    growth = 4 if isinstance(frame, CompiledDecodeStep) else 2  # compiling takes minutes, capturing does not
+    growth = 4 if isinstance(frame, CompiledDecodeStep) else 2  # compiling takes minutes, unlike capturing
     lengths = [min(SHORTEST_READ, longest)]
     while lengths[-1] < longest:
         lengths.append(min(growth * lengths[-1], longest))
@@ -109,5 +109,5 @@ def _lengths(runner: Runner, frame: DecodeStep) -> list[int]:
 
 
 def batch_sizes(slots: int) -> list[int]:
-    """Return the batch sizes that `slots` sequences can fill."""
+    """Return the batch sizes needed for up to `slots` sequences."""
     return [1 << power for power in range(bucket(slots).bit_length())]

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept between starts."""
+"""Persistent cache directories for compiled kernels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def keep_compiled(environment: MutableMapping[str, str]) -> None:
-    """Let Triton and Inductor keep their results where a reboot does not delete them; before torch is imported.
+    """Make Triton and Inductor cache their results where they survive a reboot; call this before importing torch.
 
-    What the user has set already stays. systemd names a service's own folder in CACHE_DIRECTORY.
+    Variables that the user has set are kept. systemd sets CACHE_DIRECTORY to the service's own cache directory.
     """
     home = environment.get("CACHE_DIRECTORY", "").partition(":")[0]
     folder = Path(home) if home else Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qwentts"

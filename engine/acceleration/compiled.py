@@ -1,7 +1,7 @@
-"""The eager decode step through Inductor: the same code, its small operations fused by torch.compile.
+"""The eager decode step compiled by Inductor: the same code, with small operations fused by torch.compile.
 
-For diagnosis, and for GPUs where the hand-written kernels do not run. Each batch size and length is compiled for a
-minute or more, once: the result is kept in Inductor's cache on disk.
+For diagnosis, and for GPUs on which the hand-written kernels do not run. Compiling takes a minute or more for each
+batch size and length, but only once: the result is kept in Inductor's disk cache.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..runtime.slot_state import SlotState
 
 
 class CompiledDecodeStep(EagerDecodeStep):
-    """Talker and code predictor compiled each as a whole, for static shapes."""
+    """Talker and code predictor, each compiled as a whole for static shapes."""
 
     def __init__(self, model: SpeechModel, state: SlotState, mode: str = "default") -> None:
-        """`mode`: torch.compile's, one without graphs of its own."""
-        torch._dynamo.config.recompile_limit = 64  # one compilation for each batch size and length
+        """Create the step; `mode` is that of torch.compile and must not use CUDA graphs itself."""
+        torch._dynamo.config.recompile_limit = 64  # one compilation per batch size and length
         compiled = partial(torch.compile, fullgraph=True, dynamic=False, mode=mode)
         super().__init__(model, state, compiled(eager_talk(model, state)), compiled(eager_draw(model, state)))

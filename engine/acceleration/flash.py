@@ -1,7 +1,7 @@
-"""The talker through flash-attn, which finds its way through blocks itself: unpadded prompts, and frames of any length.
+"""The talker with flash-attn, which reads paged blocks directly: unpadded prompts, and frames of any length.
 
-Our fused kernels come first where they run: with them a layer is five launches, and here attention alone is several.
-This is for those who want flash-attn, or have it and no Triton that works.
+The fused kernels take precedence where they run: they need five launches per layer, while attention alone needs several
+here. This path is for users who prefer flash-attn, or who have it but no working Triton.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from ..runtime.transfer import upload
 from .verify import LEAST_COSINE, UnusableKernels
 
 BLOCK_MULTIPLE = 256
-"""flash-attn reads blocks of a multiple of this many positions."""
+"""flash-attn requires block sizes that are multiples of this many positions."""
 CHECKED_POSITIONS = 300  # more than one block
 
 
 @dataclass(frozen=True, slots=True)
 class FlashAttention:
-    """The two functions of flash-attn 2, under its names."""
+    """The two functions of flash-attn 2, under their original names."""
 
     flash_attn_varlen_func: Callable[..., Any]
     flash_attn_with_kvcache: Callable[..., Any]
 
     @classmethod
     def load(cls) -> FlashAttention:
-        """Import them; raises ImportError."""
+        """Import the functions. Raise ImportError if flash-attn is missing."""
         import flash_attn
 
         return cls(flash_attn.flash_attn_varlen_func, flash_attn.flash_attn_with_kvcache)
 
 
 def obstacle(runner: PagedRunner) -> str | None:
-    """Why flash-attn cannot serve this runner, before anything is tried; None if it can."""
+    """Return the reason why flash-attn cannot be used with this runner, or None; does not run anything."""
     weight = runner.model.talker.head.weight
     if importlib.util.find_spec("flash_attn") is None:
         return "flash-attn is not installed"
     if weight.device.type != "cuda" or torch.cuda.get_device_capability(weight.device) < AMPERE:
-        return "flash-attn needs a GPU from Ampere (RTX 30) on"
+        return "flash-attn requires an Ampere GPU (RTX 30) or newer"
     if weight.dtype == torch.float32:
-        return "flash-attn is for 16-bit weights"
+        return "flash-attn requires 16-bit weights"
     if runner.cache.block_positions % BLOCK_MULTIPLE:
-        return f"flash-attn reads blocks of a multiple of {BLOCK_MULTIPLE} positions"
+        return f"flash-attn requires a block size that is a multiple of {BLOCK_MULTIPLE} positions"
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Mix:
-    """How one pass finds what it attends to; `mix` takes queries [B, T, heads, d] and a layer's blocks."""
+class _AttentionPass:
+    """The attention of one pass; `mix` takes queries [B, T, heads, d] and a layer's blocks."""
 
     rotary: Rotary
     places: tuple[Tensor, Tensor]
@@ -72,14 +72,14 @@ class _Mix:
 
 
 class FlashTalker:
-    """A runner's talker layers with flash-attn between their matrix products."""
+    """A runner's talker layers, with flash-attn between their matrix products."""
 
     def __init__(self, runner: PagedRunner, attention: FlashAttention) -> None:
         self._talker, self._cache = runner.model.talker, runner.cache
         self._attention = attention
 
     def strategies(self, runner: PagedRunner, base: Strategies) -> Strategies:
-        """Return `base` with prompts read and frames made this way."""
+        """Return `base` with prefill and decode step replaced by this talker's."""
         state = runner.state
 
         def talk(inputs: Tensor, slots: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class FlashTalker:
         )
 
     def step(self, inputs: Tensor, rows: BatchRows) -> tuple[Tensor, Tensor]:
-        """As `Talker.step`; each row reads up to its own position, regardless of `rows.length`."""
+        """Run `Talker.step` with flash-attn; attention reads up to each row's position, ignoring `rows.length`."""
         starts = rows.starts.unsqueeze(1)  # [B, 1]
         seen, table = (rows.starts + 1).int(), self._cache.table[rows.slots]
 
@@ -103,7 +103,7 @@ class FlashTalker:
         return hidden, self._talker.head(hidden)
 
     def read(self, pieces: Sequence[PrefillChunk]) -> None:
-        """Prompts one behind the other, each attending to its own past."""
+        """Prefill concatenated prompt chunks, each attending to its own past."""
         device = self._cache.table.device
         lengths = [len(piece.inputs) for piece in pieces]
         ends = [piece.start + length for piece, length in zip(pieces, lengths, strict=True)]
@@ -130,25 +130,25 @@ class FlashTalker:
         places: tuple[Tensor, Tensor],
         mix: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """x [B, T, H] at positions [B, T] through all layers and the last norm."""
-        how = _Mix((self._cache.cos[positions], self._cache.sin[positions]), places, mix)
+        """Map x [B, T, H] at positions [B, T] through all layers and the final norm."""
+        how = _AttentionPass((self._cache.cos[positions], self._cache.sin[positions]), places, mix)
         for layer, kept in zip(self._talker.layers, self._cache.layers, strict=True):
             x = _layer(layer, x, kept, how)
         return self._talker.norm(x)
 
 
-def _layer(layer: DecoderLayer, x: Tensor, kept: BlockLayer, how: _Mix) -> Tensor:
+def _layer(layer: DecoderLayer, x: Tensor, kept: BlockLayer, how: _AttentionPass) -> Tensor:
     attention: Attention = layer.attention
     query, key, value = attention.project(layer.attention_norm(x), how.rotary)
     kept.write(key, value, how.places)
-    # [blocks, block positions, kv_heads, d], as flash-attn names them; it follows strides
+    # [blocks, block positions, kv_heads, d], flash-attn's layout; a transposed view is enough because it uses strides
     mixed = how.mix(query.contiguous(), kept.keys.transpose(1, 2), kept.values.transpose(1, 2))
     x = x + attention.out(mixed.flatten(2))
     return x + layer.mlp(layer.mlp_norm(x))
 
 
 def _edges(sizes: Sequence[int]) -> list[int]:
-    """Where each of the pieces laid one behind the other begins, and where the last ends."""
+    """Return the start offsets of concatenated chunks, followed by the end of the last."""
     edges = [0]
     for size in sizes:
         edges.append(edges[-1] + size)
@@ -157,14 +157,14 @@ def _edges(sizes: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
-    """The smallest cosine to eager torch over a prompt and three steps, in the spare slot and free blocks."""
+    """Return the smallest cosine similarity to eager torch over a prompt and three steps; uses the spare slot."""
     talker, cache, spare = runner.model.talker, runner.cache, runner.slots
     count = min(CHECKED_POSITIONS, runner.max_positions - 3)
     noise = torch.Generator(runner.device).manual_seed(0)
     width = talker.head.weight.shape[1]
     inputs = torch.randn(count + 3, width, generator=noise, device=runner.device).to(talker.head.weight.dtype)
     slots = torch.full((1,), spare, device=runner.device)
-    with _lent(runner, spare, count + 3):
+    with _borrowed_blocks(runner, spare, count + 3):
         flash.read([PrefillChunk(inputs[:count], spare, 0)])
         ours = [
             flash.step(inputs[at : at + 1], BatchRows(slots, torch.full_like(slots, at), count + 3))[0]
@@ -177,8 +177,8 @@ def cosine(runner: PagedRunner, flash: FlashTalker) -> float:
 
 
 @contextmanager
-def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
-    """Blocks for a slot that no sequence has."""
+def _borrowed_blocks(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
+    """Lend blocks to a slot without a sequence."""
     blocks = runner.paging.pool.allocate(runner.paging.count(positions))
     runner.cache.set_rows({slot: blocks})
     try:
@@ -189,10 +189,10 @@ def _lent(runner: PagedRunner, slot: int, positions: int) -> Iterator[None]:
 
 
 def flash_strategies(runner: PagedRunner, base: Strategies) -> Strategies:
-    """Return `base` with prompts and frames through flash-attn, checked. Raises UnusableKernels."""
+    """Return `base` with prefill and decode step through flash-attn, verified. Raise UnusableKernels on failure."""
     if reason := obstacle(runner):
         raise UnusableKernels(reason)
     flash = FlashTalker(runner, FlashAttention.load())
     if (found := cosine(runner, flash)) < LEAST_COSINE:
-        raise UnusableKernels(f"its self-check failed (cosine {found:.4f})")
+        raise UnusableKernels(f"self-check failed (cosine {found:.4f}, at least {LEAST_COSINE} required)")
     return flash.strategies(runner, base)

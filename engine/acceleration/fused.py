@@ -1,4 +1,4 @@
-"""One frame for a batch of slots in fused kernels: what `EagerDecodeStep` computes, in five launches a layer."""
+"""One frame for a batch of slots in fused kernels: equivalent to `EagerDecodeStep`, in five launches per layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..model.speech_model import SpeechModel
 from ..runtime.slot_state import SlotState
 
 _KEY_BITS = {torch.bfloat16: 16, torch.float16: 20, torch.float32: 32}
-"""How many leading bits of a score's float32 can differ."""
+"""Number of leading bits that can differ in a score's float32 representation."""
 
-_WIDTH = 512  # columns that one program of `begin_frame` and `end_frame` handles
+_WIDTH = 512  # columns per program in `begin_frame` and `end_frame`
 
 
 @dataclass(frozen=True, slots=True)
 class FusedBatch:
-    """The rows of one step: slots [B], the row of each one's text in a table of embeddings, active [B]."""
+    """The rows of one step: slots [B], indices of their text in an embedding table, active [B]."""
 
     slots: Tensor
     text_table: Tensor
@@ -35,7 +35,7 @@ class FusedBatch:
 
 
 class FusedDecodeStep:
-    """Device operations only, of static shapes. Wants text table and predictor table folded."""
+    """Device operations only, with static shapes. The text table and the predictor's table must be folded."""
 
     def __init__(self, model: SpeechModel, state: SlotState) -> None:
         self._model, self._state = model, state
@@ -61,7 +61,7 @@ class FusedDecodeStep:
     reads_length = False
 
     def __call__(self, slots: Tensor, text: Tensor, active: Tensor, length: int) -> Tensor:
-        """See `EagerDecodeStep`. Attention reads up to each slot's own position, regardless of `length`."""
+        """See `EagerDecodeStep`. Attention reads up to each slot's position, ignoring `length`."""
         batch = self.batch(slots, text, active)
         x, parts = self.talker(batch)
         codes, first = self._first_code(x, parts, batch)
@@ -70,13 +70,13 @@ class FusedDecodeStep:
         return codes
 
     def batch(self, slots: Tensor, text: Tensor, active: Tensor) -> FusedBatch:
-        """Text ids [B], or their embeddings [B, H], as the kernels take them."""
+        """Convert text ids [B], or their embeddings [B, H], to the kernels' inputs."""
         if text.is_floating_point():
             return FusedBatch(slots, text, self._counting[: len(slots)], active)
         return FusedBatch(slots, self._model.talker.text.table, text, active)
 
     def talker(self, batch: FusedBatch) -> tuple[Tensor, Tensor | None]:
-        """The talker's last layer's output [B, H] before its final norm, and what that has to add to it."""
+        """Return the talker's last layer output [B, H] before the final norm, and split-K parts for the norm to add."""
         state, frame = self._state, self._state.frame
         rows, width = len(batch.slots), frame.shape[1]
         x = frame.new_empty(rows, width)
@@ -92,13 +92,13 @@ class FusedDecodeStep:
         return x, parts
 
     def first_scores(self, hidden: Tensor, code0: Tensor) -> Tensor:
-        """What `CodePredictor.first` computes: hidden [B, H], codes [B] → logits [B, V] of group 1."""
+        """Compute `CodePredictor.first`: hidden [B, H], codes [B] → logits [B, V] of group 1."""
         inputs = (self._model.code_predictor.project(hidden), F.embedding(code0, self._table))
         x, parts = self._first_pass(torch.stack(inputs, dim=1).flatten(0, 1))  # [2 · B, P]
         return self._heads[0](x, x.new_empty(len(code0), self._heads[0].weight.shape[0]), parts)
 
     def _first_code(self, x: Tensor, parts: Tensor | None, batch: FusedBatch) -> tuple[Tensor, Tensor]:
-        """Group 0 in codes [B, 16], and the code predictor's first two inputs [2 · B, P]."""
+        """Sample group 0 into codes [B, 16]; return the codes and the code predictor's first two inputs [2 · B, P]."""
         config, sampler = self._model.config.talker, self._state.sampler
         rows, width = x.shape[0], self._table.shape[1]
         logits = self._head(x, x.new_empty(rows, config.vocab_size), parts)
@@ -120,7 +120,9 @@ class FusedDecodeStep:
         return codes, first.view(2 * rows, width)
 
     def later_codes(self, x: Tensor, codes: Tensor, batch: FusedBatch) -> None:
-        """Groups 1 to 15 into codes [B, 16], in passes over the predictor's layers, the first over x [2 · B, P]."""
+        """Sample groups 1 to 15 into codes [B, 16], one pass over the predictor's layers each, the first on x [2 · B,
+        P].
+        """
         groups = codes.shape[1]
         x, parts = self._first_pass(x)
         for group in range(1, groups):
@@ -129,7 +131,7 @@ class FusedDecodeStep:
                 parts = self._pass(x, group + 1, 1)
 
     def _first_pass(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output [B, P] of the second of two positions x [2 · B, P], and what is still to be added to it."""
+        """Run two positions x [2 · B, P]; return the output [B, P] of the second, and parts for the norm to add."""
         parts = self._pass(x, 0, 2)
         return x[1::2], None if parts is None else parts[:, 1::2]
 
@@ -140,7 +142,7 @@ class FusedDecodeStep:
         return parts
 
     def _draw(self, x: Tensor, parts: Tensor | None, codes: Tensor, batch: FusedBatch, group: int) -> None:
-        """Draw `group` from the output x [B, P], which its embedding then replaces."""
+        """Sample `group` from the output x [B, P], which is then overwritten with the sampled code's embedding."""
         config, sampler = self._model.code_predictor.config, self._state.sampler
         rows, vocab = x.shape[0], config.vocab_size
         logits = self._heads[group - 1](x, x.new_empty(rows, vocab), parts)

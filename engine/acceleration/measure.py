@@ -1,4 +1,4 @@
-"""What a runner's steps cost on this GPU."""
+"""Measures the duration of a runner's steps on this GPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .capture import SHORTEST_READ, batch_sizes, codec_step, frame_step, text_in
 
 TRIALS = 5
 CHUNK_FRAMES = 4
-"""Length of the codec step whose time is shared out over its frames."""
+"""Length of the measured codec step; its duration is divided among its frames."""
 
 
 def measure(runner: Runner) -> dict[int, float]:
-    """Seconds of a frame for each batch size, its share of a chunk of codec work included."""
+    """Return the seconds per frame for each batch size, including the frame's share of a codec step."""
     return {rows: _frame_s(runner, rows) for rows in batch_sizes(runner.slots)}
 
 

@@ -1,4 +1,4 @@
-"""The code predictor's share of a frame as a CUDA graph of its own, for frames that are not captured as a whole."""
+"""The code predictor's part of a frame as a separate CUDA graph, for steps that are not captured as a whole."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..runtime.slot_state import SlotState
 
 
 class DrawGraphs:
-    """A `DrawCodes` through graphs; batches that were not captured are drawn as the step does."""
+    """A `DrawCodes` that replays graphs; batches whose exact size was not captured use the step's eager function."""
 
     def __init__(self, frame: EagerDecodeStep, graphs: PredictorGraphs) -> None:
         self._draw, self._graphs = frame.draw, graphs
 
     def capture(self, sizes: Iterable[int], model: SpeechModel, state: SlotState) -> None:
-        """Capture batches of these sizes, the small ones first, in the spare slot."""
+        """Capture batches of these sizes, given in ascending order, using the spare slot."""
         weight = model.talker.head.weight
         for rows in sizes:
             slots = torch.full((rows,), state.slots, device=weight.device)
@@ -34,7 +34,7 @@ class DrawGraphs:
 
 
 def capture_draw(step: EagerDecodeStep, model: SpeechModel, state: SlotState, sizes: Iterable[int]) -> DrawGraphs:
-    """Return graphs of a step's drawing for batches of these sizes, for a step that is not captured as a whole."""
+    """Return graphs of a step's sampling for these batch sizes, for a step that is not captured as a whole."""
     graphs = DrawGraphs(step, PredictorGraphs(model.talker.head.weight.device))
     graphs.capture(sizes, model, state)
     return graphs

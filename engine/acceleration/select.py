@@ -1,4 +1,4 @@
-"""The fastest way that a GPU can run a model: chosen, checked against eager torch, captured and measured at load."""
+"""Selects the fastest way to run a model on a GPU: verified against eager torch, captured and measured at load."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from ..kernels.codec import FusedCodec
 
 BUSY_SHARE = 0.8
-"""Of a frame's time all jobs together may take this share: one slow moment would be audible otherwise."""
+"""Share of a frame's duration that all jobs together may use: the rest absorbs jitter, which would be audible."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class AccelerationOptions:
-    """`kernels`: auto, fused, compiled, plain or, over blocks, flash; `graphs` False leaves CUDA graphs out.
+    """`kernels`: auto, fused, compiled, plain or, with a paged runner, flash; `graphs` False disables CUDA graphs.
 
-    `half_codec`: the fused codec, which computes in float16 (50 dB from float32), in the place of the plain one; it
-    is part of the fused kernels, and with `codec_alone` beside others too. `inductor_mode` is for compiled ones.
-    `predictor_graph`: where there are no `graphs`, the code predictor as one.
+    `half_codec`: use the fused codec, which computes in float16 (50 dB from float32), instead of the eager one. It
+    accompanies the fused kernels and, with `codec_alone`, others too. `inductor_mode` applies to compiled kernels.
+    `predictor_graph`: without `graphs`, capture only the code predictor.
     """
 
     kernels: str = "auto"
@@ -54,21 +54,21 @@ class AccelerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class AccelerationResult:
-    """What was chosen, and how many jobs at once the GPU speaks in real time."""
+    """The selected kernels, and how many concurrent jobs the GPU can run in real time."""
 
     kernels: str
     capacity: int
-    step_s: Mapping[int, float]  # of each batch size, codec included
+    step_s: Mapping[int, float]  # by batch size, codec included
 
 
 @torch.inference_mode()
 def accelerate(runner: Runner, wanted: AccelerationOptions) -> AccelerationResult:
-    """Make a runner that is not used yet as fast as its device allows, and measure it."""
+    """Make an unused runner as fast as its device allows, and measure it."""
     if runner.device.type != "cuda":
         return AccelerationResult("plain", runner.slots, {})
     torch.cuda.set_device(runner.device)
     kernels, chosen = choose(runner, wanted)
-    runner.strategies = chosen  # frees the eager codec's state before graphs take memory
+    runner.strategies = chosen  # frees the eager codec's state before graphs allocate memory
     if wanted.graphs:
         chosen = capture(runner, chosen)
     elif wanted.predictor_graph and isinstance(chosen.step, EagerDecodeStep):
@@ -80,22 +80,22 @@ def accelerate(runner: Runner, wanted: AccelerationOptions) -> AccelerationResul
 
 
 def capacity(step_s: Mapping[int, float], slots: int) -> int:
-    """How many of `slots` jobs can be spoken at once without falling behind: at least one, be it too slow."""
+    """Return how many of `slots` jobs can run in real time at once, but at least 1 even if that is too slow."""
     able = [jobs for jobs in range(1, slots + 1) if step_s[bucket(jobs)] <= BUSY_SHARE * FRAME_S]
     return max(able, default=1)
 
 
 def choose(runner: Runner, wanted: AccelerationOptions) -> tuple[str, Strategies]:
-    """Return the fastest kernels that work, by name and as strategies without graphs."""
+    """Return the fastest working kernels: their name, and strategies without graphs."""
     chosen = runner.strategies
     if wanted.kernels in ("auto", "fused"):
-        fused = _usable(partial(_fused, runner, wanted.half_codec), "no fused kernels, speech is made more slowly")
+        fused = _usable(partial(_fused, runner, wanted.half_codec), "fused kernels unavailable, generation is slower")
         if fused:
             return "fused", fused
     if wanted.codec_alone:
-        chosen = _usable(partial(_fused_codec, runner), "no fused codec, sound is made more slowly") or chosen
+        chosen = _usable(partial(_fused_codec, runner), "fused codec unavailable, decoding is slower") or chosen
     if wanted.kernels in ("auto", "flash") and isinstance(runner, PagedRunner):
-        flash = _usable(partial(flash_strategies, runner, chosen), "no flash-attn")
+        flash = _usable(partial(flash_strategies, runner, chosen), "flash-attn unavailable")
         if flash:
             return "flash", flash
     if wanted.kernels == "compiled":
@@ -104,28 +104,28 @@ def choose(runner: Runner, wanted: AccelerationOptions) -> tuple[str, Strategies
     return "plain", chosen
 
 
-def _usable(build: Callable[[], Strategies], otherwise: str) -> Strategies | None:
-    """Return what `build` returns; where it fails, log why and return None: eager torch can still speak."""
+def _usable(build: Callable[[], Strategies], consequence: str) -> Strategies | None:
+    """Return the result of `build`; on failure, log the reason and return None, since eager torch still works."""
     try:
         return build()
     except torch.cuda.OutOfMemoryError:
         raise
     except UnusableKernels as error:
         reason = str(error)
-    except Exception as error:  # compilers raise anything
-        log.debug("the kernels failed", exc_info=True)
+    except Exception as error:  # compilers raise arbitrary exceptions
+        log.debug("kernels failed", exc_info=True)
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
-    log.warning("%s: %s", otherwise, reason)
+    log.warning("%s: %s", consequence, reason)
     return None
 
 
 def _fused(runner: Runner, half_codec: bool) -> Strategies:
-    """Build and check the fused decode step and, in float16, the fused codec. Raises UnusableKernels."""
+    """Build and verify the fused decode step and, with `half_codec`, the fused codec. Raise UnusableKernels."""
     _require_triton(runner)
     if runner.model.talker.head.weight.dtype == torch.float32:
-        raise UnusableKernels("they are for 16-bit weights")
+        raise UnusableKernels("they require 16-bit weights")
     if not runner.model.talker.text.folded:
-        raise UnusableKernels("the text table is not projected")
+        raise UnusableKernels("the text embedding table has not been projected")
     from .fused import FusedDecodeStep
 
     step = FusedDecodeStep(runner.model, runner.state)
@@ -139,7 +139,7 @@ def _fused(runner: Runner, half_codec: bool) -> Strategies:
 
 
 def _fused_codec(runner: Runner) -> Strategies:
-    """Build and check the fused codec alone. Raises UnusableKernels."""
+    """Build and verify the fused codec alone. Raise UnusableKernels on failure."""
     _require_triton(runner)
     codec = _build_codec(runner)
     _compile(codec_steps(runner, codec))
@@ -151,7 +151,7 @@ def _require_triton(runner: Runner) -> None:
     if importlib.util.find_spec("triton") is None:
         raise UnusableKernels("triton is not installed")
     if torch.cuda.get_device_capability(runner.device) < AMPERE:
-        raise UnusableKernels("the GPU is older than Ampere (RTX 30)")
+        raise UnusableKernels("they require an Ampere GPU (RTX 30) or newer")
 
 
 def _build_codec(runner: Runner) -> FusedCodec:
@@ -161,8 +161,8 @@ def _build_codec(runner: Runner) -> FusedCodec:
 
 
 def _compile(steps: Iterable[CapturedCall]) -> None:
-    """Compile all kernels of the steps, so that no later launch waits for a compiler."""
+    """Compile all kernels of the steps in advance, so that later launches do not wait for a compiler."""
     from ..kernels.precompile import compile_ahead
 
     compile_ahead(steps)
-    torch.cuda.empty_cache()  # the steps allocated their results
+    torch.cuda.empty_cache()  # release the memory of the steps' results

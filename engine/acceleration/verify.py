@@ -1,4 +1,4 @@
-"""Self-checks at load: what other kernels compute, compared with eager torch."""
+"""Self-checks at load: compare other kernels with eager torch."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 LEAST_COSINE = 0.995
 LEAST_CODEC_DB = 32.0
 FRAMES = 16
-"""What the codec is compared over, in two steps."""
+"""Number of frames over which codecs are compared, in two steps."""
 
 
 class UnusableKernels(Exception):
-    """These kernels cannot serve this model on this device; the message is the reason."""
+    """These kernels cannot serve this model on this device; the message states the reason."""
 
 
 def check_frame(runner: Runner, fused: FusedDecodeStep) -> None:
-    """Raise UnusableKernels where the fused decode step differs too much from eager torch."""
+    """Raise UnusableKernels if the fused decode step deviates too much from eager torch."""
     if (cosine := frame_cosine(runner, fused)) < LEAST_COSINE:
-        raise UnusableKernels(f"their self-check failed (cosine {cosine:.4f})")
+        raise UnusableKernels(f"self-check failed (cosine {cosine:.4f}, at least {LEAST_COSINE} required)")
 
 
 def check_codec(runner: Runner, codec: FusedCodec) -> None:
-    """Raise UnusableKernels where the fused codec differs too much from eager torch."""
+    """Raise UnusableKernels if the fused codec deviates too much from the eager one."""
     if (decibels := codec_decibels(runner, codec)) < LEAST_CODEC_DB:
-        raise UnusableKernels(f"their self-check failed (codec {decibels:.1f} dB)")
+        raise UnusableKernels(f"self-check failed (codec {decibels:.1f} dB, at least {LEAST_CODEC_DB} dB required)")
 
 
 def frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
-    """The smallest cosine between both ways' outputs, in the spare slot."""
+    """Return the smallest cosine similarity between the outputs of both steps, using the spare slot."""
     model, state = runner.model, runner.state
     slots = torch.full((1,), runner.slots, device=runner.device)
     noise = torch.Generator(runner.device).manual_seed(0)
@@ -47,9 +47,9 @@ def frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
     text = torch.zeros(1, runner.model.talker.config.transformer.hidden_size, device=runner.device).to(state.frame)
     batch = fused.batch(slots, text, slots < runner.slots)
     cosines = []
-    for position in range(3):  # so that there is a past to attend to
+    for position in range(3):  # several positions, so that there is a past to attend to
         state.next[runner.slots] = position
-        x, _ = fused.talker(batch)  # of one row, to which nothing is still to be added
+        x, _ = fused.talker(batch)  # a single row leaves no parts to add
         ours = model.talker.norm(x)
         rows = BatchRows(slots, state.next[slots], min(SHORTEST_READ, state.cache.max_positions))
         hidden, _ = model.talker.step(state.frame[slots] + text, state.cache, rows)
@@ -62,7 +62,7 @@ def frame_cosine(runner: Runner, fused: FusedDecodeStep) -> float:
 
 
 def codec_decibels(runner: Runner, codec: FusedCodec) -> float:
-    """Signal to noise (dB) of the fused codec against the eager one, over some frames in the spare slot."""
+    """Return the signal-to-noise ratio (dB) of the fused codec against the eager one, over a few frames."""
     spare = torch.full((1,), runner.slots, device=runner.device)
     noise = torch.Generator(runner.device).manual_seed(0)
     codes = torch.randint(0, CODEBOOK_SIZE, (FRAMES, CODE_GROUPS), generator=noise, device=runner.device)

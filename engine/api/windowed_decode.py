@@ -15,7 +15,7 @@ from torch import Tensor
 from ..model.codec_decoder import CodecDecoder
 from ..model.streaming import CodecState
 from ..runtime.cuda_graphs import WindowGraphs
-from ..scheduler.edges import faded, half_cosine
+from ..scheduler.edges import fade_out, half_cosine
 from ..scheduler.job import RUNAWAY, ChunkOutput
 from .optimizations import Optimizations
 from .stream_options import WindowPlan
@@ -82,7 +82,7 @@ class WindowedChunkDecoder:
         self._chunk += 1
         if output.ended:
             self._held_back = torch.empty(0)
-            return _fade_runaway(faded(wave, self._plan.overlap), output, self._frame_samples)
+            return _fade_runaway(fade_out(wave, self._plan.overlap), output, self._frame_samples)
         ready = len(wave) - self._plan.overlap
         self._held_back = wave[ready:]
         return wave[:ready]
@@ -112,7 +112,7 @@ def fade_in(wave: Tensor, samples: int) -> Tensor:
 
 def _fade_runaway(wave: Tensor, output: ChunkOutput, frame_samples: int) -> Tensor:
     """Fade the end of speech that was broken off, as the engine does with audio that it decodes itself."""
-    return faded(wave, frame_samples) if output.ended and output.cut in RUNAWAY else wave
+    return fade_out(wave, frame_samples) if output.ended and output.cut in RUNAWAY else wave
 
 
 def decode_outputs(outputs: Iterator[BatchOutput], decoders: Sequence[ChunkDecoder] | None = None) -> WaveStream:

@@ -1,1 +1,1 @@
-"""Triton kernels of the fused frame step. Each does what some plain module does, which is its twin in the tests."""
+"""Triton kernels of the fused decode step. Each is equivalent to an eager module, which the tests compare it with."""

@@ -1,4 +1,4 @@
-"""One position's attention over a slot's past: norm and rotation of q and k, the cache's new entry, and the mixing."""
+"""Attention of one position over a slot's past: q/k norm and rotation, cache update, and weighted sum."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from .launch import Launch, enqueue
 
 FEW = 16
-"""Positions that the code predictor looks back on at the most: they are read as one, before its input exists."""
+"""Maximum number of past positions in the code predictor: they are loaded in one block, before the input is ready."""
 
 
 @triton.jit
 def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.constexpr):
-    """One head's vector [D] after RMS norm and rotation; `half_turned` is d with its halves exchanged."""
+    """Apply RMS norm and rotation to one head's vector [D]; `half_turned` is d with its halves swapped."""
     v = tl.load(parts + head * D + d).to(tl.float32)
     turned = tl.load(parts + head * D + half_turned).to(tl.float32)
     scale = tl.rsqrt(tl.sum(v * v, 0) / D + eps)
@@ -28,7 +28,7 @@ def _normed_rotated(parts, gain, head, d, half_turned, cos, sin, eps, D: tl.cons
 
 @triton.jit
 def _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D: tl.constexpr):
-    """The same for the heads [ROWS, 1] of a group: [ROWS, D]."""
+    """As `_normed_rotated`, for the heads [ROWS, 1] of a group: [ROWS, D]."""
     v = tl.load(parts + heads * D + d[None, :]).to(tl.float32)
     turned = tl.load(parts + heads * D + half_turned[None, :]).to(tl.float32)
     scale = tl.rsqrt(tl.sum(v * v, 1) / D + eps)[:, None]
@@ -39,7 +39,7 @@ def _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D: 
 
 @triton.jit
 def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexpr):
-    """Return the offsets of positions t from a head's start: contiguous, or PAGE each in the blocks of a table."""
+    """Return the offsets of positions t from the start of a head: contiguous, or PAGE per block of a block table."""
     places = t * D
     if PAGE:
         t = t.to(tl.uint32)
@@ -49,7 +49,7 @@ def _offsets(t, inside, blocks, block_stride, D: tl.constexpr, PAGE: tl.constexp
 
 @triton.jit
 def _mixed_in(q, k, v, inside, scale, top, total, mixed):
-    """Further positions, k and v [T, D], into a softmax's highest score, its sum [ROWS] and the mix [ROWS, D]."""
+    """Update the online softmax with k and v [T, D]: maximum score and sum [ROWS], weighted sum [ROWS, D]."""
     score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [ROWS, T]
     score = tl.where(inside[None, :], score, float("-inf"))
     higher = tl.maximum(top, tl.max(score, 1))
@@ -64,7 +64,7 @@ def _past_mixed_in(
     q, keys, values, blocks, position, block_stride, scale, top, total, mixed,
     D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """The same for all positions before `position`, BLOCK_T at a time from the cache."""
+    """As `_mixed_in`, for all positions before `position`, loading BLOCK_T at a time from the cache."""
     d = tl.arange(0, D)
     for start in tl.range(0, position, BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
@@ -78,7 +78,7 @@ def _past_mixed_in(
 
 @triton.jit
 def _past_ahead(keys, values, base, t, start, D: tl.constexpr):
-    """k and v [T, D] of the positions t before `start`, read past the L1 cache."""
+    """Load k and v [T, D] of the positions t before `start`, bypassing the L1 cache."""
     places = base + t[:, None] * D + tl.arange(0, D)[None, :]
     k = tl.load(keys + places, (t < start)[:, None], 0.0, cache_modifier=".cg")
     v = tl.load(values + places, (t < start)[:, None], 0.0, cache_modifier=".cg")
@@ -92,19 +92,19 @@ def _attend(
     D: tl.constexpr, PAGE: tl.constexpr, BLOCK_T: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores take 16; rows behind the group repeat its last head
+    ROWS: tl.constexpr = GROUP if GROUP > 16 else 16  # tensor cores need 16; extra rows repeat a head
     batch, kv_head = tl.program_id(0), tl.program_id(1)
     d, g = tl.arange(0, D), tl.arange(0, ROWS)
     half_turned = (d + D // 2) % D
     if AHEAD:
-        # The same layer wrote them some attentions ago, and of those only the last can still be running: the kernels
-        # between two attentions begin when the first has waited for all before it, which is when it lets them.
+        # The same layer wrote the past a few attentions ago; only the latest of those may still run: the kernels
+        # between two attentions start once the first has waited for all its predecessors and launched its dependents.
         past_t = tl.arange(0, BLOCK_T)
         past_base = batch.to(tl.int64) * slot_stride + kv_head * head_stride
         past_k, past_v = _past_ahead(keys, values, past_base, past_t, START, D)
     if EARLY:
         gdc_wait()
-        gdc_launch_dependents()  # only now: so nothing ever runs ahead of its stream by more than one layer
+        gdc_launch_dependents()  # not earlier, so that no kernel runs ahead of the stream by more than one layer
     slot = tl.load(slots + batch) if START < 0 else batch.to(tl.int64)
     past = tl.load(positions + slot) if START < 0 else START
     blocks = table + slot * table_stride
@@ -122,7 +122,7 @@ def _attend(
         # All heads of the group side by side: [ROWS, D].
         heads = (kv_head * GROUP + tl.minimum(g, GROUP - 1))[:, None]
         q = _group_normed_rotated(parts, gain, heads, d, half_turned, cos, sin, eps, D).to(keys.dtype.element_ty)
-        # The new position is in registers, the past in the cache.
+        # The new position is taken from registers, the past from the cache.
         top = tl.sum(q.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale  # [ROWS]
         total = tl.full((ROWS,), 1.0, tl.float32)
         mixed = tl.zeros((ROWS, D), tl.float32) + value.to(tl.float32)[None, :]
@@ -139,7 +139,7 @@ def _attend(
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Sizes of an attention layer."""
+    """Dimensions of an attention layer."""
 
     heads: int
     kv_heads: int
@@ -149,11 +149,11 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A layer's stored keys and values: [slots, kv_heads, positions, head_dim] each, rotary tables [positions, d].
+    """A layer's keys and values, [slots, kv_heads, positions, head_dim] each, and rotary tables [positions, d].
 
-    With `slots` [B] and `positions` [slots] the place of each row is read on the device; without, row b uses row b of
-    the cache. With `table` int32 [slots, n] too, keys and values are blocks, [blocks, kv_heads, block positions,
-    head_dim], and a slot's positions are in those of its row.
+    With `slots` [B] and `positions` [slots], each row's slot and position are read on the device; otherwise, row b uses
+    row b of the cache. If `table` int32 [slots, n] is also given, keys and values are in blocks, [blocks, kv_heads,
+    block positions, head_dim], and the table's rows list each slot's blocks.
     """
 
     keys: Tensor
@@ -167,17 +167,17 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class AttendStep:
-    """The attention of one layer between its two matrix products. `gain` [heads + kv_heads, head_dim]."""
+    """One layer's attention, between its two matrix products. `gain` is [heads + kv_heads, head_dim]."""
 
     sizes: Heads
     gain: Tensor
     launch: Launch
 
     def __call__(self, qkv: Tensor, past: Past, out: Tensor, start: int = -1, steps: int = 1) -> Tensor:
-        """qkv [B · steps, (heads + 2 · kv_heads) · d] → out [B · steps, heads · d].
+        """Compute qkv [B · steps, (heads + 2 · kv_heads) · d] → out [B · steps, heads · d].
 
-        Each row's keys and values are written at its position, which is `start` and those after it where the cache has
-        no slots.
+        The keys and values of each row are written at its position; without slots, these are `start` and the following
+        positions.
         """
         sizes, keys = self.sizes, past.keys
         assert keys.stride() == past.values.stride(), (keys.stride(), past.values.stride())

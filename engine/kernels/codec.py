@@ -1,4 +1,4 @@
-"""The codec decoder's step as about eighty kernels, from codes in a ring on the device to sound."""
+"""The codec decoder's step in about eighty kernels, from a ring of codes on the device to audio."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .codec_packing import Depthwise, PackedBlock, PackedLayer, PackedStage, pac
 from .launch import enqueue
 
 SIZES = (8, 4, 2, 1)
-"""Frames of a step; the attention's ring has room for no more."""
+"""Step sizes in frames; the attention ring is dimensioned for the largest."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusedSnapshot(CodecSnapshot):
-    """A stream's state copied out; its layout is the kernels' own."""
+    """A copy of a stream's state, in the layout of the fused kernels."""
 
     history: Tensor  # [floats]
     keys: Tensor  # [layers, heads, ring, head_dim]
@@ -33,21 +33,22 @@ class FusedSnapshot(CodecSnapshot):
 
 @dataclass(frozen=True, slots=True)
 class _StepContext:
-    """What the kernels of one step share."""
+    """Inputs shared by the kernels of one step."""
 
     rows: ConvRows
     slots: Tensor  # [B]
-    positions: Tensor  # [B] frames decoded before
+    positions: Tensor  # [B] frames decoded so far
     cos: Tensor  # [B · T, head_dim / 2]
     sin: Tensor
     frames: int
 
 
 class FusedCodec:
-    """Packed weights and the state of `slots` streams and a spare one, whose index is `slots`, for padding rows.
+    """Packed weights, and the state of `slots` streams plus a spare one (index `slots`) for padding rows.
 
-    `dtype` is that of matrices and activations, float16 or float32 (then products are TF32 where the GPU can); sums,
-    Snakes and the residual streams are float32. A slot given twice in one step is undefined. Use it under the device.
+    `dtype` is that of matrices and activations: float16 or float32 (products are then TF32 where the GPU supports it);
+    sums, Snakes and residual streams are float32. A slot must not occur twice in one step. Call it with the device as
+    the current one.
     """
 
     sizes = SIZES
@@ -59,7 +60,7 @@ class FusedCodec:
         assert t.heads == t.kv_heads, (t.heads, t.kv_heads)
         self.config, self.frame_samples, self.dtype, self.device = decoder.config, decoder.frame_samples, dtype, device
         self.weights = pack(decoder, dtype, device)
-        self.frequencies = rotary_frequencies(t.head_dim, t.rope_theta, device).double() / (2 * pi)  # turns a frame
+        self.frequencies = rotary_frequencies(t.head_dim, t.rope_theta, device).double() / (2 * pi)  # turns per frame
         self.ring = (self.config.window_frames - 1 + SIZES[0] + 7) // 8 * 8
         self.history = torch.zeros(slots + 1, 2, self.weights.floats, dtype=dtype, device=device)
         shape = (t.layers, slots + 1, t.heads, self.ring, t.head_dim)
@@ -68,10 +69,10 @@ class FusedCodec:
 
     @torch.no_grad()
     def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
-        """The next `frames` frames of streams slots [B]: float32 [B, 1920 · frames] in [-1, 1].
+        """Decode the next `frames` frames of streams slots [B]: float32 [B, 1920 · frames] in [-1, 1].
 
-        codes [slots + 1, R, 16] int64 is a ring a slot, whose frames from starts [B] on are taken. Waits for nothing,
-        so that it can be captured; whatever it allocates is the graph's.
+        codes [slots + 1, R, 16] int64 has one ring per slot; row b's frames are read from starts[b] on. Does not
+        synchronise, so it can be captured; its allocations then belong to the graph.
         """
         assert 1 <= frames <= SIZES[0], frames
         step, latents = self._begin(codes, starts, slots, frames)
@@ -87,13 +88,13 @@ class FusedCodec:
 
     @torch.no_grad()
     def reset(self, slot: int) -> None:
-        """Begin a new stream in a slot. Keys and values need no clearing: a counter of 0 hides them."""
+        """Start a new stream in a slot. Keys and values need not be cleared: a counter of 0 masks them."""
         self.history[slot].zero_()
         self.frames[slot].zero_()
 
     @torch.no_grad()
     def prime(self, codes: Tensor) -> FusedSnapshot:
-        """The state after a reference's codes [frames, 16], made in the spare slot."""
+        """Return the state after a reference's codes [frames, 16]; uses the spare slot."""
         spare = torch.full((1,), len(self.frames) - 1, device=codes.device)
         self.reset(len(self.frames) - 1)
         ring = codes.expand(len(self.frames), *codes.shape).contiguous()
@@ -105,7 +106,7 @@ class FusedCodec:
 
     @torch.no_grad()
     def snapshot(self, slot: int) -> FusedSnapshot:
-        """A copy of one slot's state."""
+        """Return a copy of one slot's state."""
         history = self.history[slot].index_select(0, self.turns[slot : slot + 1])[0]
         return FusedSnapshot(
             history, self.keys[:, slot].clone(), self.values[:, slot].clone(), self.frames[slot].clone()
@@ -113,7 +114,7 @@ class FusedCodec:
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: FusedSnapshot) -> None:
-        """Make one slot continue where the snapshot was taken, of this codec or of one like it."""
+        """Restore one slot's state from a snapshot of this codec or of one with the same layout."""
         assert isinstance(snapshot, FusedSnapshot), type(snapshot)
         self.history[slot] = snapshot.history
         self.keys[:, slot], self.values[:, slot] = snapshot.keys, snapshot.values
@@ -139,7 +140,7 @@ class FusedCodec:
         return _StepContext(rows, slots, positions, cos, sin, frames), latents
 
     def _out(self, conv: Conv, x: Tensor, step: _StepContext) -> Tensor:
-        """A convolution to whose result nothing is added."""
+        """Apply a convolution without a residual."""
         outputs = conv.weight.shape[0] // (2 if conv.activation == "gated" else 1)
         out = self._empty(x.numel() // conv.weight.shape[2], outputs, self.dtype)
         convolve(conv, x, step.rows, out=out)
@@ -154,7 +155,7 @@ class FusedCodec:
         return self._out(weights.leave_transformer, stream, step)
 
     def _layer(self, layer: PackedLayer, stream: Tensor, keys: Tensor, values: Tensor, step: _StepContext) -> None:
-        """Adds one layer's attention and MLP to the stream [B · T, hidden]."""
+        """Add one layer's attention and MLP to the residual stream [B · T, hidden], in place."""
         mixed = self._attend(self._out(layer.qkv, stream, step), keys, values, step)
         convolve(layer.out, mixed, step.rows, residual=stream, stream=stream)
         inner = self._out(layer.gate_up, stream, step)
@@ -194,7 +195,7 @@ class FusedCodec:
         return out
 
     def _upsample(self, conv: Conv, x: Tensor, rows: int, channels: int, step: _StepContext) -> tuple[Tensor, Tensor]:
-        """The upsampled input of the next layer, and the residual stream: both [rows, channels]."""
+        """Return the upsampled input of the next layer and the residual stream: both [rows, channels]."""
         out, stream = self._empty(rows, channels, self.dtype), self._empty(rows, channels, torch.float32)
         convolve(conv, x, step.rows, stream=stream, out=out)
         return out, stream

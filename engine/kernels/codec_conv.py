@@ -1,8 +1,9 @@
-"""One kernel for every matrix of the codec decoder: a causal convolution as a GEMM over taps, without im2col.
+"""One kernel for all matrices of the codec decoder: a causal convolution as a GEMM over taps, without im2col.
 
-Activations are time-major [B, n, C]. What a convolution remembers is in two halves a slot: it reads one and writes
-the other, and the stream's turn selects which is which. So no program ever writes what another may still read, the new
-memory is written by extra programs of the same launch, and histories longer than the step need no kernel of their own.
+Activations are time-major [B, n, C]. The history of a convolution is double-buffered in two halves per slot: it reads
+one and writes the other; the stream's turn selects which. No program therefore writes what another may still read, the
+new history is written by additional programs of the same launch, and histories longer than the step need no separate
+kernel.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from torch import Tensor
 from .launch import enqueue
 
 ENOUGH_PROGRAMS = 128
-"""Tiles shrink until about every multiprocessor of a large GPU has one."""
+"""Tiles shrink until there are about as many programs as a large GPU has multiprocessors."""
 SHARED_BYTES = 90 * 1024
 KEPT = tl.constexpr(4096)
-"""Remembered elements that one program copies."""
+"""History elements copied per program."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvRows:
-    """The rows of one step and where their streams remember things."""
+    """The rows of one step, and where the histories of their streams are stored."""
 
     halves: Tensor  # [B] int64, slot · 2 + turn
     history: Tensor  # [2 · slots, floats]
@@ -37,23 +38,23 @@ class ConvRows:
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A packed convolution with all that follows it up to the next one. Vectors are float32."""
+    """A packed convolution, fused with everything up to the next one. Vectors are float32."""
 
     weight: Tensor  # [N, taps, C]
     bias: Tensor | None = None  # [N]
     dilation: int = 1
     offset: int = 0
-    """Where its memory begins in a half."""
+    """Start of its history within a half."""
     activation: str = ""
     """"", "gelu", "gated" (columns are gate, up, gate, up, ...) or "clamp"."""
     norm_eps: float | None = None
-    """Set where the input is to be RMS-normalised; the norm's weight is already in the matrix."""
-    frequency: Tensor | None = None  # [N] of the Snake that makes the next input
+    """If set, the input is RMS-normalised; the norm's weight is already folded into the matrix."""
+    frequency: Tensor | None = None  # [N] of the Snake that produces the next input
     gain: Tensor | None = None  # [N]
 
     @property
     def width(self) -> int:
-        """Inputs remembered."""
+        """Number of inputs in the history."""
         return (self.weight.shape[1] - 1) * self.dilation
 
 
@@ -72,7 +73,7 @@ TILES = ((128, 128), (128, 64), (64, 64), (64, 32), (32, 32), (64, 16), (16, 32)
 
 
 def choose_tile(rows: int, outputs: int, channels: int, item_bytes: int) -> Tile:
-    """The largest tile that wastes little and still makes enough programs; a pure function of the shapes."""
+    """Return the largest tile that wastes little and yields enough programs; a pure function of the shapes."""
     height, breadth = next((size for size in TILES if _fits(size, rows, outputs)), TILES[-1])
     depth = 128 if height * breadth <= 512 else 64 if height * breadth <= 8192 else 32
     depth = max(16, min(depth * 2 // item_bytes, gcd(channels, 128)))
@@ -93,9 +94,9 @@ def convolve(
     conv: Conv, x: Tensor, rows: ConvRows, residual: Tensor | None = None, stream: Tensor | None = None,
     out: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """x [B, n, C] → [B, n, N] (N / 2 if gated) plus `residual`: to `stream` as it is, to `out` after the Snake.
+    """Compute x [B, n, C] → [B, n, N] (N / 2 if gated) plus `residual`; write it to `stream`, and its Snake to `out`.
 
-    `stream` may be `residual`: a program reads no sums but those that it replaces.
+    `stream` may be the same tensor as `residual`: each program only reads the sums that it overwrites.
     """
     outputs, taps, channels = conv.weight.shape
     batch, steps = rows.batch, x.numel() // (rows.batch * channels)
@@ -113,9 +114,9 @@ def convolve(
 
 @triton.jit
 def sine_squared(x):
-    """sin²(x) in float32 to 1e-7: x is brought to ±π/2, where the sign of the sine does not matter."""
+    """sin²(x) in float32 to within 1e-7: x is reduced to ±π/2; the sign of the sine does not matter."""
     turns = tl.floor(x * 0.3183098861837907 + 0.5)
-    x = x - turns * 3.140625  # few bits: the product is exact
+    x = x - turns * 3.140625  # few significant bits, so the product is exact
     x = x - turns * 9.67653589793e-4
     y = x * x
     sine = x * (1 + y * (-1 / 6 + y * (1 / 120 + y * (-1 / 5040 + y * (1 / 362880 - y * (1 / 39916800))))))
@@ -124,13 +125,13 @@ def sine_squared(x):
 
 @triton.jit
 def keep_history(x, history, halves, keeper, steps, floats, width, CHANNELS: tl.constexpr):
-    """Write the last `width` inputs to the half that no program reads; some of them may be old ones."""
+    """Write the last `width` inputs to the half that no program reads; some may be copied from the old history."""
     size = width * CHANNELS
     chunks = tl.cdiv(size, KEPT)
     row = keeper // chunks
     element = keeper % chunks * KEPT + tl.arange(0, KEPT)
     half = tl.load(halves + row)
-    kept = element + steps * CHANNELS  # its place in the old memory, or past the old memory's end
+    kept = element + steps * CHANNELS  # its place in the old history, or past its end
     old = history + half * floats + kept
     new = x + row * steps * CHANNELS + (kept - size)
     value = tl.load(tl.where(kept < size, old, new), mask=element < size)
@@ -143,7 +144,7 @@ def _sums(
     CHANNELS: tl.constexpr, OUTPUTS: tl.constexpr, TAPS: tl.constexpr, NORM_EPS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Products [BM, BN] of a tile's inputs over all taps."""
+    """Return the products [BM, BN] of a tile's inputs over all taps."""
     row = tl.minimum(row, rows - 1)
     time = row % steps
     filter_rows = weight + tl.minimum(column, OUTPUTS - 1).to(tl.int64) * (TAPS * CHANNELS)

@@ -1,4 +1,4 @@
-"""The codec decoder's kernels other than matrix products: step begin, attention over a ring, depthwise convolution."""
+"""The codec decoder's kernels other than matrix products: step begin, ring attention, depthwise convolution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def begin_step(
     STEPS: tl.constexpr, GROUPS: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
     STEPS_BLOCK: tl.constexpr, WIDTH_BLOCK: tl.constexpr, PAIRS_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: look its codes up, turn its angles, note the position of its stream, and advance it."""
+    """One program per row: look up its codes, compute its rotary angles, and save and advance its stream position."""
     row = tl.program_id(0)
     slot = tl.load(slots + row)
     position, turn = tl.load(frames + slot), tl.load(turns + slot)
@@ -26,7 +26,7 @@ def begin_step(
         GROUPS, CODES, WIDTH, STEPS_BLOCK, WIDTH_BLOCK,
     )  # fmt: skip
     pair = tl.arange(0, PAIRS_BLOCK)
-    # In float64 turns: the counter never wraps, and float32 angles would be whole radians off after days.
+    # In float64 turns: the counter never wraps, and float32 angles would be off by whole radians after days.
     rounds = (position + step).to(tl.float64)[:, None] * tl.load(frequencies + pair, mask=pair < PAIRS)[None, :]
     angle = ((rounds - tl.floor(rounds)) * 6.283185307179586).to(tl.float32)
     place, inside = line[:, None] * PAIRS + pair[None, :], real[:, None] & (pair < PAIRS)[None, :]
@@ -34,7 +34,7 @@ def begin_step(
     tl.store(sin + place, tl.sin(angle), mask=inside)
     tl.store(halves + row, slot * 2 + turn)
     tl.store(positions + row, position)
-    tl.debug_barrier()  # every warp has read the counters
+    tl.debug_barrier()  # wait until every warp has read the counters
     tl.store(frames + slot, position + STEPS)
     tl.store(turns + slot, 1 - turn)
 
@@ -45,12 +45,12 @@ def _look_up(
     GROUPS: tl.constexpr, CODES: tl.constexpr, WIDTH: tl.constexpr,
     STEPS_BLOCK: tl.constexpr, WIDTH_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """latents[line] = sum over groups of the table's rows."""
+    """Compute latents[line] = sum of the table's rows over all groups."""
     lane = tl.arange(0, WIDTH_BLOCK)
     total = tl.zeros((STEPS_BLOCK, WIDTH_BLOCK), tl.float32)
     for group in tl.static_range(GROUPS):
         code = tl.load(codes + group, mask=real, other=0)
-        code = tl.minimum(tl.maximum(code, 0), CODES - 1)  # the frame after the last holds a mark
+        code = tl.minimum(tl.maximum(code, 0), CODES - 1)  # the frame after the last contains a special token
         entry = table + (group * CODES + code)[:, None] * WIDTH + lane[None, :]
         total += tl.load(entry, mask=(lane < WIDTH)[None, :], other=0.0)
     place = line[:, None] * WIDTH + lane[None, :]
@@ -59,7 +59,7 @@ def _look_up(
 
 @triton.jit
 def _rotated(low, high, place, inside, cos, sin):
-    """Both halves of rows rotated by their angles, float32."""
+    """Rotate rows, given as two halves, by their angles; return both halves in float32."""
     low = tl.load(low + place, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(high + place, mask=inside, other=0.0).to(tl.float32)
     return low * cos - high * sin, high * cos + low * sin
@@ -67,14 +67,14 @@ def _rotated(low, high, place, inside, cos, sin):
 
 @triton.jit
 def _scores(q1, q2, k1, k2, seen, scale):
-    """Scaled products of queries and keys, given as halves; minus infinity where a key is not seen."""
+    """Return the scaled products of queries and keys, given as halves; -inf where a key is masked."""
     score = tl.dot(q1, tl.trans(k1), input_precision="tf32") + tl.dot(q2, tl.trans(k2), input_precision="tf32")
     return tl.where(seen, score * scale, float("-inf"))
 
 
 @triton.jit
 def _loaded_rotated(qkv, cos, sin, line, pair, head, mask, HEADS: tl.constexpr, SIZE: tl.constexpr):
-    """The halves of the new frames' queries and keys of one head, rotated."""
+    """Load and rotate the new frames' queries and keys of one head, as halves."""
     table = line[:, None] * (SIZE // 2) + pair[None, :]
     c = tl.load(cos + table, mask=mask, other=0.0)
     s = tl.load(sin + table, mask=mask, other=0.0)
@@ -91,9 +91,9 @@ def attend_ring(
     HEADS: tl.constexpr, SIZE: tl.constexpr, RING: tl.constexpr, WINDOW: tl.constexpr,
     STEPS_BLOCK: tl.constexpr, RING_BLOCK: tl.constexpr, PAIRS_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and head: rotate, attend to the ring and to the new frames, then put these into the ring.
+    """One program per row and head: rotate, attend to the ring and the new frames, then write these to the ring.
 
-    The places that new frames take are further back than any query sees, so reading needs no order with writing.
+    New frames are written to places further back than any query sees, so reads need not be ordered before writes.
     """
     row, head = tl.program_id(0), tl.program_id(1)
     slot, position = tl.load(slots + row), tl.load(positions + row)
@@ -117,7 +117,7 @@ def attend_ring(
     ov = tl.load(values + old + lane[None, :], mask=known & laned, other=0.0)
 
     last = position - 1
-    held = last - (last - place_in_ring + RING) % RING  # frame in each place; RING keeps the dividend positive
+    held = last - (last - place_in_ring + RING) % RING  # frame in each place; adding RING keeps the dividend positive
     seen = (
         (held >= 0)[None, :] & (held[None, :] > (position + step)[:, None] - WINDOW) & (place_in_ring < RING)[None, :]
     )
@@ -142,7 +142,7 @@ def mix_depthwise(
     x, history, halves, weight, bias, out, rows, steps, floats, eps,
     CHANNELS: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program an output row: depthwise causal convolution and layer norm, whose weight and bias come later."""
+    """One program per output row: depthwise causal convolution and layer norm, without the norm's weight and bias."""
     row = tl.program_id(0)
     if row >= rows:
         keep_history(x, history, halves, row - rows, steps, floats, TAPS - 1, CHANNELS)

@@ -1,4 +1,4 @@
-"""The codec decoder's weights as its kernels want them: rows of taps, norms and Snakes folded to their neighbours."""
+"""The codec decoder's weights in its kernels' layout: rows of taps, with norms and Snakes folded into neighbours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .codec_conv import Conv
 
 @dataclass(frozen=True, slots=True)
 class Depthwise:
-    """A depthwise convolution and the layer norm after it, less the norm's weight and bias."""
+    """A depthwise convolution and the layer norm after it, without the norm's weight and bias."""
 
     weight: Tensor  # [taps, C] float32
     bias: Tensor  # [C]
@@ -31,7 +31,7 @@ class Depthwise:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """One layer of the transformer."""
+    """One transformer layer."""
 
     qkv: Conv
     out: Conv
@@ -41,7 +41,7 @@ class PackedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PackedStage:
-    """An upsampling with its ConvNeXt."""
+    """An upsampling convolution and its ConvNeXt."""
 
     upsample: Conv
     depthwise: Depthwise
@@ -51,7 +51,7 @@ class PackedStage:
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:
-    """A wave block: an upsampling and pairs of a dilated and a pointwise convolution."""
+    """A decoder block: an upsampling, then pairs of a dilated and a pointwise convolution."""
 
     upsample: Conv
     units: list[tuple[Conv, Conv]]
@@ -59,7 +59,7 @@ class PackedBlock:
 
 @dataclass(frozen=True, slots=True)
 class PackedCodec:
-    """All of the decoder but its state."""
+    """All weights of the decoder, without its state."""
 
     table: Tensor  # [groups · codebook_size, width]
     pre_conv: Conv
@@ -71,23 +71,23 @@ class PackedCodec:
     blocks: list[PackedBlock]
     leave: Conv
     floats: int
-    """Elements that all convolutions of a stream remember."""
+    """History elements of all convolutions of a stream."""
 
 
 def pack(decoder: CodecDecoder, dtype: torch.dtype, device: torch.device | str) -> PackedCodec:
-    """A copy of the decoder's weights on `device`: matrices in `dtype`, vectors in float32."""
+    """Copy the decoder's weights to `device`: matrices in `dtype`, vectors in float32."""
     return _Packer(dtype, device).codec(decoder)
 
 
 class _SnakeVectors(TypedDict, total=False):
-    """Arguments of `Conv` for a Snake behind it; empty without one."""
+    """Arguments of `Conv` for the Snake after it; empty without one."""
 
     frequency: Tensor
     gain: Tensor
 
 
 class _Packer:
-    """Lays out the matrices and assigns an offset to every memory."""
+    """Packs the matrices and assigns each history its offset."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str) -> None:
         self.dtype, self.device, self.floats = dtype, device, 0
@@ -137,7 +137,7 @@ class _Packer:
         )
 
     def _block(self, block: DecoderBlock, following: Snake) -> PackedBlock:
-        """`following` is the Snake that reads the block's output."""
+        """Pack a block; `following` is the Snake applied to its output."""
         nexts: Sequence[Snake] = [*(unit.snake1 for unit in block.units), following]
         return PackedBlock(
             upsample=self._upsample(block.upsample, nexts[0]),
@@ -158,11 +158,11 @@ class _Packer:
         )
 
     def _upsample(self, conv: CausalUpsample, snake: Snake | None = None) -> Conv:
-        """`rate` outputs an input from the input before and this one, instead of an overlap added later."""
+        """Pack an upsampling: `rate` outputs per input, from this and the previous input, instead of an overlap-add."""
         inputs, rate = conv.weight.shape[0], conv.rate
         weight = conv.weight.unflatten(2, (-1, rate)).flip(
             2
-        )  # [C, outputs, taps, rate], the tap of the input before first
+        )  # [C, outputs, taps, rate], the previous input's tap first
         return Conv(
             weight=self._matrix(weight.permute(3, 1, 2, 0).flatten(0, 1)),
             bias=self._vector(conv.bias.repeat(rate)),
@@ -186,7 +186,7 @@ class _Packer:
 
     def _remember(self, floats: int) -> int:
         start = self.floats
-        self.floats += -(-floats // 16) * 16  # vector loads want aligned rows
+        self.floats += -(-floats // 16) * 16  # vector loads need aligned rows
         return start
 
     def _matrix(self, weight: Tensor) -> Tensor:

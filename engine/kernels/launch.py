@@ -1,4 +1,4 @@
-"""How kernels of this package are launched: where the GPU can, each begins before the one before it has ended."""
+"""Kernel launches: where the GPU supports it, each kernel starts before its predecessor has finished."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 HOME_SHARED_BYTES = 99 * 1024
-"""What one program may use of an RTX 30, 40 or 50."""
+"""Maximum shared memory per program on RTX 30, 40 and 50."""
 
 _compiled: ContextVar[set[object] | None] = ContextVar("compiled", default=None)
 
 
 def enqueue(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Launch a Triton kernel; inside `nothing_runs` have it compiled only."""
+    """Launch a Triton kernel; within `nothing_runs`, only compile it."""
     compiled = _compiled.get()
     if compiled is None:
         kernel[grid](*arguments, **constants)
         return
-    # Finer than what Triton compiles for, and much quicker to compute.
+    # Finer than Triton's own specialisation key, and much cheaper to compute.
     key = (kernel, *map(_kind, arguments), *constants.items())
     if key not in compiled:
         compiled.add(key)
@@ -36,7 +36,7 @@ def _kind(argument: object) -> object:
 
 @contextmanager
 def nothing_runs() -> Iterator[None]:
-    """Kernels that are enqueued in here are compiled for their arguments as for a launch, and not launched."""
+    """Compile the kernels enqueued in this context as if they were launched, but do not launch them."""
     token = _compiled.set(set())
     try:
         yield
@@ -46,31 +46,30 @@ def nothing_runs() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """`early`: programmatic dependent launch (Hopper and newer).
+    """Launch options; `early` enables programmatic dependent launch (Hopper and newer).
 
-    A kernel then starts while its predecessor drains, fetches what no kernel writes (weights), and only then waits.
-    Every kernel waits before its first other memory access, so that the order of all of them stays that of the
-    stream.
+    With it, a kernel starts while its predecessor drains, loads data that no kernel writes (weights), and only then
+    waits. Every kernel waits before any other memory access, so that stream order is preserved.
     """
 
     early: bool
     shared_bytes: int = HOME_SHARED_BYTES
-    """The most shared memory of one program."""
+    """Maximum shared memory per program."""
 
     @classmethod
     def on(cls, device: torch.device) -> Launch:
-        """The fastest way that this device knows."""
+        """Return the fastest options that `device` supports."""
         if device.type != "cuda":
             return cls(early=False)
-        properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks the last of its fields
+        properties: Any = torch.cuda.get_device_properties(device)  # torch's stub lacks shared_memory_per_block_optin
         return cls((properties.major, properties.minor) >= (9, 0), properties.shared_memory_per_block_optin)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of every kernel call."""
+        """Keyword arguments for every kernel launch."""
         return {"EARLY": True, "launch_pdl": True} if self.early else {"EARLY": False}
 
 
 def next_power_of_2(number: int) -> int:
-    """The smallest power of two that is at least `number`, as tiles must have."""
+    """Return the smallest power of two that is at least `number`; tile sizes must be powers of two."""
     return 1 << (number - 1).bit_length()

@@ -14,7 +14,7 @@ from .linear import Linear, Norm
 
 @dataclass(frozen=True, slots=True)
 class FusedLayer:
-    """The weights of a `DecoderLayer`, shared with it."""
+    """A `DecoderLayer` in fused kernels; shares its weights."""
 
     qkv: Linear
     attend: AttendStep
@@ -36,9 +36,9 @@ class FusedLayer:
         )
 
     def __call__(self, x: Tensor, parts: Tensor | None, past: Past, start: int = -1, steps: int = 1) -> Tensor | None:
-        """x [rows, H] is changed in place. `parts` is what is still to be added to it, at first and in the result.
+        """Update x [rows, H] in place. `parts`, as argument and result, are the split-K parts still to be added to x.
 
-        See `Linear.add` for them, and `AttendStep` for the rest.
+        See `Linear.add` for `parts` and `AttendStep` for the other arguments.
         """
         rows = x.shape[0]
         qkv = self.qkv(x, x.new_empty(rows, self.qkv.weight.shape[0]), parts)
@@ -49,5 +49,5 @@ class FusedLayer:
 
 
 def norm_of(norm: nn.RMSNorm) -> Norm:
-    """The gain and eps of an nn.RMSNorm."""
+    """Return the weight and eps of an nn.RMSNorm."""
     return Norm(norm.weight, norm.eps or 0.0)

@@ -1,11 +1,11 @@
-"""Matrix products of a few rows: y = W · x with the norm before and what follows fused in, one pass over the weights.
+"""Matrix products for few rows: y = W · x fused with the preceding norm and what follows, in one pass over the weights.
 
-A step of few rows is bound by reading weights. For one row each program holds its weights in registers, which it begins
-to read before its input exists; more rows take tensor cores.
+With few rows, a step is bound by reading weights. For one row, each program holds its weights in registers and starts
+loading them before its input is ready; more rows use tensor cores.
 
-A product that is added to the residual stream has few outputs and many inputs, so few programs. With more rows than one
-its inputs are cut into parts (split-K): each program sums one part, and the norm that follows adds the parts to the
-stream, in their order. So a row's sums are made in the same order whatever the other rows are, and without atomics.
+A product that is added to the residual stream has few outputs and many inputs, hence few programs. With more than one
+row, its inputs are split into parts (split-K): each program sums one part, and the following norm adds the parts to the
+stream in order. The summation order of a row is therefore independent of the other rows, and needs no atomics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _gemv(
     x, gain, weight, bias, out, outputs, inputs, eps, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     NORM: tl.constexpr, GATED: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One row: x [inputs] into out [outputs], or added to it."""
+    """Compute one row: x [inputs] → out [outputs], overwritten or, with ADD, accumulated."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     n_in, k_in = n < outputs, k < inputs
@@ -65,18 +65,18 @@ def _gemm(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, EVEN: tl.constexpr,
     GATED: tl.constexpr, BIAS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x [rows, inputs] into out [parts, rows, outputs], each part the sum over `share` inputs.
+    """Compute x [rows, inputs] → out [parts, rows, outputs]; each part sums `share` inputs.
 
     EVEN: no tile crosses an edge of the weight.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)  # rows of the weight
     if GATED:
-        n = n // 2 + n % 2 * outputs  # each gate's row beside that of what it gates: one product for both
+        n = n // 2 + n % 2 * outputs  # interleave gate and up rows, so that one product covers both
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(2)
     end = tl.minimum((part + 1) * share, inputs)
     n_in = n < outputs * (1 + GATED)
-    read = tl.minimum(row, rows - 1)  # behind the last row it is read again, and not written
+    read = tl.minimum(row, rows - 1)  # rows past the end re-read the last one and are not stored
     zero: tl.constexpr = None if EVEN else 0.0
     if EARLY:
         gdc_wait()
@@ -106,7 +106,7 @@ def _add_norm(
     x, parts, gain, out, inputs, x_stride, part_stride, part_row_stride, eps,
     PARTS: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Make a row of x [rows, inputs] itself plus its parts, and out [rows, inputs] the RMS norm of that."""
+    """Add the parts to a row of x [rows, inputs] in place, and write its RMS norm to out [rows, inputs]."""
     row, k = tl.program_id(0), tl.arange(0, BLOCK_K)
     k_in = k < inputs
     if EARLY:
@@ -128,13 +128,13 @@ def _add_norm(
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """An RMS norm before the product: gain [inputs]."""
+    """RMS norm before the product: gain [inputs]."""
 
     gain: Tensor
     eps: float
 
     def __call__(self, x: Tensor, parts: Tensor | None, launch: Launch) -> Tensor:
-        """Add `parts` [parts, rows, inputs], if any, to x [rows, inputs]; return its norm."""
+        """Add `parts` [parts, rows, inputs], if any, to x [rows, inputs] in place; return its norm."""
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         strides = (0, 0) if parts is None else parts.stride()[:2]
         enqueue(
@@ -147,9 +147,9 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """weight [outputs, inputs], or [2 · outputs, inputs] where `gated`: silu(first half) · second half.
+    """Product with weight [outputs, inputs], or [2 · outputs, inputs] if `gated`: silu(first half) · second half.
 
-    Input [rows, inputs] and output [rows, outputs] are of the weight's type; their rows may be strided.
+    Input [rows, inputs] and output [rows, outputs] have the weight's dtype; their rows may be strided.
     """
 
     weight: Tensor
@@ -158,10 +158,10 @@ class Linear:
     bias: Tensor | None = None
     gated: bool = False
     tiling: Tiling | None = None
-    """In the place of the measured one."""
+    """Overrides the measured tiling."""
 
     def __call__(self, x: Tensor, out: Tensor, parts: Tensor | None = None) -> Tensor:
-        """Fill `out` with the product of `x` and return it. `parts` are what `add` has left for the norm to add."""
+        """Write the product of `x` to `out` and return it. `parts` are those that `add` left for the norm to add."""
         norm, tiling = self.norm, self._choose("gated" if self.gated else "plain", len(x))
         if norm and (len(x) > 1 or parts is not None):
             x, norm = norm(x, parts, self.launch), None
@@ -172,7 +172,7 @@ class Linear:
         return out
 
     def add(self, x: Tensor, to: Tensor) -> Tensor | None:
-        """Add the product of `x` to `to` [rows, outputs], or return float32 [parts, rows, outputs] that a norm adds."""
+        """Add the product of `x` to `to` [rows, outputs], or return float32 [parts, rows, outputs] for the norm."""
         tiling = self._choose("added", len(x))
         if len(x) == 1:
             self._gemv(tiling, x, to, add=True)
@@ -196,7 +196,7 @@ class Linear:
         )  # fmt: skip
 
     def _gemm(self, tiling: Tiling, x: Tensor, out: Tensor) -> None:
-        """Into out [rows, outputs], or [parts, rows, outputs]."""
+        """Compute the product into out [rows, outputs] or [parts, rows, outputs]."""
         (height, inputs), (rows, outputs), block = self.weight.shape, out.shape[-2:], row_block(len(x))
         tile = tiling.within(self.launch.shared_bytes, block, self.weight.element_size())
         share = triton.cdiv(inputs, tile.parts)

@@ -1,9 +1,9 @@
-"""The kernels of a start compiled side by side, before the first of them is launched.
+"""Compiles all kernels needed at start in parallel, before the first launch.
 
-Triton compiles a kernel for each set of types, alignments and constants, when it is first launched so: some 150 kernels
-and a minute of one core. Here the steps are gone through once without launching anything, while threads compile what
-they ask for. Triton's passes, ptxas and gcc run without the GIL, and a tenth of the work is Python's; so threads do,
-and no processes are started that could take GPU memory or outlive this one.
+Triton compiles a kernel for each combination of types, alignments and constants at its first launch: about 150 kernels
+and a minute on one core. Here the steps are run once without launching anything, while threads compile what they
+request. Triton's passes, ptxas and gcc release the GIL, and Python code is a tenth of the work; so threads suffice, and
+no processes are needed that could use GPU memory or outlive this one.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from triton.runtime import driver
 from .launch import nothing_runs
 
 MOST_THREADS = 16
-"""More gain nothing, for Python's share of the work is done by one at a time."""
+"""More threads do not help, because Python's share of the work is serialised by the GIL."""
 
 log = logging.getLogger(__name__)
 
 
 def compile_ahead(steps: Iterable[Callable[[], object]]) -> None:
-    """Compile all kernels that `steps` launch, into this process and Triton's cache; those in the cache are loaded.
+    """Compile all kernels that `steps` launch, for this process and Triton's cache; load those already in the cache.
 
-    The steps' kernels do not run, so their results are undefined. An error is only logged: a kernel
-    that is still missing is compiled when it is launched.
+    The kernels do not run, so the results of the steps are undefined. Errors are only logged: a kernel that is still
+    missing is compiled at its first launch.
     """
     began_s = time.perf_counter()
     try:
-        kernels = copy_context().run(_compiled, steps)  # Triton's mode stays in there, whatever happens
-    except Exception as error:  # whatever a compiler we do not control raises
-        log.warning("kernels are compiled one by one: %s: %s", type(error).__name__, error)
+        kernels = copy_context().run(_compiled, steps)  # confines Triton's compile mode to this call
+    except Exception as error:  # compilers raise arbitrary exceptions
+        log.warning("kernels will be compiled at first launch: %s: %s", type(error).__name__, error)
         return
-    log.info("%d kernels compiled or found in the cache in %.1f s", kernels, time.perf_counter() - began_s)
+    log.info("compiled or loaded %d kernels in %.1f s", kernels, time.perf_counter() - began_s)
 
 
 def _compiled(steps: Iterable[Callable[[], object]]) -> int:
-    """How many kernels there were to compile or to load."""
+    """Compile or load the kernels; return their number."""
     with _Threads() as threads:
         with AsyncCompileMode(threads, ignore_errors=True), nothing_runs():
             for step in steps:
@@ -56,7 +56,7 @@ def _compiled(steps: Iterable[Callable[[], object]]) -> int:
 
 
 class _Threads(ThreadPoolExecutor):
-    """As many as there are cores, within bounds; remembers what it was given."""
+    """A pool with one thread per core, up to `MOST_THREADS`, that records its futures."""
 
     def __init__(self) -> None:
         super().__init__(min(MOST_THREADS, len(os.sched_getaffinity(0))), "compile")
@@ -71,7 +71,7 @@ class _Threads(ThreadPoolExecutor):
 
 
 def _build_launchers(threads: ThreadPoolExecutor, kernels: list[Any]) -> None:
-    """Up to Triton 3.6 gcc makes a library for every combination of argument types; these too go to the cache."""
+    """Build launchers: up to Triton 3.6, gcc compiles and caches a library for each combination of argument types."""
     one_of_each = {_argument_types(kernel): kernel for kernel in kernels}.values()
     for _ in threads.map(lambda kernel: driver.active.launcher_cls(kernel.src, kernel.metadata), one_of_each):
         pass

@@ -1,6 +1,6 @@
-"""Drawing a code and making the next input from it: what `engine.runtime.sampler` does, a program for each row.
+"""Samples a code and computes the next input from it: `engine.runtime.sampler` with one program per row.
 
-The noise is the same hash of (seed, sample, group, code), so both draw the same codes from the same scores.
+The noise is the same hash of (seed, sample, group, code), so both sample the same codes from the same scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _mix(bits):
 
 @triton.jit
 def _noise(seed, sample, group, code):
-    """Gumbel noise of codes [V] for one row: seed and sample int64 scalars."""
+    """Return Gumbel noise for the codes [V] of one row; seed and sample are int64 scalars."""
     golden = tl.full((), _GOLDEN, tl.uint64)
     key = _mix(_mix(seed.to(tl.uint64) + golden) + sample.to(tl.uint64))
     key = _mix(key + group.to(tl.uint64) * golden)
@@ -35,14 +35,14 @@ def _noise(seed, sample, group, code):
 
 @triton.jit
 def _ordered(score):
-    """A float32 as an unsigned number of the same order."""
+    """Map a float32 to an unsigned integer of the same order."""
     bits = score.to(tl.uint32, bitcast=True)
     return tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit
 def _kth_key(keys, k, BITS: tl.constexpr):
-    """The largest key that at least k of `keys` reach, found bit by bit; their lower 32 - BITS bits are equal."""
+    """Return the largest key reached by at least k `keys`, found bit by bit; their lower 32 - BITS bits are equal."""
     found = tl.zeros((), tl.uint32)
     for bit in tl.static_range(BITS):
         trial = found | tl.full((), 1 << (31 - bit), tl.uint32)
@@ -53,10 +53,10 @@ def _kth_key(keys, k, BITS: tl.constexpr):
 
 @triton.jit
 def _nucleus_key(keys, shares, top_p):
-    """The smallest key whose strictly larger ones carry less than top_p of the mass `shares`."""
+    """Return the smallest key such that strictly larger keys hold less than top_p of the mass `shares`."""
     found = tl.zeros((), tl.uint32)
     for bit in tl.static_range(32):
-        # Below the key that is sought too much is above: increase it while that holds.
+        # Keep the bit while the mass at or above the trial key is at least top_p.
         trial = found | tl.full((), 1 << (31 - bit), tl.uint32)
         above = tl.sum(tl.where(keys >= trial, shares, 0.0), 0)
         found = tl.where(above >= top_p, trial, found)
@@ -65,7 +65,7 @@ def _nucleus_key(keys, shares, top_p):
 
 @triton.jit
 def _pick(scores, noise, inside, draw, code, VOCAB: tl.constexpr, BITS: tl.constexpr):
-    """One code of a row. `draw` points to temperature, top_k, top_p, greedy."""
+    """Sample one code of a row. `draw` points to temperature, top_k, top_p, greedy."""
     temperature, top_p = tl.load(draw), tl.load(draw + 2)
     wanted = tl.load(draw + 1).to(tl.int32)
     k = tl.where((wanted > 0) & (wanted < VOCAB), wanted, VOCAB)
@@ -88,8 +88,10 @@ def draw_talker(
     table, table_row, VOCAB: tl.constexpr, BLOCK: tl.constexpr, EOS: tl.constexpr, SILENT: tl.constexpr,
     RING: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Group 0 of row b from logits [B, VOCAB] into codes [B, GROUPS], remembered where active; its embedding, a row
-    of table [·, WIDTH], becomes table_row [2 · b + 1]."""
+    """Sample group 0 of row b from logits [B, VOCAB] into codes [B, GROUPS], and record it where active.
+
+    Its embedding, a row of table [·, WIDTH], is copied to table_row [2 · b + 1].
+    """
     row = tl.program_id(0)
     code = tl.arange(0, BLOCK)
     inside = code < VOCAB
@@ -129,13 +131,13 @@ def draw_predictor(
     VOCAB: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_W: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Group `group` of row b from logits [B, VOCAB] into codes [B, GROUPS]; its embedding becomes table_row [b]."""
+    """Sample `group` of row b from logits [B, VOCAB] into codes [B, GROUPS]; copy its embedding to table_row [b]."""
     row = tl.program_id(0)
     code = tl.arange(0, BLOCK)
     inside = code < VOCAB
     if EARLY:
         gdc_launch_dependents()
-    # The talker's draw has counted this frame before any pass of the predictor began.
+    # The talker's sampler has counted this frame before any pass of the predictor starts.
     slot = tl.load(slots + row)
     noise = _noise(tl.load(seeds + slot), tl.load(samples + slot) - 1, tl.cast(group, tl.int64), code)
     if EARLY:
@@ -152,7 +154,7 @@ def draw_predictor(
 def begin_frame(
     frame, text, slots, text_ids, x, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, EARLY: tl.constexpr
 ):  # fmt: skip
-    """x [B, WIDTH] = frame[slot] + text[text id]."""
+    """Compute x [B, WIDTH] = frame[slot] + text[text id]."""
     row, w = tl.program_id(0), tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)
     inside = w < WIDTH
     if EARLY:

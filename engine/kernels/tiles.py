@@ -1,8 +1,8 @@
-"""How a matrix product is cut into programs: by its shape and its rows, from a table that `engine.bench.products` made.
+"""Tiling of matrix products by shape and number of rows, from a table measured by `engine.bench.products`.
 
-A row's bits must not depend on the rows beside it. They do not depend on the tiling but for the parts that a sum is
-made of and, on Hopper, the kind of tensor-core instruction, which is another from 64 rows of the weight on. So both are
-the same for all row blocks of a shape. One row alone is computed without tensor cores.
+The bits of a row must not depend on the other rows. They are independent of the tiling, except for the number of
+split-K parts and, on Hopper, the kind of tensor-core instruction, which changes at tiles of 64 weight rows. Both are
+therefore the same for all row blocks of a shape. A single row is computed without tensor cores.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 ROW_BLOCKS = (16, 32, 64)
-"""Of how many rows one program computes its outputs where there are several."""
+"""Possible numbers of rows per program, if there is more than one row."""
 TABLE = Path(__file__).with_name("tiles.csv")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Product:
-    """A product and its row block, 1 for one row. `kind`: plain, gated, or added to the residual stream."""
+    """A product and its row block, 1 for a single row. `kind`: plain, gated, or added to the residual stream."""
 
     kind: str
     outputs: int
@@ -29,10 +29,10 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A program takes `outputs` rows of the weight and `depth` inputs at a time, `stages` of which are being loaded.
+    """A program processes `outputs` weight rows and `depth` inputs at a time, prefetching over `stages` stages.
 
-    One row alone takes all its inputs at once, and a gate with what it gates. `parts`: into how many the inputs are
-    cut, each summed by programs of its own.
+    A single row takes all its inputs at once, and each gate row together with its up row. `parts` is the number of
+    split-K parts, each summed by separate programs.
     """
 
     outputs: int
@@ -42,7 +42,7 @@ class Tiling:
     parts: int = 1
 
     def within(self, shared_bytes: int, rows: int, item_bytes: int) -> Tiling:
-        """The same with as much in flight as shared memory has room for, which changes no bits."""
+        """Return this tiling reduced to fit into shared memory, which does not change any bits of the result."""
         depth, width = self.depth, (self.outputs + rows) * item_bytes
         while width * depth > shared_bytes:
             depth //= 2
@@ -55,7 +55,7 @@ def row_block(rows: int) -> int:
 
 
 def find_tiling(product: Product) -> Tiling:
-    """The measured tiling, or one that suits most shapes."""
+    """Return the measured tiling, or a default that suits most shapes."""
     return MEASURED.get(product) or _usual(product)
 
 
@@ -67,14 +67,14 @@ def _usual(product: Product) -> Tiling:
 
 
 def read(lines: Iterable[str]) -> dict[Product, Tiling]:
-    """The tilings of a table; a line that begins with # names where it was measured."""
+    """Read the tilings of a table; lines that start with # are comments on where it was measured."""
     rows = csv.reader(line for line in lines if not line.startswith("#"))
     numbered = ((kind, [int(number) for number in numbers]) for kind, *numbers in rows)
     return {Product(kind, *numbers[:3]): Tiling(*numbers[3:]) for kind, numbers in numbered}
 
 
 def lines_of(tilings: Mapping[Product, Tiling]) -> Iterator[str]:
-    """A table's lines: the fields of a product, then those of its tiling."""
+    """Yield a table's lines: the fields of a product, then those of its tiling."""
     for product, tiling in sorted(tilings.items()):
         yield ",".join(map(str, (*astuple(product), *astuple(tiling))))
 

@@ -1,1 +1,1 @@
-"""Qwen3-TTS in plain torch: talker, code predictor, codec and speaker encoder, exact to the reference."""
+"""Qwen3-TTS in pure PyTorch: talker, code predictor, codec and speaker encoder, matching the reference exactly."""

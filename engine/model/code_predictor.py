@@ -1,4 +1,4 @@
-"""The code predictor: code groups 1 to 15 of one frame, in 15 passes over a cache that starts empty every frame."""
+"""The code predictor: code groups 1 to 15 of one frame, in 15 passes over a cache that each frame starts afresh."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .config import CodePredictorConfig
 from .layers import DecoderLayer, FrameEmbedding, module_list
 
 Choose = Callable[[Tensor, int], Tensor]
-"""A sampler between passes: (logits [B, 2048], group 1…15) → codes [B]."""
+"""Sampler called after each pass: (logits [B, 2048], group 1…15) → codes [B]."""
 
 
 class CodePredictorCache(nn.Module):
-    """Room for the 16 positions of one frame for up to `rows` sequences."""
+    """KV cache for the 16 positions of one frame, for up to `rows` sequences."""
 
     cos: Tensor
     sin: Tensor
@@ -37,7 +37,7 @@ class CodePredictorCache(nn.Module):
 
 
 class CodePredictor(nn.Module):
-    """Decoder layers with a head per group. It reads the talker's embeddings, through a projection if widths differ."""
+    """Decoder layers with one head per group. The input is the talker's embeddings, projected if the widths differ."""
 
     projected: Tensor | None
 
@@ -52,36 +52,36 @@ class CodePredictor(nn.Module):
         self.register_buffer("projected", None, persistent=False)
 
     def allocate(self, rows: int) -> CodePredictorCache:
-        """Static buffers for batches of up to `rows` sequences, on this model's device."""
+        """Allocate static buffers for batches of up to `rows` sequences, on this model's device."""
         return CodePredictorCache(self.config, rows, self.heads)
 
     @torch.no_grad()
     def fold_projection(self) -> None:
-        """Project the embedding tables once, which spares 14 of 15 matrix products and their 4 MB each a frame."""
+        """Project the embedding tables once, which saves 14 of 15 matrix products, of 4 MB weights each, per frame."""
         if isinstance(self.project, nn.Linear):
             self.projected = self.project(self.codes.weight)  # [3072 + 15 · 2048, P]
 
     def frame(self, hidden: Tensor, code0: Tensor, cache: CodePredictorCache, choose: Choose) -> Tensor:
-        """The talker's hidden [B, H] and group-0 codes [B] → all codes of the frame [B, 16]."""
+        """Generate a frame: the talker's hidden [B, H] and group-0 codes [B] → all codes of the frame [B, 16]."""
         logits = self.first(hidden, code0, cache)
         return torch.stack([code0, *self._rest(logits, cache, choose)], dim=1)
 
     def later(self, inputs: Tensor, cache: CodePredictorCache, choose: Choose) -> Tensor:
-        """The talker's hidden state and the embedding of group 0, [B, 2, H] → the later codes [B, 15]."""
+        """Generate the later codes [B, 15] from the talker's hidden state and the embedding of group 0, [B, 2, H]."""
         logits = self._pass(self.project(inputs), 0, cache, cache.first_bias)
         return torch.stack(self._rest(logits, cache, choose), dim=1)
 
     def first(self, hidden: Tensor, code0: Tensor, cache: CodePredictorCache) -> Tensor:
-        """Positions 0 and 1: hidden [B, H], code0 [B] → logits [B, 2048] of group 1."""
+        """Compute positions 0 and 1: hidden [B, H], code0 [B] → logits [B, 2048] of group 1."""
         inputs = torch.stack((self.project(hidden), self._embed(0, code0)), dim=1)
         return self._pass(inputs, 0, cache, cache.first_bias)
 
     def next(self, group: int, codes: Tensor, cache: CodePredictorCache) -> Tensor:
-        """Position group + 1: codes [B] of `group` (1…14) → logits [B, 2048] of the group after it."""
+        """Compute position group + 1: codes [B] of `group` (1…14) → logits [B, 2048] of the next group."""
         return self._pass(self._embed(group, codes).unsqueeze(1), group + 1, cache, None)
 
     def _rest(self, logits: Tensor, cache: CodePredictorCache, choose: Choose) -> list[Tensor]:
-        """Codes [B] of groups 1…15, from the scores of group 1."""
+        """Return the codes [B] of groups 1…15, given the logits of group 1."""
         codes: list[Tensor] = []
         for group in range(1, self.config.code_groups):
             codes.append(choose(logits, group))

@@ -1,4 +1,4 @@
-"""The codec decoder: codes to waveform, as a whole or frame by frame with exactly the same result."""
+"""The codec decoder: codes to waveform, all at once or in streaming steps, with exactly the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .streaming import CausalConv, CausalUpsample, CodecState, ConvState, Rollin
 
 
 class FrameTransformer(nn.Module):
-    """Eight attention layers at frame rate, between two projections."""
+    """Eight attention layers at frame rate, between an input and an output projection."""
 
     def __init__(self, config: CodecDecoderConfig) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FrameTransformer(nn.Module):
         self.out_proj = nn.Linear(t.hidden_size, config.latent_size)
 
     def forward(self, x: Tensor, tables: Rotary, bias: Tensor, stores: Sequence[Store | None]) -> Tensor:
-        """x [B, latent, T] → [B, latent, T]."""
+        """Map x [B, latent, T] → [B, latent, T]."""
         x = self.in_proj(x.transpose(1, 2))
         for layer, store in zip(self.layers, stores, strict=True):
             x = layer(x, tables, bias, store)
@@ -37,7 +37,7 @@ class FrameTransformer(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Depthwise convolution and a pointwise MLP; its layer scale is folded into the second matrix."""
+    """Depthwise convolution and pointwise MLP; the layer scale is folded into the second matrix."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ConvNeXt(nn.Module):
 
 
 class UpsampleStage(nn.Module):
-    """Doubles the frame rate before the wave-making blocks."""
+    """Doubles the frame rate, ahead of the decoder blocks."""
 
     def __init__(self, channels: int, rate: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class UpsampleStage(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """x + pointwise(snake(dilated(snake(x))))."""
+    """Computes x + pointwise(snake(dilated(snake(x))))."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ResidualUnit(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Raises the rate and halves the channels, then refines over growing dilations."""
+    """Upsamples and halves the channels, then applies residual units with growing dilations."""
 
     def __init__(self, inputs: int, outputs: int, rate: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class DecoderBlock(nn.Module):
 
 
 class CodecDecoder(nn.Module):
-    """Codes [B, 16, T] to waveforms [B, 1920 · T]; weights only, the streams' state is in a CodecState."""
+    """Codes [B, 16, T] to waveforms [B, 1920 · T]. Holds weights only; the state of streams is in a CodecState."""
 
     def __init__(self, config: CodecDecoderConfig) -> None:
         super().__init__()
@@ -113,16 +113,16 @@ class CodecDecoder(nn.Module):
         self.out_proj = CausalConv(widths[-1], 1, kernel=7)
 
     def allocate(self, slots: int, max_step_frames: int = CODEC_STEP_FRAMES) -> CodecState:
-        """Static state for `slots` streams; a longer step than `max_step_frames` is split."""
+        """Allocate static state for `slots` streams; steps longer than `max_step_frames` are split."""
         floats = sum(getattr(module, "state_floats", 0) for module in self.modules())
         conv = self.quantizer.table.new_zeros(slots, floats)
         return CodecState(self.config.transformer, conv, self.config.window_frames, max_step_frames)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The whole utterance at once: codes [B, 16, T] → [B, 1920 · T] in [-1, 1]."""
+        """Decode a complete utterance at once: codes [B, 16, T] → [B, 1920 · T] in [-1, 1]."""
         t = self.config.transformer
         frames = torch.arange(codes.shape[-1], device=codes.device)
-        ago = frames.unsqueeze(1) - frames  # [T, T] distance to each key
+        ago = frames.unsqueeze(1) - frames  # [T, T] distance from query back to key
         visible = ((ago >= 0) & (ago < self.config.window_frames)).unsqueeze(0)
         frequencies = rotary_frequencies(t.head_dim, t.rope_theta, codes.device).double()
         dtype = self.quantizer.table.dtype
@@ -133,7 +133,9 @@ class CodecDecoder(nn.Module):
         return self._wave(self.transformer(latents, tables, bias, [None] * t.layers), conv_state)
 
     def chunked(self, codes: Tensor, chunk_frames: int = 300, context_frames: int = 25) -> Tensor:
-        """As the reference makes its final files: chunks decoded anew, each with a little left context thrown away."""
+        """Decode as the reference does for files: independent chunks, each with some left context whose output is
+        dropped.
+        """
         waves = []
         for start in range(0, codes.shape[-1], chunk_frames):
             context = min(context_frames, start)
@@ -142,7 +144,10 @@ class CodecDecoder(nn.Module):
         return torch.cat(waves, dim=-1)
 
     def step(self, codes: Tensor, slots: Tensor, state: CodecState) -> Tensor:
-        """The next frames of streams slots [B]: codes [B, 16, T] → [B, 1920 · T]; equal to `decode` of the whole."""
+        """Decode the next frames of streams slots [B]: codes [B, 16, T] → [B, 1920 · T].
+
+        The concatenated output equals `decode` of all the codes.
+        """
         pieces = codes.split(state.max_step_frames, dim=-1)
         if len(pieces) == 1:
             return self._step(codes, slots, state)

@@ -1,4 +1,4 @@
-"""The codec encoder (the encode half of Mimi): a reference recording to codes, once per voice."""
+"""The codec encoder (the encoder half of Mimi): a reference recording to codes, once per voice."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .quantizer import ResidualVQEncoder
 from .streaming import ConvState, RollingState
 
 PIECE_STRIDES = 25
-"""What is convolved at once, in steps of the transformer: one second."""
+"""Length of a piece convolved at once, in transformer steps: one second."""
 
 
 class StridedConv(nn.Module):
-    """A causal convolution that completes its last stride with silence, so that no sample is lost."""
+    """Causal convolution that pads the last stride with silence, so that no samples are lost."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class StridedConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs))
 
     def forward(self, x: Tensor, conv_state: ConvState) -> Tensor:
-        """x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
+        """Map x [B, inputs, n] → [B, outputs, ceil(n / stride)]."""
         missing = -x.shape[-1] % self.stride
         if self.width:
             x = conv_state.extend(x, self.width)
@@ -37,19 +37,19 @@ class StridedConv(nn.Module):
 
 
 class DownsampleConv(nn.Module):
-    """A causal convolution of stride 2 whose first and last inputs are repeated beyond the ends."""
+    """Causal convolution of stride 2 with replicate padding at both ends."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, channels, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, channels, n] → [B, channels, ceil(n / 2)]."""
+        """Map x [B, channels, n] → [B, channels, ceil(n / 2)]."""
         return F.conv1d(F.pad(x, (2, x.shape[-1] % 2), mode="replicate"), self.weight, stride=2)
 
 
 class EncoderBlock(nn.Module):
-    """One residual unit, then a convolution that divides the rate and doubles the channels."""
+    """One residual unit, then a strided convolution that lowers the rate and doubles the channels."""
 
     def __init__(self, channels: int, ratio: int, config: CodecEncoderConfig) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class EncoderLayer(nn.Module):
 
 
 class CodecEncoder(nn.Module):
-    """Waveforms to codes. One recording at a time makes the last frame most reproducible."""
+    """Waveforms to codes. The last frame is most reproducible when recordings are encoded one at a time."""
 
     def __init__(self, config: CodecEncoderConfig) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class CodecEncoder(nn.Module):
         self.acoustic = ResidualVQEncoder(acoustic, *shape)
 
     def forward(self, wave: Tensor) -> Tensor:
-        """wave [B, N] at 24 kHz → codes [B, 16, ceil(N / 1920)]."""
+        """Encode wave [B, N] at 24 kHz → codes [B, 16, ceil(N / 1920)]."""
         x = self._transform(self._convolve(wave.unsqueeze(1).to(self.in_proj.weight.dtype)).transpose(1, 2))
         latents = self.downsample(x.transpose(1, 2)).transpose(1, 2)  # [B, frames, hidden]
         return torch.cat((self.semantic(latents), self.acoustic(latents)), dim=1)
 
     def _convolve(self, wave: Tensor) -> Tensor:
-        """wave [B, 1, N] → [B, hidden, ceil(N / 960)], piece after piece: whole minutes would want gigabytes."""
+        """Map wave [B, 1, N] → [B, hidden, ceil(N / 960)], piece by piece: whole minutes would need gigabytes."""
         floats = sum(getattr(module, "state_floats", 0) for module in self.modules())
         past = wave.new_zeros(wave.shape[0], floats)
         piece_samples = PIECE_STRIDES * prod(self.config.ratios)
@@ -120,7 +120,7 @@ class CodecEncoder(nn.Module):
         return self.out_proj(F.elu(x), conv_state)
 
     def _transform(self, x: Tensor) -> Tensor:
-        # Plain causal: the window of 250 that the config declares is not applied by the reference either.
+        # Plain causal attention: the reference does not apply the window of 250 that the config declares either.
         t, steps = self.config.transformer, x.shape[1]
         tables = rotary_table(t.head_dim, t.rope_theta, steps, x.device, x.dtype)
         causal = torch.ones(1, steps, steps, dtype=torch.bool, device=x.device).tril()

@@ -1,4 +1,4 @@
-"""The sizes and ids of one checkpoint, read once from its two config files so that nothing else guesses them."""
+"""Sizes and token ids of one checkpoint, read from its two config files: the single source for the whole engine."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ FRAME_S = FRAME_SAMPLES / SAMPLE_RATE
 CODE_GROUPS = 16
 CODEBOOK_SIZE = 2048
 CODEC_STEP_FRAMES = 25
-"""The longest step of the eager codec; its state has room for that beyond the attention window."""
+"""Longest step of the eager codec; its state has room for this many frames beyond the attention window."""
 
 
 class CheckpointError(Exception):
-    """Root of all that can be wrong with a checkpoint: its config, its weights, its download."""
+    """Base class of all checkpoint errors: configuration, weights, download."""
 
 
 class ConfigError(CheckpointError):
-    """A config file lacks a key or holds a value that this engine does not know."""
+    """A config file lacks a key or has an unsupported value."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """One stack of decoder layers, whichever part of the model it serves."""
+    """One stack of decoder layers, used by several parts of the model."""
 
     hidden_size: int
     intermediate_size: int
@@ -44,7 +44,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, slots=True)
 class CodecIds:
-    """Rows of the talker's codec embedding that are marks, not sound."""
+    """Rows of the talker's codec embedding that are special tokens, not sound."""
 
     pad: int
     bos: int
@@ -57,7 +57,7 @@ class CodecIds:
 
 @dataclass(frozen=True, slots=True)
 class TextIds:
-    """Text tokens with a meaning of their own."""
+    """Ids of the special text tokens."""
 
     im_start: int
     im_end: int
@@ -69,7 +69,7 @@ class TextIds:
 
 @dataclass(frozen=True, slots=True)
 class TalkerConfig:
-    """The model of code group 0 and of the text that it reads."""
+    """The talker, which reads the text and predicts code group 0."""
 
     transformer: TransformerConfig
     vocab_size: int
@@ -81,7 +81,7 @@ class TalkerConfig:
     languages: Mapping[str, int]
     speakers: Mapping[str, int]
     dialects: Mapping[str, str]
-    """Speaker name to the language key of the dialect it speaks."""
+    """Maps each speaker name to the language key of the speaker's dialect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class CodePredictorConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeakerEncoderConfig:
-    """The ECAPA-TDNN that turns a mel spectrogram into a voice's vector; only Base checkpoints carry one."""
+    """The ECAPA-TDNN that maps a mel spectrogram to a voice's x-vector; only Base checkpoints contain one."""
 
     mel_bins: int
     channels: tuple[int, ...]
@@ -110,7 +110,7 @@ class SpeakerEncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class CodecDecoderConfig:
-    """Codes to waveform."""
+    """The codec's decoder: codes to waveform."""
 
     transformer: TransformerConfig
     window_frames: int
@@ -126,7 +126,7 @@ class CodecDecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class CodecEncoderConfig:
-    """Waveform to codes (the encode half of Mimi)."""
+    """The codec's encoder (the encoder half of Mimi): waveform to codes."""
 
     transformer: TransformerConfig
     filters: int
@@ -135,7 +135,7 @@ class CodecEncoderConfig:
     residual_kernel_size: int
     compress: int
     ratios: tuple[int, ...]
-    """Strides in the order in which the encoder applies them."""
+    """Strides, in the encoder's order."""
     codebook_dim: int
     codebook_size: int
     quantizers: int
@@ -145,7 +145,7 @@ class CodecEncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class CodecConfig:
-    """Both halves of the codec and the rates between them."""
+    """Both halves of the codec and the sample and frame rates between them."""
 
     decoder: CodecDecoderConfig
     encoder: CodecEncoderConfig
@@ -155,7 +155,7 @@ class CodecConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything the engine knows of a checkpoint before it opens the weights."""
+    """Everything the engine knows about a checkpoint before it reads the weights."""
 
     model_type: str
     model_size: str
@@ -167,7 +167,7 @@ class ModelConfig:
 
 
 class _Section:
-    """A JSON object that knows its file and path, so that every complaint names both."""
+    """A JSON object with its file and key path, so that every error message names both."""
 
     def __init__(self, values: Any, file: str, path: str = "") -> None:
         if not isinstance(values, dict):
@@ -204,13 +204,13 @@ class _Section:
         value = self[key]
         if value not in known:
             raise ConfigError(
-                f"{self.file}: key {self.path + key!r} is {value!r}; this engine knows {', '.join(map(repr, known))}"
+                f"{self.file}: key {self.path + key!r} is {value!r}; supported values: {', '.join(map(repr, known))}"
             )
         return value
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The configuration of the checkpoint in `directory`. Raises ConfigError, naming file and key."""
+    """Read the configuration of the checkpoint in `directory`. Raise ConfigError, which names the file and the key."""
     model = _read_json(directory / MODEL_FILE)
     model.expect("model_type", "qwen3_tts")
     model.expect("tokenizer_type", "qwen3_tts_tokenizer_12hz")
@@ -228,7 +228,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def read_codec_config(file: Path) -> CodecConfig:
-    """The configuration of the codec. Raises ConfigError, naming file and key."""
+    """Read the configuration of the codec. Raise ConfigError, which names the file and the key."""
     codec = _read_json(file)
     codec.expect("model_type", "qwen3_tts_tokenizer_12hz")
     decoder = codec.section("decoder_config")
@@ -315,7 +315,7 @@ def _code_predictor(predictor: _Section) -> CodePredictorConfig:
 
 
 def _speaker_encoder(speaker: _Section) -> SpeakerEncoderConfig:
-    # Published files hold only enc_dim and sample_rate; the rest are the architecture's own figures.
+    # Published files contain only enc_dim and sample_rate; the other values are fixed by the architecture.
     return SpeakerEncoderConfig(
         mel_bins=speaker.integer("mel_dim", 128),
         channels=speaker.integers("enc_channels", (512, 512, 512, 512, 1536)),

@@ -1,4 +1,4 @@
-"""The pieces that several parts of the model share: packed MLP, pre-norm decoder layer, Snake, code embedding."""
+"""Layers shared by several parts of the model: packed MLP, pre-norm decoder layer, Snake, code embedding."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SubModule = TypeVar("SubModule", bound=nn.Module)
 
 
 def module_list(modules: Iterable[SubModule]) -> Sequence[SubModule]:
-    """Return an nn.ModuleList whose elements keep their type; torch declares them as nn.Module."""
+    """Return an nn.ModuleList that keeps the type of its elements; torch declares them as nn.Module."""
     return cast(Sequence[SubModule], nn.ModuleList(modules))
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) · up(x)) with gate and up in one weight, so that the input is read once."""
+    """Computes down(silu(gate(x)) · up(x)) with gate and up in one weight, so that the input is read once."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class GatedMLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP. A layer scale, where the checkpoint has one, is folded into the output weights."""
+    """Pre-norm attention and MLP. The checkpoint's layer scale, if any, is folded into the output weights."""
 
     def __init__(self, config: TransformerConfig, qk_norm: bool) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class DecoderLayer(nn.Module):
 
 
 class Snake(nn.Module):
-    """x + gain · sin²(frequency · x) per channel, with both exponentials of the checkpoint taken at load.
+    """Computes x + gain · sin²(frequency · x) per channel; the checkpoint's two exponentials are evaluated at load.
 
-    The parameters stay float32 whatever the codec's type, because bfloat16 sines are audible.
+    The parameters remain float32 whatever the codec's dtype, because the error of bfloat16 sines is audible.
     """
 
     def __init__(self, channels: int) -> None:
@@ -65,7 +65,7 @@ class Snake(nn.Module):
 
 
 class FrameEmbedding(nn.Module):
-    """All 16 groups' code embeddings in one table, so that a whole frame is one gather and one sum."""
+    """The code embeddings of all 16 groups in one table, so that a whole frame takes one gather and one sum."""
 
     offsets: Tensor
 
@@ -75,17 +75,17 @@ class FrameEmbedding(nn.Module):
         rows = vocab_size + (groups - 1) * group_size
         self.weight = nn.Parameter(torch.empty(rows, hidden_size))
         offsets = [0] + [vocab_size + group * group_size for group in range(groups - 1)]
-        # On the CPU even inside a meta-device block: the loader moves real buffers, it cannot invent them.
+        # On the CPU even within a meta-device block: the loader moves existing buffers but cannot create their values.
         self.register_buffer("offsets", torch.tensor(offsets, device="cpu"), persistent=False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Sum of a frame's 16 embeddings: codes [..., 16] → [..., H]."""
+        """Return the sum of a frame's 16 embeddings: codes [..., 16] → [..., H]."""
         return F.embedding(codes + self.offsets, self.weight).sum(-2)
 
     def row(self, group: int, codes: Tensor) -> Tensor:
-        """Index into the table for codes of one group."""
+        """Return the table indices of one group's codes."""
         return codes if group == 0 else codes + (self.vocab_size + (group - 1) * self.group_size)
 
-    def mark(self, codes: Tensor) -> Tensor:
-        """Group-0 embedding alone, as prompts use it: codes [...] → [..., H]."""
+    def group0(self, codes: Tensor) -> Tensor:
+        """Return the group-0 embedding only, as used in prompts: codes [...] → [..., H]."""
         return F.embedding(codes, self.weight)

@@ -1,4 +1,4 @@
-"""Residual vector quantization: codes to latents by table, and latents to codes by nearest row."""
+"""Residual vector quantization: codes to latents by table lookup, and latents to codes by nearest neighbour."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ResidualVQDecoder(nn.Module):
-    """Decode half. Every codebook has its output projection folded in, so a frame is 16 gathers and one sum."""
+    """Decoder half. The output projection is folded into every codebook, so a frame takes 16 gathers and one sum."""
 
     offsets: Tensor
 
@@ -19,12 +19,12 @@ class ResidualVQDecoder(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)  # [16, 1]
 
     def forward(self, codes: Tensor) -> Tensor:
-        """codes [B, 16, T] → latents [B, width, T]."""
+        """Map codes [B, 16, T] → latents [B, width, T]."""
         return F.embedding(codes + self.offsets, self.table).sum(1).transpose(1, 2)
 
 
 class ResidualVQEncoder(nn.Module):
-    """Encode half of one branch: project, then quantize what the codebooks before have left over."""
+    """Encoder half of one branch: project, then quantize the residual of the previous codebooks."""
 
     def __init__(self, groups: int, codebook_size: int, codebook_dim: int, width: int) -> None:
         super().__init__()
@@ -32,7 +32,9 @@ class ResidualVQEncoder(nn.Module):
         self.tables = nn.Parameter(torch.empty(groups, codebook_size, codebook_dim))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """latents [B, T, width] → codes [B, groups, T]; distances are taken in float32 whatever the weights' type."""
+        """Map latents [B, T, width] → codes [B, groups, T]; distances are computed in float32 whatever the weights'
+        dtype.
+        """
         rest = self.project(latents).float()
         codes = []
         for table in self.tables.float():

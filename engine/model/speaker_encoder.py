@@ -1,4 +1,4 @@
-"""The speaker encoder (ECAPA-TDNN): a mel spectrogram to one vector that represents the voice in the prompt."""
+"""The speaker encoder (ECAPA-TDNN): a mel spectrogram to the x-vector that represents the voice in the prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layers import module_list
 
 
 class PaddedConv(nn.Module):
-    """A convolution that keeps the length, reflecting the signal at both ends."""
+    """Length-preserving convolution with reflect padding."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class PaddedConv(nn.Module):
 
 
 class Res2Net(nn.Module):
-    """Groups of channels, each after the second convolved together with the result of the one before it."""
+    """Groups of channels; each group after the second is convolved together with the previous group's result."""
 
     def __init__(self, channels: int, kernel: int, dilation: int, scale: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Res2Net(nn.Module):
 
 
 class SpeakerBlock(nn.Module):
-    """Res2Net between two pointwise layers, then a gate per channel from the mean over time."""
+    """Res2Net between two pointwise layers, then a gate per channel computed from the mean over time."""
 
     def __init__(self, channels: int, kernel: int, dilation: int, config: SpeakerEncoderConfig) -> None:
         super().__init__()
@@ -60,7 +60,9 @@ class SpeakerBlock(nn.Module):
 
 
 class AttentiveStatistics(nn.Module):
-    """Weighted mean and deviation over time, the weights found from the features and their plain statistics."""
+    """Weighted mean and standard deviation over time, with weights computed from the features and their plain
+    statistics.
+    """
 
     def __init__(self, channels: int, attention_channels: int) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class AttentiveStatistics(nn.Module):
         self.expand = PaddedConv(attention_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, T] → [B, 2 · C, 1]."""
+        """Map x [B, C, T] → [B, 2 · C, 1]."""
         mean, deviation = _statistics(x, torch.full_like(x[:, :1], 1 / x.shape[-1]))
         around = torch.cat((x, mean.expand_as(x), deviation.expand_as(x)), dim=1)
         weights = self.expand(torch.tanh(F.relu(self.reduce(around)))).softmax(-1)
@@ -97,7 +99,7 @@ class SpeakerEncoder(nn.Module):
         self.out_proj = PaddedConv(2 * total, config.output_size)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel [B, T, 128] → [B, H]."""
+        """Map mel [B, T, 128] → [B, H]."""
         x = F.relu(self.in_proj(mel.transpose(1, 2).to(self.out_proj.weight.dtype)))
         outputs = []
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""All networks of one checkpoint under one root, whose parameter names are those of the weight map."""
+"""All networks of one checkpoint in one root module, whose parameter names match the weight map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .talker import Talker
 
 
 class SpeechCodec(nn.Module):
-    """Only what turns sound into codes and back."""
+    """The codec alone: audio to codes and back."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class SpeechCodec(nn.Module):
 
 
 class SpeechModel(nn.Module):
-    """Weights only; what sequences and streams remember is allocated from the parts by their owner."""
+    """Weights only. The state of sequences and streams is allocated from the parts by its owner."""
 
     def __init__(self, config: ModelConfig, encoders: bool = True) -> None:
-        """`encoders` False leaves out what only voice cloning needs."""
+        """Create the model; `encoders` False omits the parts that only voice cloning needs."""
         super().__init__()
         self.config = config
         speaker = config.speaker_encoder if encoders else None

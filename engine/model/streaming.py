@@ -1,8 +1,8 @@
-"""What the codec decoder carries from one step to the next, a row per slot, updated in place.
+"""Streaming state of the codec decoder: one row per slot, updated in place between steps.
 
-Exact streaming needs no window and no cross-fade: a causal convolution remembers its last inputs, a transposed one
-its last overlap (before the bias), attention its last 71 keys and values. All convolution memories of a slot are in
-one flat row, so that a step gathers and scatters them once.
+Exact streaming needs neither a window nor a cross-fade: a causal convolution keeps its last inputs, a transposed
+convolution its last overlap (before the bias), attention its last 71 keys and values. All convolution states of a slot
+share one flat row, so that a step gathers and scatters them once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .layers import module_list
 
 
 class ConvState(Protocol):
-    """How a layer reads its past input, and stores what the next step needs."""
+    """Provides a layer with the context before its input, and saves the context for the next step."""
 
     def extend(self, x: Tensor, width: int) -> Tensor:
-        """x [B, C, n] with the `width` inputs before it in front: [B, C, width + n]."""
+        """Prepend the `width` previous inputs to x [B, C, n]: [B, C, width + n]."""
 
     def fold(self, y: Tensor, width: int) -> Tensor:
-        """y [B, C, n + width] with the overlap before it added and its own last `width` columns held back."""
+        """Add the previous overlap to y [B, C, n + width] and save its last `width` columns as the next overlap."""
 
 
 class ZeroState:
-    """The beginning of a stream decoded as a whole: silence before, nothing kept after."""
+    """Start of a stream decoded as a whole: silence before it, no state kept after it."""
 
     def extend(self, x: Tensor, width: int) -> Tensor:
         return F.pad(x, (width, 0))
@@ -41,7 +41,7 @@ class ZeroState:
 
 
 class RollingState:
-    """Memories of one step's rows, handed out in the order in which the layers run."""
+    """States of the rows of one step, consumed in the order in which the layers run."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.offset = rows, 0  # [B, floats]
@@ -74,7 +74,7 @@ def in_steps(frames: int, sizes: Sequence[int]) -> list[int]:
 
 
 class CausalConv(nn.Module):
-    """A convolution that looks back only."""
+    """Convolution with left context only."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class CausalConv(nn.Module):
 
 
 class CausalUpsample(nn.Module):
-    """A transposed convolution of kernel `rate` or 2 · `rate` whose overlap is carried without its bias."""
+    """Transposed convolution of kernel `rate` or 2 · `rate`; its overlap is carried over without the bias."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
         super().__init__()
@@ -108,9 +108,9 @@ class CausalUpsample(nn.Module):
 
 
 class CodecSnapshot:
-    """A stream's state copied out, so that a voice's reference codes are decoded once and not per sentence.
+    """A copy of a stream's state, so that a voice's reference codes are decoded once rather than per sentence.
 
-    Each kind of codec has a subclass of its own and restores only that.
+    Each codec implementation has its own subclass and can only restore that one.
     """
 
     __slots__ = ()
@@ -118,7 +118,7 @@ class CodecSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class EagerSnapshot(CodecSnapshot):
-    """Of a `CodecState`."""
+    """Copy of one slot of a `CodecState`."""
 
     conv: Tensor  # [floats]
     keys: Tensor  # [layers, heads, ring, head_dim]
@@ -128,15 +128,15 @@ class EagerSnapshot(CodecSnapshot):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one step's attention layers share."""
+    """Inputs shared by all attention layers of a step."""
 
-    columns: Tensor  # [B, T] places in the ring
+    columns: Tensor  # [B, T] columns in the ring
     tables: Rotary
     visible: Tensor  # [B, T, ring]
 
 
 class CodecState(nn.Module):
-    """The state of every slot's stream. A row given twice in one step (graph padding) is undefined: spare a slot."""
+    """State of every slot's stream. A slot must not occur twice in a step: pad graph batches with a spare slot."""
 
     conv: Tensor
     frames: Tensor
@@ -146,7 +146,7 @@ class CodecState(nn.Module):
     def __init__(self, config: TransformerConfig, conv: Tensor, window: int, max_step_frames: int) -> None:
         super().__init__()
         slots, device = conv.shape[0], conv.device
-        # A query still sees window - 1 frames back when the last of the step's frames is already written.
+        # The oldest query still attends to window - 1 frames back after the last frame of the step has been written.
         ring = (window - 1 + max_step_frames + 7) // 8 * 8
         self.window, self.ring, self.max_step_frames = window, ring, ring - window + 1
         shape = (slots, config.kv_heads, ring, config.head_dim)
@@ -158,28 +158,28 @@ class CodecState(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def plan(self, slots: Tensor, steps: int) -> StepPlan:
-        """Ring places, rotary tables and visibility of the next `steps` frames of slots [B].
+        """Return ring columns, rotary tables and visibility of the next `steps` frames of slots [B].
 
-        Angles are taken in float64: the counter never wraps, and after days a float32 product would be off by whole
+        Angles are computed in float64: the counter never wraps, and after days a float32 product would be off by whole
         radians.
         """
         positions = self.frames.index_select(0, slots).unsqueeze(1) + self.columns[:steps]  # [B, T]
         last = positions[:, -1:]
-        held = (last - (last - self.columns) % self.ring).unsqueeze(1)  # [B, 1, ring] frame in each place
+        frame_at = (last - (last - self.columns) % self.ring).unsqueeze(1)  # [B, 1, ring] frame in each column
         now = positions.unsqueeze(-1)
-        visible = (held <= now) & (held > now - self.window) & (held >= 0)
+        visible = (frame_at <= now) & (frame_at > now - self.window) & (frame_at >= 0)
         tables = rotary(positions.double().unsqueeze(-1) * self.frequencies, self.conv.dtype)
         return StepPlan(positions % self.ring, tables, visible)
 
     @torch.no_grad()
     def reset(self, slots: Tensor) -> None:
-        """Begin new streams in slots [B]. Keys and values need no clearing: a counter of 0 hides them."""
+        """Start new streams in slots [B]. Keys and values need not be cleared: a counter of 0 masks them."""
         self.conv.index_fill_(0, slots, 0)
         self.frames.index_fill_(0, slots, 0)
 
     @torch.no_grad()
     def snapshot(self, slot: int) -> EagerSnapshot:
-        """A copy of one slot's state."""
+        """Return a copy of one slot's state."""
         return EagerSnapshot(
             conv=self.conv[slot].clone(),
             keys=torch.stack([layer.keys[slot] for layer in self.layers]),
@@ -189,7 +189,7 @@ class CodecState(nn.Module):
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: EagerSnapshot) -> None:
-        """Make one slot continue where the snapshot was taken."""
+        """Restore one slot's state from a snapshot."""
         self.conv[slot] = snapshot.conv
         self.frames[slot] = snapshot.frames
         for index, layer in enumerate(self.layers):

@@ -1,4 +1,4 @@
-"""The talker: reads text, writes code group 0 of every frame, and keeps its past in slots."""
+"""The talker: reads text, predicts code group 0 of every frame, and keeps its KV cache in slots."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .layers import DecoderLayer, FrameEmbedding, module_list
 
 @dataclass(frozen=True, slots=True)
 class BatchRows:
-    """The positions of a batch: row b is slot slots[b], its first input at position starts[b].
+    """Slots and positions of a batch: row b is slot slots[b], and its first input is at position starts[b].
 
-    `length` is how many cache positions the attention reads, static so that a graph can be captured for it; every
-    position written must be below it.
+    `length` is the number of cache positions that attention reads, static so that a graph can be captured for it. All
+    positions written must be less than `length`.
     """
 
     slots: Tensor  # [B] int64
@@ -30,7 +30,7 @@ class BatchRows:
 
 
 class TextEmbedding(nn.Module):
-    """Text tokens as talker inputs. The big table may be in host memory while the projection is on the GPU."""
+    """Text tokens as talker inputs. The large table may be in host memory while the projection is on the GPU."""
 
     table: nn.Parameter
 
@@ -43,17 +43,17 @@ class TextEmbedding(nn.Module):
         self.folded = False
 
     def forward(self, text: Tensor) -> Tensor:
-        """ids int64 [...] on any device, or their `rows`, → [..., H] on the projection's device."""
+        """Map int64 ids [...] on any device, or their `rows`, → [..., H] on the projection's device."""
         rows = (text if text.is_floating_point() else self.rows(text)).to(self.fc1.weight.device)
         return rows if self.folded else self.fc2(F.silu(self.fc1(rows)))
 
     def rows(self, ids: Tensor) -> Tensor:
-        """What the table holds for ids [...]: [..., width] on the device of the table."""
+        """Return the table rows of ids [...]: [..., width], on the table's device."""
         return F.embedding(ids.to(self.table.device), self.table)
 
     @torch.no_grad()
     def fold(self, rows: int = 8192) -> None:
-        """Project the whole table once, so that a step only looks a row up. In place where the widths are equal."""
+        """Project the whole table once, so that a step only looks up a row. Done in place if the widths are equal."""
         if self.folded:
             return
         old, width = self.table.data, self.fc2.out_features
@@ -66,9 +66,9 @@ class TextEmbedding(nn.Module):
 
 
 class Cache(nn.Module, ABC):
-    """Rotary tables of as many positions as a sequence may have, and a store of keys and values for each layer.
+    """Rotary tables for the maximum number of positions, and a store of keys and values for each layer.
 
-    `table`: the blocks of every slot if keys and values are stored in blocks; None if they are contiguous.
+    `table`: the block table of all slots if keys and values are in blocks; None if each slot has a contiguous row.
     """
 
     cos: Tensor
@@ -90,15 +90,15 @@ class Cache(nn.Module, ABC):
 
     @abstractmethod
     def stores(self, rows: BatchRows, positions: Tensor) -> list[Store]:
-        """What keeps keys and values of a batch, layer by layer: row b's at positions [B, T] of slot rows.slots[b]."""
+        """Return a batch's store for each layer: row b's positions [B, T] are those of slot rows.slots[b]."""
 
     @abstractmethod
     def grown(self, max_positions: int) -> Cache:
-        """Return a cache of at least `max_positions` positions with the same contents: this one if it has as many."""
+        """Return a cache of at least `max_positions` positions with the same contents; self if it is large enough."""
 
 
 class TalkerCache(Cache):
-    """What the talker remembers of every slot: keys and values of all layers in one tensor, a row for each slot."""
+    """Talker KV cache of all slots: keys and values of all layers in one tensor, one row per slot."""
 
     kv: Tensor
     layers: Sequence[SlotCache]
@@ -123,17 +123,17 @@ class TalkerCache(Cache):
 
     @torch.no_grad()
     def prefix(self, slot: int, positions: int) -> Tensor:
-        """A copy of a slot's first positions: [layers, 2, kv_heads, positions, head_dim]."""
+        """Copy a slot's first positions: [layers, 2, kv_heads, positions, head_dim]."""
         return self.kv[:, :, slot, :, :positions].clone()
 
     @torch.no_grad()
     def put_prefix(self, slot: int, prefix: Tensor) -> None:
-        """Copy into a slot the first positions that `prefix` took from another: computed once, used by many."""
+        """Write to a slot the first positions that `prefix` copied from another: computed once, reused many times."""
         self.kv[:, :, slot, :, : prefix.shape[3]] = prefix
 
 
 class Talker(nn.Module):
-    """Decoder layers over text and code embeddings. All calls are free of host synchronisation."""
+    """Decoder layers over text and code embeddings. No call synchronises with the host."""
 
     def __init__(self, config: TalkerConfig, predictor_vocab_size: int) -> None:
         super().__init__()
@@ -146,15 +146,15 @@ class Talker(nn.Module):
         self.head = nn.Linear(hidden, config.vocab_size, bias=False)
 
     def allocate(self, slots: int, max_positions: int) -> TalkerCache:
-        """Static buffers for `slots` sequences of at most `max_positions` positions, on this model's device."""
+        """Allocate static buffers for `slots` sequences of up to `max_positions` positions, on this model's device."""
         assert max_positions <= self.config.max_positions, max_positions
         return TalkerCache(self.config, slots, max_positions, self.head.weight)
 
     def forward(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> Tensor:
-        """Final hidden states of inputs [B, T, H] → [B, T, H], keys and values kept in the cache.
+        """Return the final hidden states of inputs [B, T, H] → [B, T, H]; keys and values are stored in the cache.
 
-        A row sees its own slot up to its own position only, so what follows (padding, an older sequence) never
-        matters.
+        A row attends to its own slot, up to its own position only, so anything after that (padding, an older sequence)
+        has no effect.
         """
         assert inputs.shape[1] <= rows.length <= cache.max_positions, (inputs.shape, rows.length, cache.max_positions)
         t = self.config.transformer
@@ -168,6 +168,6 @@ class Talker(nn.Module):
         return self.norm(x)
 
     def step(self, inputs: Tensor, cache: Cache, rows: BatchRows) -> tuple[Tensor, Tensor]:
-        """One position for B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
+        """Run one position of B sequences: inputs [B, H] → hidden [B, H], logits [B, V]."""
         hidden = self(inputs.unsqueeze(1), cache, rows).squeeze(1)
         return hidden, self.head(hidden)

@@ -1,1 +1,1 @@
-"""Keys and values in blocks of one pool instead of one row per slot."""
+"""Paged KV cache: keys and values in blocks of a shared pool instead of one contiguous row per slot."""

@@ -1,6 +1,6 @@
-"""Blocks of keys and values: who holds which, and which of them already hold what a new prompt begins with.
+"""Reference-counted blocks of keys and values, and the cache that shares the blocks of common prompt prefixes.
 
-Only full blocks of prompts are shared, and full blocks are never written again, so sharing needs no copy-on-write.
+Only full blocks of prompts are shared, and full blocks are never written to, so sharing needs no copy-on-write.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import xxhash
 from ..prompt.planner import Codec, Position, ReferenceFrame, SpeakerVector
 
 NULL_BLOCK = 0
-"""The block that is never allocated: padding is written there, and tables point to it where they are empty."""
+"""Never allocated: padding is written to this block, and unused table entries point to it."""
 
 Hash = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class HashedBlock:
-    """A full block of a prompt: its content, and a hash of that and of everything before it."""
+    """A full block of a prompt: its content, and a hash of that content and of all preceding blocks."""
 
     key: bytes
     content: bytes
@@ -31,7 +31,7 @@ class HashedBlock:
 
 @dataclass(frozen=True, slots=True)
 class VoiceContent:
-    """The content behind a prompt's special tokens: the x-vector's digest, and the codes of each reference frame."""
+    """Content behind a prompt's placeholders: the digest of the x-vector, and the codes of each reference frame."""
 
     speaker: bytes = b""
     frames: Sequence[bytes] = ()
@@ -40,7 +40,7 @@ class VoiceContent:
 def hash_blocks(
     positions: Sequence[Position], voice: VoiceContent, block_positions: int, hashed: Hash = xxhash.xxh3_128_digest
 ) -> list[HashedBlock]:
-    """The full blocks of a prompt, by all that its embeddings are made of; the last positions may not fill one."""
+    """Hash the full blocks of a prompt over all inputs of their embeddings; ignore a partial last block."""
     links: list[HashedBlock] = []
     for start in range(0, len(positions) - block_positions + 1, block_positions):
         content = b"".join(_content(position, voice) for position in positions[start : start + block_positions])
@@ -50,7 +50,7 @@ def hash_blocks(
 
 
 def _content(position: Position, voice: VoiceContent) -> bytes:
-    """One position as bytes that no other position has, alone or in a row."""
+    """Encode one position as bytes, uniquely and self-delimiting."""
     kind, value = _codec_content(position.codec, voice)
     return struct.pack("<qBI", position.text, kind, len(value)) + value
 
@@ -68,7 +68,7 @@ def _codec_content(codec: Codec | None, voice: VoiceContent) -> tuple[int, bytes
 
 @dataclass(frozen=True, slots=True)
 class _CachedBlock:
-    """What a block holds, behind which other one; `serial` is never used again, unlike the number of the block."""
+    """Content and predecessor of a cached block; `serial` is never reused, unlike the block number."""
 
     serial: int
     before: int
@@ -76,36 +76,37 @@ class _CachedBlock:
 
 
 class BlockPool:
-    """Blocks 1 to `blocks`, each with a reference count. A free one may keep its content until it is allocated again.
+    """Blocks 1 to `blocks`, each free or in use by one or more slots. Unused blocks keep their content until
+    reallocated.
 
-    A hash only finds a block: before it is shared, contents are compared, so that no collision can mix up two voices.
+    A hash only locates a block: contents are compared before it is shared, so a collision cannot mix up two voices.
     """
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
         self._ref_counts = [0] * (blocks + 1)
         self._empty = list(range(blocks, 0, -1))
-        self._idle: OrderedDict[int, None] = OrderedDict()  # cached and free, least recently used first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # cached and unused, least recently used first
         self._cached: dict[int, _CachedBlock] = {}
         self._by_key: dict[bytes, int] = {}
         self._serials = count(1)
 
     @property
     def available(self) -> int:
-        """How many blocks can be allocated."""
+        """Number of blocks that can be allocated."""
         return len(self._empty) + len(self._idle)
 
     @property
     def used(self) -> int:
-        """How many blocks are in use."""
+        """Number of blocks in use."""
         return sum(count > 0 for count in self._ref_counts)
 
     def ref_count(self, block: int) -> int:
-        """Return how many slots hold a block."""
+        """Return the number of slots that use a block."""
         return self._ref_counts[block]
 
     def lookup(self, links: Sequence[HashedBlock]) -> list[int]:
-        """The blocks that hold the first of these links, as far as they are known."""
+        """Return the blocks that contain the longest cached prefix of `links`."""
         found: list[int] = []
         before = 0
         for link in links:
@@ -118,11 +119,11 @@ class BlockPool:
         return found
 
     def can_allocate(self, new: int, shared: Sequence[int] = ()) -> bool:
-        """Return whether this many new blocks are available beside those `shared`, which `lookup` returned."""
+        """Return True if `new` blocks can be allocated in addition to `shared`, the result of `lookup`."""
         return new <= self.available - sum(block in self._idle for block in shared)
 
     def allocate(self, new: int, shared: Sequence[int] = ()) -> list[int]:
-        """Hold the shared blocks and as many new ones: all of them, in this order."""
+        """Take a reference to each shared block and allocate `new` blocks; return all of them in this order."""
         assert self.can_allocate(new, shared), (new, len(shared), self.available)
         for block in shared:
             self._ref_counts[block] += 1
@@ -133,12 +134,12 @@ class BlockPool:
         return [*shared, *fresh]
 
     def cache(self, blocks: Sequence[int], links: Sequence[HashedBlock]) -> None:
-        """Register the contents of held blocks: others may share them until the blocks are reused."""
+        """Record that these allocated blocks contain `links`: they can be shared until they are reallocated."""
         before = 0
         for block, link in zip(blocks, links, strict=True):
             if block not in self._cached:
-                twin = self._twin(link, before)
-                if twin is not None:  # the same prompt has been read twice at once
+                twin = self._cached_twin(link, before)
+                if twin is not None:  # the same prompt was prefilled twice concurrently
                     before = twin.serial
                     continue
                 self._cached[block] = _CachedBlock(next(self._serials), before, link)
@@ -146,7 +147,7 @@ class BlockPool:
             before = self._cached[block].serial
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Let go of blocks. Of a prompt, the last are forgotten first: without the first, they are of no use."""
+        """Release blocks. The last blocks of a prompt are evicted first: without the first ones they are useless."""
         for block in reversed(blocks):
             assert self._ref_counts[block] > 0, block
             self._ref_counts[block] -= 1
@@ -159,21 +160,21 @@ class BlockPool:
 
     def _fresh(self) -> int:
         if not self._empty:
-            self._forget(next(iter(self._idle)))
+            self._evict(next(iter(self._idle)))
         return self._empty.pop()
 
-    def _twin(self, link: HashedBlock, before: int) -> _CachedBlock | None:
-        """Who is known for the same content already. One that has only the hash in common is known no longer."""
+    def _cached_twin(self, link: HashedBlock, before: int) -> _CachedBlock | None:
+        """Return the cached block with the same content; evict a block that only has the same hash."""
         block = self._by_key.get(link.key)
         if block is None:
             return None
         kept = self._cached[block]
         if kept.link == link and kept.before == before:
             return kept
-        self._forget(block)
+        self._evict(block)
         return None
 
-    def _forget(self, block: int) -> None:
+    def _evict(self, block: int) -> None:
         del self._by_key[self._cached.pop(block).link.key]
         if block in self._idle:
             del self._idle[block]

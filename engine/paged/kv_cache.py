@@ -1,4 +1,4 @@
-"""The talker's keys and values in blocks that any slot may hold, and the block table."""
+"""The talker's keys and values in blocks, and the table that maps slots to blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.transfer import send, upload
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """Allocatable blocks, and positions of each. Block 0 is extra: padding is written there."""
+    """Number of allocatable blocks, and positions per block. Block 0 is additional and receives padding."""
 
     blocks: int
     block_positions: int
@@ -29,20 +29,20 @@ class PoolSize:
 
 
 class BlockLayer(LayerCache):
-    """[blocks, kv_heads, block positions, head_dim]."""
+    """Keys and values of one layer, each [blocks, kv_heads, block positions, head_dim]."""
 
     def update(
         self, key: Tensor, value: Tensor, places: tuple[Tensor, Tensor], seen: Tensor, length: int
     ) -> tuple[Tensor, Tensor]:
-        """Write key and value [B, T, kv_heads, d] at places (block, offset) [B, T].
+        """Write key and value [B, T, kv_heads, d] at places (block, offset) [B, T] and gather `length` positions.
 
-        Return `length` positions of the blocks `seen` [B, n].
+        `seen` [B, n] are the blocks to gather from.
         """
         self.write(key, value, places)
         return self._gathered(self.keys, seen, length), self._gathered(self.values, seen, length)
 
     def write(self, key: Tensor, value: Tensor, places: tuple[Tensor, Tensor]) -> None:
-        """As `update`, for a reader that finds its way through the blocks by itself."""
+        """Write as `update` does, for attention kernels that read the blocks directly."""
         blocks, offsets = places
         self.keys[blocks, :, offsets] = key
         self.values[blocks, :, offsets] = value
@@ -53,7 +53,7 @@ class BlockLayer(LayerCache):
 
 
 class PagedCache(Cache):
-    """All blocks of all layers in one tensor, and a row of block numbers for each slot, on the device and the host."""
+    """All blocks of all layers in one tensor, and one row of block numbers per slot, on both device and host."""
 
     pool: Tensor
     table: Tensor
@@ -71,7 +71,7 @@ class PagedCache(Cache):
         self.table = self._rows.to(like.device, copy=True)
 
     def set_rows(self, rows: dict[int, Sequence[int]]) -> None:
-        """Let slots have these blocks, as of what is launched from now on."""
+        """Assign blocks to slots, effective for all work launched from now on."""
         if not rows:
             return
         for slot, blocks in rows.items():
@@ -82,7 +82,7 @@ class PagedCache(Cache):
         self.table.index_copy_(0, send(slots, device), send(self._rows[slots], device))
 
     def places(self, slots: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Block and offset of positions [B, T] of slots [B]."""
+        """Return block and offset of positions [B, T] of slots [B]."""
         columns = positions // self.block_positions
         blocks = self.table[slots.unsqueeze(1), columns].long()
         return blocks, positions % self.block_positions
@@ -93,34 +93,34 @@ class PagedCache(Cache):
         return [partial(kept.update, places=places, seen=seen, length=rows.length) for kept in self.layers]
 
     def grown(self, max_positions: int) -> PagedCache:
-        assert max_positions <= self.max_positions, (max_positions, self.max_positions)  # built for the longest slot
+        assert max_positions <= self.max_positions, (max_positions, self.max_positions)  # sized for the longest slot
         return self
 
     # --- contents -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def read(self, blocks: Sequence[int]) -> Tensor:
-        """A copy of blocks on its way to the host: [layers, 2, n, kv_heads, block positions, head_dim]."""
+        """Copy blocks to the host asynchronously: [layers, 2, n, kv_heads, block positions, head_dim]."""
         index = upload(blocks, self.pool.device)
         shape = (*self.pool.shape[:2], len(blocks), *self.pool.shape[3:])
         host = torch.empty(shape, dtype=self.pool.dtype, pin_memory=self.pool.is_cuda)
-        for kept, layer in zip(host, self.pool, strict=True):  # one at a time: so a copy takes little of the device
+        for kept, layer in zip(host, self.pool, strict=True):  # by layer, to use little device memory
             kept.copy_(layer.index_select(1, index), non_blocking=True)
         return host
 
     @torch.no_grad()
     def write(self, blocks: Sequence[int], contents: Tensor) -> None:
-        """Write what `read` returned into as many blocks, or into the first of them."""
+        """Write what `read` returned to as many blocks, or to the first of them."""
         index = upload(blocks[: contents.shape[2]], self.pool.device)
         for kept, layer in zip(contents, self.pool, strict=True):
             layer.index_copy_(1, index, send(kept, layer.device))
 
     @torch.no_grad()
     def tail(self, block: int, positions: int) -> Tensor:
-        """A copy of the first positions of a block: [layers, 2, kv_heads, positions, head_dim]."""
+        """Return a copy of the first positions of a block: [layers, 2, kv_heads, positions, head_dim]."""
         return self.pool[:, :, block, :, :positions].clone()
 
     @torch.no_grad()
     def put_tail(self, block: int, tail: Tensor) -> None:
-        """Copy into a block the first positions that `tail` took from another."""
+        """Write to a block the first positions that `tail` copied from another."""
         self.pool[:, :, block, :, : tail.shape[3]] = tail

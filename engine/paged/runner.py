@@ -1,4 +1,4 @@
-"""A runner whose slots hold blocks of one pool as they need them, instead of a row each that is as long as can be."""
+"""A runner that allocates blocks from a shared pool on demand instead of one full-length row per slot."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from .kv_cache import PagedCache, PoolSize
 
 
 class PagedRunner(Runner):
-    """Speaks exactly what a `Runner` does, out of blocks.
+    """Generates exactly what a `Runner` does, using a paged KV cache.
 
-    A prompt's full blocks are shared with prompts that start alike, until the blocks are reused; the rest of a
-    prefix, less than a block, is copied. `max_positions` must fit into the pool. Its frames need `fitting` to be asked.
+    A prompt's full blocks are shared with all prompts that start with the same content, until they are reallocated. The
+    rest of a prefix, less than a block, is copied. `max_positions` must fit into the pool. `fitting` must be called
+    before each frame.
     """
 
     @torch.inference_mode()
@@ -32,31 +33,31 @@ class PagedRunner(Runner):
         self.state.cache = self.cache
         self.paging = BlockManager(BlockPool(size.blocks), size.block_positions)
         self._page = size.block_positions
-        self._stowed: dict[int, Tensor] = {}  # contents of slots that have given way, in host memory
+        self._swapped: dict[int, Tensor] = {}  # contents of swapped-out slots, in host memory
 
-    # --- who may go on ------------------------------------------------------------------------------------------
+    # --- scheduling ---------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def admit(self, lengths: Sequence[int]) -> int:
         admitted, moves = self.paging.admit(lengths)
-        self._carry_out(moves)
+        self._execute(moves)
         return admitted
 
     @torch.inference_mode()
     def fitting(self, slots: Sequence[int]) -> Sequence[int]:
         moves = self.paging.advance([(slot, self._next[slot]) for slot in slots])
-        self._carry_out(moves)
-        return moves.going
+        self._execute(moves)
+        return moves.schedulable
 
     def release(self, slot: int) -> None:
-        self._stowed.pop(slot, None)
+        self._swapped.pop(slot, None)
         self.paging.free(slot)
 
-    def _carry_out(self, moves: SwapPlan) -> None:
-        for slot, blocks in moves.leaving:
-            self._stowed[slot] = self.cache.read(blocks)
-        for slot, blocks in moves.returning:
-            self.cache.write(blocks, self._stowed.pop(slot))
+    def _execute(self, moves: SwapPlan) -> None:
+        for slot, blocks in moves.swap_out:
+            self._swapped[slot] = self.cache.read(blocks)
+        for slot, blocks in moves.swap_in:
+            self.cache.write(blocks, self._swapped.pop(slot))
         self.cache.set_rows({slot: self.paging.blocks(slot) for slot in moves.changed})
 
     # --- prompts ------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ class PagedRunner(Runner):
         pieces, chains = [], {}
         for entry in entries:
             chains[entry.slot] = links = hash_blocks(entry.prompt.head[:-1], _content(entry.voice), self._page)
-            known = self._put_known(entry, links)
+            known = self._put_cached(entry, links)
             if body := entry.prompt.head[known:-1]:
                 pieces.append(PrefillChunk(self._embedder.embed(body, entry.voice), entry.slot, known))
         if pieces:
@@ -73,8 +74,8 @@ class PagedRunner(Runner):
         for slot, links in chains.items():
             self.paging.cache(slot, links)
 
-    def _put_known(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
-        """Allocate blocks for the whole prompt, and fill at least its prefix; return how many positions are filled."""
+    def _put_cached(self, entry: PrefillRequest, links: Sequence[HashedBlock]) -> int:
+        """Allocate blocks for the prompt and fill in at least the prefix; return how many positions are filled."""
         slot = entry.slot
         self.release(slot)
         shared = self.paging.allocate(slot, links, len(entry.prompt.head))
@@ -82,7 +83,10 @@ class PagedRunner(Runner):
         return self._complete_prefix(entry, links, shared * self._page)
 
     def _complete_prefix(self, entry: PrefillRequest, links: Sequence[HashedBlock], known: int) -> int:
-        """Read what its first `known` positions lack, alone in a batch, so that a prefix is always the same bits."""
+        """Fill in the prefix beyond its first `known` positions, in its own batch so that it is bit-reproducible.
+
+        Return the number of positions whose keys and values are complete.
+        """
         prompt, slot = entry.prompt, entry.slot
         whole, rest = divmod(len(prompt.prefix), self._page)
         if known >= len(prompt.prefix):
@@ -100,7 +104,7 @@ class PagedRunner(Runner):
 
 
 def _content(voice: VoiceVectors) -> VoiceContent:
-    """What a voice's vectors are, as bytes."""
+    """Return a voice's vectors as bytes."""
     speaker, frames = b"", []
     if voice.speaker is not None:
         numbers = voice.speaker.float().cpu().contiguous()

@@ -1,1 +1,1 @@
-"""Device state and device steps: the runner, the decode step, the codec step, CUDA graphs."""
+"""Device state and the steps that run on it: runner, decode step, codec step, CUDA graphs."""

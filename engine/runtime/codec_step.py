@@ -1,4 +1,4 @@
-"""The codec decoder over slots as the runner drives it: codes from a ring on the device, streams of any beginning."""
+"""The streaming codec as the runner uses it: codes from a ring on the device, streams at independent positions."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ Snapshot = TypeVar("Snapshot", bound=CodecSnapshot)
 
 
 class StreamingCodec(Protocol[Snapshot]):
-    """Streams of slots, the last of which is spare."""
+    """A codec with one stream per slot; the last slot is a spare for padding."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Frames of one step, descending to 1; other numbers are sums of these."""
+        """Step sizes in frames, in descending order down to 1; other lengths are sums of these."""
 
     def step(self, codes: Tensor, starts: Tensor, slots: Tensor, frames: int) -> Tensor:
-        """The next frames of slots [B], from starts [B] on in the ring codes [slots, R, 16]: float32 [B, 1920 · T]."""
+        """Decode the next frames of slots [B] → float32 [B, 1920 · frames].
+
+        Row b's codes are read from position starts[b] on in the ring `codes` [slots, R, 16].
+        """
 
     def reset(self, slot: int) -> None:
-        """Begin a new stream in a slot."""
+        """Start a new stream in a slot."""
 
     def prime(self, codes: Tensor) -> Snapshot:
-        """The state after a reference's codes [frames, 16], made in the spare slot."""
+        """Return the state after a reference's codes [frames, 16]; uses the spare slot."""
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """Make one slot continue where the snapshot was taken."""
+        """Restore one slot's state from a snapshot."""
 
 
 class EagerCodec:
-    """In eager torch, on any device and in any type."""
+    """The codec in eager torch, on any device and in any dtype."""
 
     sizes = (CODEC_STEP_FRAMES, 16, 8, 4, 2, 1)
 

@@ -1,6 +1,6 @@
-"""CUDA graphs of frames and codec steps: captured once before anybody speaks, replayed ever after.
+"""CUDA graphs of decode steps and codec steps: captured once at load, then replayed.
 
-The graphs of one kind share their memory, for they run one after another on one stream; each keeps its own output.
+Graphs of one kind share a memory pool, because they run one after another on one stream; each keeps its own output.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ TensorCall = Callable[..., Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A captured call of tensors of fixed shape; the result is overwritten by the next call.
+    """A captured call on tensors of fixed shape; each call overwrites the previous result.
 
-    Its inputs may be on the device or in pinned host memory, which must not change until the call has been carried out.
+    Inputs may be on the device or in pinned host memory. Host inputs must not change until the replay has finished.
     """
 
     inputs: tuple[Tensor, ...]
@@ -33,10 +33,10 @@ class Graph:
 
 
 class _Captures:
-    """Graphs by two numbers: the size of a batch or a piece, and its length or frames.
+    """Graphs by two numbers: the batch or chunk size, and the length or number of frames.
 
-    Each kind is captured on a stream of its own, for libraries keep a workspace for each stream, and two kinds run at
-    the same time. What other threads ask of the GPU meanwhile, such as sound decoded beside, spoils no capture.
+    Each kind is captured on its own stream, because libraries keep one workspace per stream and two kinds may run
+    concurrently. Captures are thread-local: concurrent GPU calls of other threads, such as decoding, do not break them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class _Captures:
         self._stream = torch.cuda.Stream(device)
 
     def capture(self, key: tuple[int, int], inputs: tuple[Tensor, ...], run: TensorCall, warmup_runs: int = 1) -> None:
-        """Capture run(*inputs), which is called before so that everything is compiled and loaded."""
+        """Capture run(*inputs), after warm-up calls that compile and load everything it needs."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(warmup_runs):
@@ -62,15 +62,18 @@ class _Captures:
 
 class _ExactCaptures(_Captures):
     def find(self, size: int, more: int) -> Graph | None:
-        """Return the graph captured under exactly these two numbers."""
+        """Return the graph captured under exactly these two numbers, or None."""
         return self._graphs.get((size, more))
 
 
 class FrameGraphs(_Captures):
-    """Frames by batch size and positions that attention reads; 0 where a frame does not care."""
+    """Decode steps by batch size and number of positions that attention reads; 0 if the step ignores the length."""
 
     def find(self, rows: int, positions: int) -> Graph | None:
-        """Return the first graph for these rows that reads at least these positions: capture the short ones first."""
+        """Return the first captured graph for at least `rows` rows and `positions` positions, or None.
+
+        Graphs are searched in capture order, so capture the shortest first.
+        """
         fitting = (
             graph
             for (size, length), graph in self._graphs.items()
@@ -80,20 +83,20 @@ class FrameGraphs(_Captures):
 
 
 class CodecGraphs(_ExactCaptures):
-    """Codec steps by batch size and frames."""
+    """Codec steps by batch size and number of frames."""
 
 
 class PromptGraphs(_ExactCaptures):
-    """Pieces of a prompt by the positions that they are padded to and those that attention reads."""
+    """Prompt chunks by padded length and number of positions that attention reads."""
 
 
 class WindowGraphs(_ExactCaptures):
-    """Windows that are decoded without a past, by batch size and frames."""
+    """Stateless decoding of windows, by batch size and number of frames."""
 
 
 class PredictorGraphs(_Captures):
-    """The code predictor's share of a frame, by batch size."""
+    """The code predictor's part of a decode step, by batch size."""
 
     def find(self, rows: int) -> Graph | None:
-        """Return the smallest captured graph for at least these rows: capture the small first."""
+        """Return the smallest captured graph for at least `rows` rows, or None; capture the smallest first."""
         return next((graph for (size, _), graph in self._graphs.items() if size >= rows), None)

@@ -1,7 +1,7 @@
-"""The few calls that move running sequences on. None of them waits for the device.
+"""Advances running sequences on the device. No call waits for the device.
 
-Frames are made on the current CUDA stream, sound on a stream of its own beside it. Each is strictly in order, and that
-is all the protection a slot needs: what a new job writes is ordered after everything that was launched for the old one.
+Frames are computed on the current CUDA stream, audio on a separate stream beside it. Each stream runs strictly in
+order, which is the only synchronisation a slot needs: a new job's writes are queued behind all of the old job's work.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ from .strategies import Strategies
 from .transfer import HostBuffers, HostCopy, send, upload
 
 LENGTH_STEP = 256
-"""Attention reads a multiple of this many positions, so that there are few shapes."""
+"""The number of positions read by attention is rounded up to a multiple of this, to limit the number of shapes."""
 CHUNK_SHAPES = ((32, 256), (64, 256), (128, 512), (256, 512), (512, 1024))
-"""To how many positions chunks of prompts are padded on a GPU, and how many attention reads: few, to be captured."""
+"""(padded length, positions read by attention) of prompt chunks on a GPU; few shapes, so that all can be captured."""
 READ_WITHIN = RING_FRAMES // 2
-"""The codec must have read its codes from the ring after this many further frames, or the next frame waits for it."""
+"""After this many further frames, the next frame waits until the codec has read its codes from the ring."""
 
 
 class PendingCodes:
-    """A frame that has been launched."""
+    """A launched frame."""
 
     def __init__(self, arrival: HostCopy, rows: int) -> None:
         self._arrival, self._rows = arrival, rows
 
     def codes(self) -> list[list[int]]:
-        """Wait for it: [B][16]."""
+        """Wait for the codes: [B][16]."""
         return self._arrival.read()[: self._rows].tolist()
 
 
 class PendingAudio:
-    """Sound that has been launched."""
+    """Launched audio."""
 
     def __init__(self, arrival: HostCopy, rows: int) -> None:
         self._arrival, self._rows = arrival, rows
 
     @property
     def ready(self) -> bool:
-        """Whether `read` would not wait."""
+        """True if `read` would not block."""
         return self._arrival.ready
 
     def read(self) -> Tensor:
-        """Wait for it: float32 [B, 1920 · frames] on the host."""
+        """Wait for the audio: float32 [B, 1920 · frames] on the host."""
         return self._arrival.read()[: self._rows]
 
 
 class Runner:
     """Talker, code predictor and codec over static slots.
 
-    Every slot can hold `max_positions`. With `first_positions` memory is taken for that many at first, and for twice
-    as many whenever a sequence outgrows them. `lag` is how many launches its user should be ahead of the results; with
-    a lag batches are padded to a `bucket`. By default 1 on a GPU, where that hides the host's work, and 0 on the CPU.
-    `strategies` may be replaced until the first sequence begins.
+    Every slot can hold `max_positions`. With `first_positions`, memory is allocated for that number first and doubled
+    whenever a sequence outgrows it. `lag` is the number of launches by which the caller should be ahead of the
+    results; with a lag, batches are padded to a `bucket`. Default: 1 on a GPU, where this hides the host's work, and 0
+    on the CPU. `strategies` may be replaced until the first sequence starts.
     """
 
     @torch.inference_mode()
@@ -91,48 +91,48 @@ class Runner:
         self._buffers = HostBuffers(pinned=on_gpu)
         self._side = torch.cuda.Stream(self.device, priority=-1) if on_gpu else None
         self._frame_done = torch.cuda.Event() if on_gpu else None
-        self._reads: deque[tuple[int, torch.cuda.Event]] = deque()  # codec steps, each with the launches before it
+        self._reads: deque[tuple[int, torch.cuda.Event]] = deque()  # codec steps, each with its launch number
         self._free_events: list[torch.cuda.Event] = []
         self._launches = 0
-        # What the device counts too, on the host, a number per slot:
+        # Host copies of device counters, one per slot:
         self._next = [0] * (slots + 1)  # position of the next input
-        self._made = [0] * (slots + 1)  # frames ever launched
-        self._decoded = [0] * (slots + 1)  # frames ever launched or given up, for the codec
+        self._made = [0] * (slots + 1)  # total frames launched
+        self._decoded = [0] * (slots + 1)  # total frames passed to the codec or skipped
 
     @property
     def decode_frames(self) -> int:
-        """The most frames of one `decode`."""
+        """Maximum number of frames per `decode` call."""
         return self.strategies.codec.sizes[0]
 
     def room(self, slot: int) -> int:
-        """How many positions a slot has left."""
+        """Return the number of free positions in a slot."""
         return self.max_positions - self._next[slot]
 
     def admit(self, lengths: Sequence[int]) -> int:
-        """Return how many of the waiting prompts, of these lengths, may start now, in order."""
+        """Return how many of the waiting prompts, given their lengths in positions, can start now, in queue order."""
         return len(lengths)
 
     def fitting(self, slots: Sequence[int]) -> Sequence[int]:
-        """Those of the slots that wish to go on, the oldest first, for whose next position there is memory."""
+        """Return those of `slots`, given oldest first, that have memory for their next position."""
         return slots
 
     def release(self, slot: int) -> None:
-        """Free what a slot holds: its sequence has ended."""
+        """Release a slot whose sequence has ended."""
 
-    # --- a sequence begins --------------------------------------------------------------------------------------
+    # --- prefill ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def prefill(self, entries: Sequence[PrefillRequest]) -> None:
-        """Bring sequences into their slots: all of the prompt but its last position, whose text `advance` takes.
+        """Prefill sequences into their slots: the whole prompt except its last position, which `advance` processes.
 
-        Doing it again begins again, so a call that ran out of memory leaves nothing behind.
+        Prefill is restartable: a call that ran out of memory can simply be repeated.
         """
         self._read(entries)
         for entry in entries:
             self._settle(entry)
 
     def _read(self, entries: Sequence[PrefillRequest]) -> None:
-        """Make the keys and values of all but each prompt's last position."""
+        """Compute keys and values of all but the last position of each prompt."""
         self._reserve(max(len(entry.prompt.head) for entry in entries))
         for entry in entries:
             self._put_prefix(entry)
@@ -142,7 +142,7 @@ class Runner:
                 )
 
     def _put_prefix(self, entry: PrefillRequest) -> None:
-        """Copy the prefix's keys and values, or make them."""
+        """Write the prefix's keys and values to the slot: from the cache, or computed."""
         prompt, cache = entry.prompt, self.state.cache
         count = len(prompt.prefix)
         if not count:
@@ -156,11 +156,11 @@ class Runner:
         self.prefixes.put(prompt.prefix_key, kept, kept.nbytes)
 
     def read_chunks(self, chunks: Sequence[PrefillChunk]) -> None:
-        """Make keys and values of chunks of prompts."""
+        """Compute keys and values of prompt chunks."""
         (self.strategies.read_chunks or self.read_apart)(chunks)
 
     def read_apart(self, chunks: Sequence[PrefillChunk]) -> None:
-        """Read each chunk alone, padded at its end and as a graph where there is one: always to the same bits."""
+        """Process each chunk separately, padded at its end and through a graph if there is one: bit-reproducible."""
         graphs = self.strategies.prompt_graphs
         for chunk in chunks:
             count = len(chunk.inputs)
@@ -171,11 +171,11 @@ class Runner:
             (graph or partial(self.read_padded, length))(inputs, slot, start)
 
     def read_padded(self, length: int, inputs: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
-        """Inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
+        """Process inputs [B, T, H] of slots [B] from positions starts [B] on; attention reads `length` positions."""
         return self.model.talker(inputs, self.state.cache, BatchRows(slots, starts, length))
 
     def _chunk_shape(self, count: int, start: int) -> tuple[int, int]:
-        """To how many positions a chunk is padded, and how many attention reads."""
+        """Return the padded length of a chunk, and the number of positions that attention reads."""
         shapes = CHUNK_SHAPES if self.lag else ()
         fitting = (
             (size, length) for size, length in shapes if count <= size and start + size <= length <= self.max_positions
@@ -188,7 +188,7 @@ class Runner:
         state, slot = self.state, entry.slot
         last = len(entry.prompt.head) - 1
         state.frame[slot] = self._embedder.last_frame(entry.prompt.head[last], entry.voice)
-        state.next[slot].fill_(last)  # `= last` would wait for the device
+        state.next[slot].fill_(last)  # `= last` would synchronise with the device
         state.sampler.join(slot, entry.sampling, entry.seed)
         self._next[slot] = last
         self._decoded[slot] = self._made[slot]
@@ -209,7 +209,7 @@ class Runner:
         text = rows[1] if self.model.talker.text.table.device == self.device else self._embedder.text(ids)
         length = 1 + max(self._next[slot] for slot in slots)
         self._reserve(length)
-        self._keep_ring()
+        self._wait_for_codec()
         codes = self._make_frame(rows[0], text, length)
         self._launches += 1
         for slot in slots:
@@ -218,27 +218,27 @@ class Runner:
         return PendingCodes(HostCopy(codes, self._buffers, staged), len(slots))
 
     def _make_frame(self, slots: Tensor, text: Tensor, positions: int) -> Tensor:
-        """Slots and text ids (or rows) of a padded batch → codes [B, 16], as a graph where there is one."""
+        """Map slots and text ids (or rows) of a padded batch → codes [B, 16], through a graph if there is one."""
         graphs = self.strategies.frame_graphs
         if graphs and (graph := graphs.find(len(slots), positions)):
             return graph(slots, text)
         slots, text = (rows.to(self.device, non_blocking=True) for rows in (slots, text))
         return self.strategies.step(slots, text, slots < self.slots, self._length(positions))
 
-    def _keep_ring(self) -> None:
-        """Keep frames from overwriting codes that the codec has been ordered to read and has not read yet."""
+    def _wait_for_codec(self) -> None:
+        """Prevent new frames from overwriting ring entries that a launched codec step has not read yet."""
         while self._reads and self._reads[0][0] <= self._launches - READ_WITHIN:
             _, read = self._reads.popleft()
             torch.cuda.current_stream(self.device).wait_event(read)
             self._free_events.append(read)
 
-    # --- sound --------------------------------------------------------------------------------------------------
+    # --- audio --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], frames: int, urgent: bool = False) -> PendingAudio:
-        """Launch the codec on each slot's next `frames` (at most `decode_frames`) frames that it has not had.
+        """Launch the codec on the next `frames` frames of each slot, at most `decode_frames`.
 
-        No further frame takes multiprocessors from `urgent` sound: it begins when that is made.
+        If `urgent`, the next decode step waits for this audio, so that the two do not compete for multiprocessors.
         """
         assert all(self._decoded[slot] + frames <= self._made[slot] for slot in slots), (slots, frames)
         fill = self._batch(len(slots)) - len(slots)
@@ -258,7 +258,7 @@ class Runner:
         return PendingAudio(arrival, len(slots))
 
     def _make_wave(self, rows: Tensor, frames: int) -> Tensor:
-        """Slots of a padded batch and where in the ring their codes begin, [2, B] → [B, 1920 · frames]."""
+        """Decode a padded batch, given its slots and their start positions in the ring, [2, B] → [B, 1920 · frames]."""
         waves = []
         codec, graphs = self.strategies.codec, self.strategies.codec_graphs
         slots, starts = rows.to(self.device, non_blocking=True)
@@ -277,15 +277,15 @@ class Runner:
 
     @torch.inference_mode()
     def prime(self, codes: Tensor) -> CodecSnapshot:
-        """The codec's state after a reference's codes [frames, 16], for streams that continue it."""
-        if self._side is not None:  # the codes may just have been made on a GPU
+        """Return the codec's state after a reference's codes [frames, 16], for streams that continue it."""
+        if self._side is not None:  # the codes may have just been computed on the current stream
             self._side.wait_stream(torch.cuda.current_stream(self.device))
         with self.beside():
             snapshot: CodecSnapshot = self.strategies.codec.prime(send(codes, self.device))
             return snapshot
 
     def beside(self) -> AbstractContextManager[object]:
-        """The codec's stream. Its state and the snapshots of it are touched there only."""
+        """Return a context on the codec's stream. Codec state and snapshots are only accessed on that stream."""
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
     # --- shapes -------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class Runner:
         return min(self.state.cache.max_positions, -(-positions // LENGTH_STEP) * LENGTH_STEP)
 
     def _reserve(self, positions: int) -> None:
-        """Make the cache long enough. It moves then, which only a `first_positions` asks for."""
+        """Ensure that the cache has room for `positions`. It may be reallocated, but only with `first_positions`."""
         size = self.state.cache.max_positions
         while size < positions:
             size = min(2 * size, self.max_positions)

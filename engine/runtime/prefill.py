@@ -1,4 +1,4 @@
-"""What a sequence begins with: its request, the chunks that its prompt is read in, and the prompt as tensors."""
+"""Prefill inputs: the request, the chunks in which a prompt is processed, and the prompt's embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .transfer import send, upload
 
 @dataclass(frozen=True, slots=True)
 class VoiceVectors:
-    """What a cloned voice adds to its prompt: x-vector [H], and the reference's codes [frames, 16]."""
+    """What a cloned voice adds to its prompt: the x-vector [H] and the reference's codes [frames, 16]."""
 
     speaker: Tensor | None = None
     codes: Tensor | None = None
@@ -25,7 +25,7 @@ class VoiceVectors:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRequest:
-    """One sequence about to begin in `slot`."""
+    """A sequence that is about to start in `slot`."""
 
     slot: int
     prompt: Prompt
@@ -36,7 +36,7 @@ class PrefillRequest:
 
     @property
     def first_text(self) -> int:
-        """The text id of the prompt's last position, with which the first frame is made."""
+        """Text id of the prompt's last position, from which the first frame is generated."""
         return self.prompt.body[-1].text
 
 
@@ -50,36 +50,36 @@ class PrefillChunk:
 
 
 class PromptEmbedder:
-    """Embeds prompts for one talker."""
+    """Computes the prompt embeddings of one talker."""
 
     def __init__(self, talker: Talker) -> None:
         self._talker, self._device = talker, talker.head.weight.device
 
     def embed(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
-        """Return embeddings [T, H]: projected text everywhere, plus the codec part where there is one."""
+        """Return embeddings [T, H]: projected text at every position, plus codec embeddings where present."""
         text = self.text([position.text for position in positions])
         return self._talker.text(text) + self._codec_parts(positions, voice)
 
     def last_frame(self, position: Position, voice: VoiceVectors) -> Tensor:
-        """Return the codec part [H] of a prompt's last position."""
+        """Return the codec embedding [H] of a prompt's last position."""
         code = position.codec
         assert not isinstance(code, SpeakerVector | None), code
         return self._talker.codes.weight[code] if isinstance(code, int) else self._codec_parts([position], voice)[0]
 
     def text(self, ids: Sequence[int]) -> Tensor:
-        """Return text as the decode step takes it: ids on the device, or rows of a table in host memory."""
+        """Return text in the form the decode step takes: ids on the device, or rows of a table in host memory."""
         words = self._talker.text
         if words.table.device == self._device:
             return self._index(ids)
         return send(words.rows(torch.tensor(ids)), self._device)
 
     def _codec_parts(self, positions: Sequence[Position], voice: VoiceVectors) -> Tensor:
-        """Return what is added to the text: [T, H], zero where nothing is."""
+        """Return the codec embeddings to add to the text: [T, H], zero at text-only positions."""
         codes = self._talker.codes
         parts = codes.weight.new_zeros(len(positions), codes.weight.shape[1])
         special = {n: p.codec for n, p in enumerate(positions) if isinstance(p.codec, int)}
         if special:
-            parts.index_copy_(0, self._index([*special]), codes.mark(self._index([*special.values()])))
+            parts.index_copy_(0, self._index([*special]), codes.group0(self._index([*special.values()])))
         frames = {n: p.codec.index for n, p in enumerate(positions) if isinstance(p.codec, ReferenceFrame)}
         if frames:
             assert voice.codes is not None, "a reference frame without a reference"

@@ -1,4 +1,4 @@
-"""Keys and values of prompt beginnings, cached by content and evicted least recently used first."""
+"""Keys and values of prompt prefixes, cached by content with LRU eviction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _CachedPrefix(Generic[Kept]):
 
 
 class PrefixCache(Generic[Kept]):
-    """Values by content key, at most `max_bytes` together."""
+    """Values by content key, of at most `max_bytes` in total."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._entries: LRUCache[str, _CachedPrefix[Kept]] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
@@ -30,16 +30,16 @@ class PrefixCache(Generic[Kept]):
 
     @property
     def bytes(self) -> int:
-        """The size of all values together."""
+        """Total size of all values."""
         return int(self._entries.currsize)
 
     def get(self, key: str) -> Kept | None:
-        """Return the value of `key`, now the most recently used one, or None."""
+        """Return the value of `key` and mark it as the most recently used, or return None."""
         entry = self._entries.get(key)
         return entry.value if entry else None
 
     def put(self, key: str, value: Kept, size: int) -> None:
-        """Cache `value` of `size` bytes, evicting others for it; a value larger than the cache is not cached."""
+        """Cache `value` of `size` bytes, evicting others if needed; skip values larger than the whole cache."""
         self._entries.pop(key, None)
         if size <= self.max_bytes:
             self._entries[key] = _CachedPrefix(value, size)

@@ -1,4 +1,4 @@
-"""All that the device remembers of running sequences, a row per slot, in buffers that do not move."""
+"""Device state of running sequences, one row per slot, in buffers with fixed addresses."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RING_FRAMES = 128
 
 
 def bucket(rows: int) -> int:
-    """The batch size that serves `rows` rows: the next power of two."""
+    """Return the batch size used for `rows` rows: the next power of two."""
     return 1 << max(rows - 1, 0).bit_length()
 
 
 @dataclass(slots=True)
 class SlotState:
-    """Slot number `slots` is the spare: rows that only fill a batch use it, and voices are primed in it.
+    """Slot number `slots` is a spare: padding rows use it, and voices are primed in it.
 
-    `cache` alone may be exchanged, for a longer one or another kind.
+    Only `cache` may be replaced, by a longer one or one of another kind.
     """
 
     slots: int
@@ -33,12 +33,12 @@ class SlotState:
     sampler: Sampler
     frame: Tensor  # [slots + 1, H] embedding of each slot's last frame, the codec part of its next input
     next: Tensor  # [slots + 1] int64 position of the next input
-    made: Tensor  # [slots + 1] int64 frames ever made in the slot, by any job
-    codes: Tensor  # [slots + 1, RING_FRAMES, 16] int64: frame n of a slot at n % RING_FRAMES, for the codec
+    made: Tensor  # [slots + 1] int64 total frames generated in the slot, across all jobs
+    codes: Tensor  # [slots + 1, RING_FRAMES, 16] int64: frame n of a slot at n % RING_FRAMES, read by the codec
 
     @classmethod
     def allocate(cls, model: SpeechModel, slots: int, positions: int) -> SlotState:
-        """State for `slots` sequences of at most `positions` positions, on the model's device."""
+        """Allocate state for `slots` sequences of at most `positions` positions, on the model's device."""
         config, weight = model.config, model.talker.head.weight
         rules = CodeRules(
             vocab=config.talker.vocab_size,

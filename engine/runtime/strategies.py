@@ -1,4 +1,4 @@
-"""How a runner computes: the replaceable parts that `acceleration` chooses once, at load."""
+"""The replaceable parts of a runner, selected once at load by `acceleration`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .decode_step import DecodeStep
 from .prefill import PrefillChunk
 
 ReadChunks = Callable[[Sequence[PrefillChunk]], None]
-"""Makes the keys and values of chunks of prompts."""
+"""Computes the keys and values of prompt chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strategies:
-    """One way to run the model. All ways draw the same codes, up to rounding.
+    """One way to run the model. All of them sample the same codes, up to rounding.
 
-    `read_chunks` None: each chunk alone, padded (`Runner.read_apart`). Graphs None: every call is launched eagerly.
+    `read_chunks` None: each chunk separately, padded (`Runner.read_apart`). Graphs None: launch every call eagerly.
     """
 
     step: DecodeStep

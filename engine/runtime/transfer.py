@@ -1,4 +1,4 @@
-"""Between host and device without waiting: small pinned buffers that are used again, and results on their way."""
+"""Asynchronous copies between host and device, through small reusable pinned buffers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Host numbers on the device, as `send` brings them there."""
+    """Copy host numbers to the device, as `send` does."""
     return send(torch.tensor(values, dtype=dtype), device)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a copy from the host is queued there and nothing is waited for.
+    """Return the tensor on the device; a copy from the host is queued there without waiting for it.
 
-    Its host memory is from torch's cache of pinned memory, which is not used again before the copy is done.
+    The host memory is taken from torch's pinned-memory cache, which does not reuse it before the copy has finished.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
@@ -28,50 +28,50 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(slots=True)
 class HostBuffer:
-    """Host memory that is used again, and an event for the copies to and from it; None without a GPU."""
+    """Reusable host memory and an event for copies to and from it; the event is None without a GPU."""
 
     memory: Tensor
     event: torch.cuda.Event | None
 
 
 class HostBuffers:
-    """Reusable host memory for numbers on their way to the device and results on their way back.
+    """Pool of host memory for numbers copied to the device and results copied back.
 
-    It is pinned where the device is a GPU. It grows to what is under way at once and no further. Pinning memory and
-    creating an event for each frame took a quarter of the host's time.
+    It is pinned if the device is a GPU, and grows to the maximum in flight at once. Pinning memory and creating an
+    event for each frame took a quarter of the host's time.
     """
 
     def __init__(self, pinned: bool) -> None:
         self._pinned = pinned
         self._free: dict[tuple[torch.dtype, int], list[HostBuffer]] = defaultdict(list)
 
-    def take(self, count: int, dtype: torch.dtype) -> HostBuffer:
+    def acquire(self, count: int, dtype: torch.dtype) -> HostBuffer:
         """Return a flat buffer for at least `count` numbers."""
         size = 1 << max(count - 1, 0).bit_length()
         if free := self._free[dtype, size]:
             return free.pop()
-        # An event of the default kind would keep a CPU core busy while the host waits.
+        # A default event would busy-wait on a CPU core.
         event = torch.cuda.Event(blocking=True) if self._pinned else None
         return HostBuffer(torch.empty(size, dtype=dtype, pin_memory=self._pinned), event)
 
-    def give(self, buffer: HostBuffer) -> None:
-        """Take a buffer back. No copy to or from it may be under way."""
+    def release(self, buffer: HostBuffer) -> None:
+        """Return a buffer to the pool. Copies to or from it must have finished."""
         self._free[buffer.memory.dtype, buffer.memory.numel()].append(buffer)
 
     def stage(self, values: Sequence[Sequence[int]]) -> tuple[Tensor, HostBuffer]:
         """Return rows of numbers as int64 [rows, columns] in host memory that the device can read, and its buffer.
 
-        Pass the buffer to the `HostCopy` of what is computed from them.
+        Pass the buffer to the `HostCopy` of the result computed from them.
         """
         rows = torch.tensor(values)
-        buffer = self.take(rows.numel(), rows.dtype)
+        buffer = self.acquire(rows.numel(), rows.dtype)
         return buffer.memory[: rows.numel()].view(rows.shape).copy_(rows), buffer
 
 
 class HostCopy:
-    """A tensor on its way to the host, ordered after all work on the current stream so far.
+    """An asynchronous copy of a tensor to the host, queued behind all prior work on the current stream.
 
-    `inputs` is a buffer from which earlier work on this stream was fed. It is free again when this copy is done.
+    `inputs` is a buffer that earlier work on this stream reads. It is returned to the pool when this copy has finished.
     """
 
     def __init__(self, source: Tensor, buffers: HostBuffers, inputs: HostBuffer | None = None) -> None:
@@ -79,7 +79,7 @@ class HostCopy:
         if not source.is_cuda:
             self._buffer, self._view = None, source
             return
-        self._buffer = buffers.take(source.numel(), source.dtype)
+        self._buffer = buffers.acquire(source.numel(), source.dtype)
         self._view = self._buffer.memory[: source.numel()].view(source.shape)
         self._view.copy_(source, non_blocking=True)
         self._arrival.record(torch.cuda.current_stream(source.device))
@@ -92,17 +92,17 @@ class HostCopy:
 
     @property
     def ready(self) -> bool:
-        """Whether `read` would not wait."""
+        """True if `read` would not block."""
         return self._buffer is None or self._arrival.query()
 
     def read(self) -> Tensor:
-        """Wait for it: the tensor on the host, the same at every call."""
+        """Wait for the copy; return the tensor on the host, the same one at every call."""
         if self._buffer is not None:
             self._arrival.synchronize()
-            self._view = torch.from_numpy(self._view.numpy().copy())  # torch would copy with all cores
-            self._buffers.give(self._buffer)
+            self._view = torch.from_numpy(self._view.numpy().copy())  # torch would use all cores for the copy
+            self._buffers.release(self._buffer)
             self._buffer = None
         if self._inputs is not None:
-            self._buffers.give(self._inputs)
+            self._buffers.release(self._inputs)
             self._inputs = None
         return self._view

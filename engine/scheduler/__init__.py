@@ -1,1 +1,1 @@
-"""The engine loop: which sequences run, and when their frames become chunks."""
+"""The engine loop: schedules sequences and groups their frames into chunks."""

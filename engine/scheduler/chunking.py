@@ -1,4 +1,4 @@
-"""When made frames become a chunk: the first at once, later ones together."""
+"""Chunking policies: when generated frames are sent as a chunk. The first is sent at once, later ones in groups."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NEWEST_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class EmissionState:
-    """The state of a job: `waiting` frames after its last chunk, and how much audio its client has not played yet.
+    """State of one job: `waiting` frames since its last chunk, and how much audio its client has not played yet.
 
-    `starved`: no frame can be made before more text arrives. `step_s` is what a frame takes now, `delivery_s` what
-    passes between the order to decode a chunk and its delivery. `offset` counts frames from the job's start to its last
-    chunk's end, plus the number of its slot.
+    `starved`: no frame can be generated until more text arrives. `step_s` is the current duration of one frame,
+    `delivery_s` the time from launching a chunk's decoding to delivering it. `offset` is the number of frames up to the
+    end of the last chunk, plus the slot number.
     """
 
     chunk: int
@@ -30,7 +30,7 @@ class EmissionState:
 
 @dataclass(frozen=True, slots=True)
 class EmissionPlan:
-    """`sizes[n]` frames make chunk n; the last size is that of all later chunks."""
+    """Chunk n has `sizes[n]` frames; the last size applies to all later chunks."""
 
     sizes: tuple[int, ...] = (1, 1, 2, 4, 8)
 
@@ -38,24 +38,25 @@ class EmissionPlan:
         _check(self.sizes)
 
     def frames(self, chunk: int) -> int:
-        """How many frames chunk number `chunk` has."""
+        """Return the number of frames in chunk number `chunk`."""
         return self.sizes[min(chunk, len(self.sizes) - 1)]
 
-    def due(self, moment: EmissionState) -> int:
-        """How many of the waiting frames are to become a chunk now."""
-        size = self.frames(moment.chunk)
-        return size if moment.waiting >= size else 0
+    def due(self, state: EmissionState) -> int:
+        """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
+        size = self.frames(state.chunk)
+        return size if state.waiting >= size else 0
 
 
 @dataclass(frozen=True, slots=True)
 class BufferedPlan:
-    """Chunks as large as the audio in the client's hand allows.
+    """Make chunks as large as the client's buffered audio allows.
 
-    A larger chunk is waited for only while it will arrive before half of that audio is gone; so a client that has
-    received nothing gets the first frame, and an engine slower than speech sends all it has.
+    A larger chunk is worth waiting for only if it will arrive before half of the buffered audio has been played. A
+    client that has not received any audio therefore gets the first frame at once, and an engine slower than real time
+    sends every frame it has.
 
-    The largest chunks of jobs in neighbouring slots end at different frames. Without that, jobs that begin together
-    would complete all their chunks in one step, which then takes several times as long as the others.
+    The largest chunks of jobs in neighbouring slots end at different frames. Otherwise, jobs that start together would
+    complete all their chunks in the same step, which would then take several times as long as the others.
     """
 
     sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -63,29 +64,29 @@ class BufferedPlan:
     def __post_init__(self) -> None:
         _check(self.sizes)
 
-    def due(self, moment: EmissionState) -> int:
-        """How many of the waiting frames are to become a chunk now."""
-        if moment.starved:
-            return moment.waiting  # the time of the next frame is unknown
-        sizes = self._sizes(moment.offset)
-        if any(self._in_time(size, moment) for size in sizes if size > moment.waiting):
+    def due(self, state: EmissionState) -> int:
+        """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
+        if state.starved:
+            return state.waiting  # the arrival time of the next frame is unknown
+        sizes = self._sizes(state.offset)
+        if any(self._in_time(size, state) for size in sizes if size > state.waiting):
             return 0
-        return max((size for size in sizes if size <= moment.waiting), default=0)
+        return max((size for size in sizes if size <= state.waiting), default=0)
 
     def _sizes(self, offset: int) -> list[int]:
-        """Return the sizes to choose from: not past the next multiple of the largest."""
+        """Return the candidate sizes; no chunk extends past the next multiple of the largest size."""
         largest = max(self.sizes)
         left = largest - offset % largest
         return [*(size for size in self.sizes if size < left), left]
 
-    def _in_time(self, size: int, moment: EmissionState) -> bool:
-        arrives_s = (size - moment.waiting) * moment.step_s + moment.delivery_s
-        return arrives_s < moment.in_hand_s / 2
+    def _in_time(self, size: int, state: EmissionState) -> bool:
+        arrives_s = (size - state.waiting) * state.step_s + state.delivery_s
+        return arrives_s < state.in_hand_s / 2
 
 
 @dataclass(frozen=True, slots=True)
 class TwoPhasePlan:
-    """Chunks of `first` frames until `first_frames` are out, if that is wanted (`first` > 0); then of `steady`."""
+    """Chunks of `first` frames until `first_frames` have been sent (unless `first` is 0), then of `steady` frames."""
 
     first: int
     first_frames: int
@@ -95,17 +96,17 @@ class TwoPhasePlan:
         _check((self.first or self.steady, self.steady))
 
     def early(self, chunk: int) -> bool:
-        """Whether chunk number `chunk` belongs to the first phase."""
+        """Return True if chunk number `chunk` belongs to the first phase."""
         return self.first > 0 and chunk * self.first < self.first_frames
 
     def frames(self, chunk: int) -> int:
-        """How many frames chunk number `chunk` has."""
+        """Return the number of frames in chunk number `chunk`."""
         return self.first if self.early(chunk) else self.steady
 
-    def due(self, moment: EmissionState) -> int:
-        """How many of the waiting frames are to become a chunk now."""
-        size = self.frames(moment.chunk)
-        return size if moment.waiting >= size else 0
+    def due(self, state: EmissionState) -> int:
+        """Return how many of the waiting frames to emit as a chunk now; 0 to wait."""
+        size = self.frames(state.chunk)
+        return size if state.waiting >= size else 0
 
 
 Emission: TypeAlias = EmissionPlan | BufferedPlan | TwoPhasePlan
@@ -113,22 +114,25 @@ Emission: TypeAlias = EmissionPlan | BufferedPlan | TwoPhasePlan
 
 @dataclass(slots=True)
 class Playback:
-    """What a client still has to play, if it plays without pause what it gets."""
+    """Estimate of a client's playback buffer, assuming that it plays without pausing."""
 
     ends_s: float | None = None
 
     def receive(self, now_s: float, audio_s: float) -> None:
-        """Audio arrives; after an underrun it is played at once."""
+        """Record the arrival of audio. After an underrun, playback resumes at once."""
         self.ends_s = max(now_s, self.ends_s or now_s) + audio_s
 
-    def in_hand_s(self, now_s: float, under_way_s: float) -> float:
-        """Seconds not played yet, those in flight included; 0 before the first arrival, which may be silence."""
-        return 0.0 if self.ends_s is None else max(self.ends_s - now_s, 0.0) + under_way_s
+    def in_hand_s(self, now_s: float, in_flight_s: float) -> float:
+        """Return the seconds of audio not played yet, including audio in flight.
+
+        0 before the first arrival: in-flight audio may turn out to be silence and be trimmed.
+        """
+        return 0.0 if self.ends_s is None else max(self.ends_s - now_s, 0.0) + in_flight_s
 
 
 @dataclass(slots=True)
 class MovingAverage:
-    """A measured duration whose newest value counts for a fifth; 0 before the first."""
+    """Exponential moving average of a duration; the newest value has a weight of 1/5. 0 before the first value."""
 
     value_s: float = 0.0
     known: bool = False
@@ -140,4 +144,4 @@ class MovingAverage:
 
 def _check(sizes: Sequence[int]) -> None:
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"a chunk has at least one frame, not {sizes}")
+        raise ValueError(f"chunk sizes must be at least one frame, not {sizes}")

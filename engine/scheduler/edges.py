@@ -1,4 +1,4 @@
-"""How a job's audio begins and how it is broken off."""
+"""Trimming of leading silence, and fade-outs for speech that is cut off."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from ..model.config import SAMPLE_RATE
 
 SILENCE = 10 ** (-50 / 20)
-"""Amplitude of -50 dBFS: what is softer is inaudible."""
+"""Amplitude of -50 dBFS, the silence threshold: anything quieter is inaudible."""
 BEFORE_ONSET = SAMPLE_RATE // 100
 
 
-def without_silence(wave: Tensor, most: int) -> Tensor:
-    """wave [n] without the silence that it begins with, but for 10 ms; at most `most` samples are left out."""
+def trim_silence(wave: Tensor, most: int) -> Tensor:
+    """Trim leading silence from wave [n], keeping 10 ms of it; remove at most `most` samples."""
     loud = (wave.abs() > SILENCE).nonzero()
     quiet = max(int(loud[0]) - BEFORE_ONSET, 0) if len(loud) else len(wave)
     return wave[min(quiet, most) :]
 
 
-def faded(wave: Tensor, samples: int) -> Tensor:
+def fade_out(wave: Tensor, samples: int) -> Tensor:
     """Return the wave with its last `samples` samples multiplied by a falling half cosine."""
     tail = min(samples, wave.shape[-1])
     ramp = half_cosine(tail, rising=False)

@@ -1,8 +1,8 @@
-"""The engine: several sequences that advance together, join and leave between steps, and become audio as they go.
+"""Continuous batching: sequences advance together, and join and leave the batch between steps.
 
-A step launches the next frame of all sequences, and only then looks at the frame launched `runner.lag` steps ago. So
-the device never waits for the host, and the end of a sequence is read when frames after it are already made: those are
-forgotten, sound of them included.
+Each step launches the next frame of all sequences before it reads the codes of the frame launched `runner.lag` steps
+ago. The device therefore never waits for the host. By the time the end of a sequence is read, later frames have already
+been launched; they are discarded together with their audio.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _FrameInFlight:
-    """A frame under way, and for each of its jobs whether its slot is full after it."""
+    """A launched frame, and for each of its jobs whether the frame fills the job's slot."""
 
     jobs: list[RunningJob]
     full: list[bool]
-    made: PendingCodes
+    pending: PendingCodes
 
 
 class Engine:
-    """Speaks jobs, `runner.slots` of them at once and the others after them. One thread drives it."""
+    """Run up to `runner.slots` jobs at once and queue the rest. Must be driven by a single thread."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Engine:
     # --- commands -----------------------------------------------------------------------------------------------
 
     def add(self, job: int, utterance: GenerationRequest) -> None:
-        """Begin a job; its text follows."""
+        """Add a job. Its text follows in calls of `append_text`."""
         assert job not in self._jobs, job
         sampling = utterance.sampling
         ends = self._ends.union(sampling.end_ids)
@@ -71,29 +71,29 @@ class Engine:
         self._jobs[job] = RunningJob(utterance, sequence, self._tokenizer.stream(), self._runner.frame_samples)
 
     def append_text(self, job: int, text: str) -> None:
-        """More text, split anywhere: its ids are those of the whole text."""
+        """Append a piece of text. Pieces may be split anywhere: the token ids equal those of the whole text."""
         self._jobs[job].sequence.append(self._jobs[job].text.feed(text))
 
     def end_text(self, job: int) -> None:
-        """Mark the text as complete."""
+        """Mark the job's text as complete."""
         entry = self._jobs[job]
         if not entry.text.ended:
             entry.sequence.append(entry.text.end())
             entry.sequence.end_text()
 
     def hold(self, job: int, paused: bool) -> None:
-        """Launch no frame for a job while `paused`; what is in flight is still delivered."""
+        """Pause or resume a job. No frame is launched while it is paused; frames in flight are still delivered."""
         self._jobs[job].paused = paused
 
     def cancel(self, job: int) -> None:
-        """Forget a job, known or not."""
+        """Cancel a job and release its slot; ignore unknown jobs."""
         if entry := self._jobs.pop(job, None):
             self._release(entry)
 
     def wants_text(self, job: int) -> bool:
-        """Return whether the job is blocked on input text."""
+        """Return True if the job cannot produce more output until it receives more text."""
         entry = self._jobs.get(job)
-        if entry is None or entry.text.ended or entry.unsent or entry.under_way:
+        if entry is None or entry.text.ended or entry.unsent or entry.in_flight:
             return False
         return not entry.sequence.can_begin if entry.slot is None else entry.sequence.starved
 
@@ -103,7 +103,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
+        """True if there is any work for `step`."""
         able = (
             job.unsent or self._is_empty(job) or self._can_begin(job) or self._can_advance(job)
             for job in self._jobs.values()
@@ -113,27 +113,28 @@ class Engine:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self) -> list[ChunkOutput]:
-        """Launch one frame for every sequence that can make one; return what has become audio, ends included.
+        """Launch one frame for every sequence that can advance; return the finished chunks, including the last ones.
 
-        A step launches frame n of all running jobs, and the codec for chunks that this frame completes; only then it
-        reads the codes of frame n - lag, which show whether a job has ended. So each job's frames pass five counters:
+        A step launches frame n of all running jobs, then the codec for the chunks that this frame completes. Only after
+        that does it read the codes of frame n - lag, which reveal whether a job has ended. Each job's frames therefore
+        advance five counters:
 
             launched ──> decoded ──> closed ──> sent     by the host, ahead of the results
                  └────> kept ─────────────────────┘      by `_process_codes`, `lag` frames later
 
-        launched: frames ordered from the talker. decoded: of these, handed to the codec. closed: of these, in complete
+        launched: frames launched on the talker. decoded: frames passed to the codec. closed: decoded frames in complete
         chunks. kept: frames whose codes have been read and are speech. sent: frames delivered. While a job runs,
-        sent <= closed <= decoded <= launched and sent <= kept <= launched. When it ends, frames after `kept` were
-        launched in vain and are dropped; what is left up to `kept` is decoded and sent as its last chunk.
+        sent <= closed <= decoded <= launched and sent <= kept <= launched. When it ends, frames after `kept` are
+        discarded; the remaining frames up to `kept` are decoded and sent as its last chunk.
 
-            waiting ──prefill──> running ──end or cut──> over ──last chunk sent──> forgotten
+            waiting ──prefill──> running ──end or cut──> over ──last chunk sent──> removed
                │                  │   ^                   (slot released)
                │                  └───┘ starved (no text) or paused: no frame is launched
                └── no text, too long, no memory: ends without audio
 
-        Waits for the device only where there is nothing to launch, and for a job's first sound. Each job of the
-        result with `ended` is forgotten. A CUDA error leaves the engine unusable; after OutOfMemoryError the jobs that
-        are not paused must be cancelled.
+        Block on the device only if there is nothing to launch, or for a job's first audio. Jobs whose chunk has `ended`
+        set are removed. A CUDA error makes the engine unusable; after OutOfMemoryError, all jobs that are not paused
+        must be cancelled.
         """
         began_s = self._clock()
         done = self._without_prompt()
@@ -155,7 +156,7 @@ class Engine:
         return job.slot is None and not job.paused and bool(self._free) and job.sequence.can_begin
 
     def _can_advance(self, job: RunningJob) -> bool:
-        if job.slot is None or job.paused or job.over or job.sequence.starved:
+        if job.slot is None or job.paused or job.finished or job.sequence.starved:
             return False
         return self._runner.room(job.slot) > 0
 
@@ -163,19 +164,19 @@ class Engine:
         return job.slot is None and job.text.ended and job.sequence.text_ids == 0
 
     def _without_prompt(self) -> list[ChunkOutput]:
-        """End the jobs with an empty text or a prompt that is too long."""
-        empty = [self._ended_unheard(job) for job in list(self._jobs.values()) if self._is_empty(job)]
+        """End jobs whose text is empty or whose prompt is too long."""
+        empty = [self._end_without_audio(job) for job in list(self._jobs.values()) if self._is_empty(job)]
         room = self._runner.max_positions
         refused = []
         for job in [job for job in self._jobs.values() if self._can_begin(job)][: len(self._free)]:
             if (needed := job.sequence.prompt_positions) >= room:
                 error = PromptError(
-                    f"the prompt takes {needed} positions and a slot has {room}: shorten text, instruct or reference"
+                    f"the prompt needs {needed} positions, a slot has {room}: shorten the text, instruct or reference"
                 )
-                refused.append(self._ended_unheard(job, error))
+                refused.append(self._end_without_audio(job, error))
         return empty + refused
 
-    def _ended_unheard(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> ChunkOutput:
+    def _end_without_audio(self, job: RunningJob, failed: PromptError | MemoryError | None = None) -> ChunkOutput:
         number = job.sequence.job
         self.cancel(number)
         codes = torch.empty(CODE_GROUPS, 0, dtype=torch.int64)
@@ -184,7 +185,10 @@ class Engine:
     # --- launching ----------------------------------------------------------------------------------------------
 
     def _launch(self) -> tuple[_FrameInFlight | None, list[ChunkOutput]]:
-        """Launch the next frame of all jobs that can make one, new ones included; and those without memory."""
+        """Launch the next frame of all jobs that can advance, new ones included.
+
+        Return the frame, or None if there was nothing to launch, and the results of new jobs that ran out of memory.
+        """
         running = self._schedulable([job for job in self._jobs.values() if self._can_advance(job)])
         entries = [(job, self._assign_slot(job)) for job in self._admissible()]
         failed = self._prefill(entries) if entries else []
@@ -194,10 +198,10 @@ class Engine:
             return None, failed
         texts = [*(job.sequence.next_text() for job in running), *(text for _, text in entered)]
         slots = [job.slot for job in jobs if job.slot is not None]
-        made = self._runner.advance(slots, texts)
+        pending = self._runner.advance(slots, texts)
         for job in jobs:
             job.launched += 1
-        return _FrameInFlight(jobs, [self._runner.room(slot) == 0 for slot in slots], made), failed
+        return _FrameInFlight(jobs, [self._runner.room(slot) == 0 for slot in slots], pending), failed
 
     def _schedulable(self, jobs: list[RunningJob]) -> list[RunningJob]:
         fitting = self._runner.fitting([job.slot for job in jobs if job.slot is not None])
@@ -208,7 +212,7 @@ class Engine:
         return waiting[: self._runner.admit([job.sequence.prompt_positions for job in waiting])]
 
     def _assign_slot(self, job: RunningJob) -> PrefillRequest:
-        """Assign a slot to a job."""
+        """Assign a free slot to a job and return its prefill request."""
         job.slot = self._free.popleft()
         utterance = job.utterance
         seed = utterance.sampling.seed
@@ -222,11 +226,13 @@ class Engine:
         )
 
     def _prefill(self, entries: Rows[tuple[RunningJob, PrefillRequest]]) -> list[ChunkOutput]:
-        """Read the prompts, together if memory allows it; a job whose prompt does not even fit alone has failed."""
+        """Prefill the prompts in one batch, or one by one if memory runs out; fail jobs whose prompt does not fit
+        alone.
+        """
         if self._prefilled([entry for _, entry in entries]):
             return []
         failed = [job for job, entry in entries if not self._prefilled([entry])]
-        return [self._ended_unheard(job, MemoryError("the GPU ran out of memory")) for job in failed]
+        return [self._end_without_audio(job, MemoryError("the GPU ran out of memory")) for job in failed]
 
     def _prefilled(self, entries: list[PrefillRequest]) -> bool:
         try:
@@ -239,35 +245,35 @@ class Engine:
     # --- decoding -----------------------------------------------------------------------------------------------
 
     def _decode_due(self, jobs: Iterable[RunningJob]) -> None:
-        """Launch the codec for chunks that the frame just launched completes."""
+        """Launch the codec for the chunks that the frame just launched completes."""
         due: list[tuple[RunningJob, int, bool]] = []
         longest = self._runner.decode_frames
         for job in jobs:
-            frames = job.utterance.emission.due(self._moment(job))
+            frames = job.utterance.emission.due(self._emission_state(job))
             if frames:
                 due.append((job, job.closed + frames - job.decoded, True))
             elif job.launched - job.decoded >= longest:
-                due.append((job, longest, False))  # a part of a long chunk, before the ring of codes wraps around
+                due.append((job, longest, False))  # decode part of a long chunk before the code ring wraps around
         self._decode(due)
 
-    def _moment(self, job: RunningJob) -> EmissionState:
-        under_way_s = (job.closed - job.sent) * FRAME_S
+    def _emission_state(self, job: RunningJob) -> EmissionState:
+        in_flight_s = (job.closed - job.sent) * FRAME_S
         return EmissionState(
             chunk=job.chunks,
             waiting=job.launched - job.closed,
             starved=job.sequence.starved,
-            in_hand_s=job.playback.in_hand_s(self._clock(), under_way_s),
+            in_hand_s=job.playback.in_hand_s(self._clock(), in_flight_s),
             step_s=self._step_time.value_s,
             delivery_s=self._delivery_time.value_s,
             offset=job.closed + (job.slot or 0),
         )
 
     def _decode(self, due: Iterable[tuple[RunningJob, int, bool]]) -> None:
-        """Pieces of one length together, the short ones first: a job's first sound is among them."""
+        """Decode spans of equal length in one batch, the shortest first: they include the first audio of new jobs."""
         lengths: dict[tuple[int, bool], list[RunningJob]] = defaultdict(list)
         for job, frames, closes in due:
             if job.utterance.codes_only:
-                job.take_piece(DecodedSpan(None, 0, frames, closes, self._clock()))
+                job.add_span(DecodedSpan(None, 0, frames, closes, self._clock()))
             else:
                 lengths[frames, closes].append(job)
         for (frames, closes), group in sorted(lengths.items(), key=lambda item: item[0]):
@@ -275,23 +281,23 @@ class Engine:
             wave = self._runner.decode(slots, frames, urgent=any(job.chunks == 0 for job in group))
             now_s = self._clock()
             for row, job in enumerate(group):
-                job.take_piece(DecodedSpan(wave, row, frames, closes, now_s))
+                job.add_span(DecodedSpan(wave, row, frames, closes, now_s))
 
     # --- processing codes --------------------------------------------------------------------------------------------
 
     def _process_codes(self, launch: _FrameInFlight) -> None:
-        """Wait for a frame and process its codes; those of jobs that are gone or over are dropped."""
-        for job, full, codes in zip(launch.jobs, launch.full, launch.made.codes(), strict=True):
-            if not job.over and self._jobs.get(job.sequence.job) is job:
-                job.take_frame(codes, last=full)
+        """Wait for a frame and process its codes; discard those of jobs that have ended or been cancelled."""
+        for job, full, codes in zip(launch.jobs, launch.full, launch.pending.codes(), strict=True):
+            if not job.finished and self._jobs.get(job.sequence.job) is job:
+                job.add_frame(codes, last=full)
 
     def _finish_ended(self) -> None:
-        """Launch the rest of ended jobs' sound and free their slots.
+        """Launch the codec for the remaining frames of ended jobs and release their slots.
 
-        A frame that was launched for such a slot in vain may still be under way. Its next job need not wait for it:
-        frames, and sound, are each made in the order of their launch, and what a job needs is written at its start.
+        A superfluous frame may still be in flight for such a slot. The slot's next job need not wait for it: frames and
+        audio are each computed in launch order, and a job's state is initialised when it starts.
         """
-        ended = [job for job in self._jobs.values() if job.over and job.slot is not None]
+        ended = [job for job in self._jobs.values() if job.finished and job.slot is not None]
         self._decode([(job, job.kept - job.decoded, True) for job in ended if job.kept > job.decoded])
         for job in ended:
             self._release(job)
@@ -305,10 +311,10 @@ class Engine:
     # --- delivering ---------------------------------------------------------------------------------------------
 
     def _deliver(self, wait: bool) -> list[ChunkOutput]:
-        """What can be sent now, for each job in order. With `wait`, all that has been launched."""
+        """Return the chunks that can be sent now, in order for each job. With `wait`, block for everything launched."""
         done = []
         for job in list(self._jobs.values()):
-            while job.unsent and job.judged and (wait or not job.heard or job.arrived):
+            while job.unsent and job.processed and (wait or not job.started or job.arrived):
                 progress, took_s = job.next_chunk(self._clock)
                 done.append(progress)
                 if took_s is not None:

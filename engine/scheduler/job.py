@@ -1,4 +1,4 @@
-"""A job while it runs: how far its frames have come, and the chunks that they become."""
+"""A running job: its progress in frames, and the chunks that they form."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..prompt.tokenizer import TokenStream
 from ..runtime.model_runner import PendingAudio
 from ..runtime.prefill import VoiceVectors
 from .chunking import BufferedPlan, Emission, Playback
-from .edges import faded, without_silence
+from .edges import fade_out, trim_silence
 from .sequence import FinishReason, SampleOutcome, Sequence
 
 log = logging.getLogger(__name__)
 
 RUNAWAY = (FinishReason.TOO_LONG, FinishReason.LOOP)
 SILENT_FRAMES = 5
-"""At most this many leading frames are left out as silence."""
+"""At most this many leading frames are trimmed as silence."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Everything about a job but its text. With `trim_silence` its audio begins with its sound.
+    """A job's parameters, except its text. With `trim_silence`, leading silence is removed from its audio.
 
-    `codes_only`: the caller decodes the codes; the chunks' waves are empty.
+    `codes_only`: the caller decodes the codes itself; the chunks' waves are empty.
     """
 
     plan: PromptPlan
@@ -47,10 +47,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutput:
-    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host; less wave where it is trimmed,
-    empty if only codes are wanted.
+    """One chunk of one job: codes [16, n] and wave float32 [1920 · n], both on the host.
 
-    `failed` is why a job could not start, PromptError or MemoryError; it has ended then.
+    The wave is shorter if it was trimmed, and empty if only codes were requested. `failed` is the PromptError or
+    MemoryError that prevented the job from starting; such a job has ended.
     """
 
     job: int
@@ -63,7 +63,7 @@ class ChunkOutput:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSpan:
-    """A job's row of a wave that has been launched (None: codes only), and whether a chunk ends with it."""
+    """One job's row in a batch of launched audio (None: codes only), and whether it completes a chunk."""
 
     wave: PendingAudio | None
     row: int
@@ -73,17 +73,17 @@ class DecodedSpan:
 
     @property
     def ready(self) -> bool:
-        """Whether `read` would not wait."""
+        """True if `read` would not block."""
         return self.wave is None or self.wave.ready
 
     def read(self) -> Tensor:
-        """Wait for it: [1920 · frames] on the host, or nothing."""
+        """Wait for the audio: [1920 · frames] on the host, or an empty tensor for codes only."""
         return torch.empty(0) if self.wave is None else self.wave.read()[self.row]
 
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
-    """A job's progress as counters of frames; see `Engine.step` for what each counts and how they are ordered."""
+    """A job's progress as frame counters; `Engine.step` documents their meaning and order."""
 
     utterance: GenerationRequest
     sequence: Sequence
@@ -96,95 +96,95 @@ class RunningJob:
     closed: int = 0
     sent: int = 0
     kept: int = 0
-    chunks: int = 0  # closed ones
+    chunks: int = 0  # closed chunks
     playback: Playback = field(default_factory=Playback)
-    _codes: list[list[int]] = field(default_factory=list)  # kept and not sent
-    _pieces: deque[DecodedSpan] = field(default_factory=deque)  # decoded and not sent
+    _codes: list[list[int]] = field(default_factory=list)  # kept but not sent
+    _spans: deque[DecodedSpan] = field(default_factory=deque)  # decoded but not sent
 
     @property
-    def over(self) -> bool:
-        return self.sequence.verdict is not SampleOutcome.FRAME
+    def finished(self) -> bool:
+        return self.sequence.outcome is not SampleOutcome.FRAME
 
     @property
-    def heard(self) -> bool:
+    def started(self) -> bool:
         return self.playback.ends_s is not None
 
     @property
-    def under_way(self) -> bool:
-        """Whether a frame of it has been launched and not judged."""
-        return not self.over and self.launched > self.sequence.samples
+    def in_flight(self) -> bool:
+        """True if a frame has been launched whose codes have not been processed."""
+        return not self.finished and self.launched > self.sequence.samples
 
     @property
     def unsent(self) -> bool:
-        """Whether something of it will be sent even if no further frame is made."""
-        return self.over or self.sent < self.closed
+        """True if there is output left to send even if no further frame is generated."""
+        return self.finished or self.sent < self.closed
 
     @property
-    def judged(self) -> bool:
-        """Whether it is known which frames of its next chunk are speech."""
-        return self.over or self.kept >= self.sent + sum(piece.frames for piece in self._next_pieces())
+    def processed(self) -> bool:
+        """True if it is known which frames of the next chunk are speech."""
+        return self.finished or self.kept >= self.sent + sum(span.frames for span in self._next_spans())
 
     @property
     def arrived(self) -> bool:
-        """Return whether the audio of its next chunk has arrived; True for a chunk without audio."""
-        return all(piece.ready for piece in self._next_pieces())
+        """True if the audio of the next chunk is ready, or if the chunk does not have any."""
+        return all(span.ready for span in self._next_spans())
 
-    def take_frame(self, codes: list[int], last: bool) -> None:
-        """Judge a frame, the last one for which there is room or not; keep it if it is speech.
+    def add_frame(self, codes: list[int], last: bool) -> None:
+        """Process a frame's codes and keep them if they are speech; `last` means that the frame fills the slot.
 
-        A runaway's last frame is kept too: it carries the fade.
+        The last frame of runaway speech is kept too: the fade-out is applied to it.
         """
-        verdict = self.sequence.accept(codes[0])
-        if verdict is SampleOutcome.FRAME and last:
+        outcome = self.sequence.accept(codes[0])
+        if outcome is SampleOutcome.FRAME and last:
             self.sequence.cut_short(FinishReason.TOO_LONG)
-        if verdict is SampleOutcome.FRAME or self.sequence.cut in RUNAWAY:
+        if outcome is SampleOutcome.FRAME or self.sequence.cut in RUNAWAY:
             self._codes.append(codes)
             self.kept += 1
 
-    def take_piece(self, piece: DecodedSpan) -> None:
-        """Sound of the next frames has been launched."""
-        self._pieces.append(piece)
-        self.decoded += piece.frames
-        if piece.closes:
+    def add_span(self, span: DecodedSpan) -> None:
+        """Record that the audio of the next frames has been launched."""
+        self._spans.append(span)
+        self.decoded += span.frames
+        if span.closes:
             self.closed = self.decoded
             self.chunks += 1
 
     def next_chunk(self, clock: Callable[[], float]) -> tuple[ChunkOutput, float | None]:
-        """What is to be sent next, waiting for it, and how long its sound was under way if it has any.
+        """Wait for the next chunk; return it and, if it has audio, the time since its decoding was launched.
 
-        It does not extend past the job's end, even if more has been decoded in vain.
+        Frames decoded beyond the job's end are never included.
         """
-        pieces = self._next_pieces()
-        for _ in pieces:
-            self._pieces.popleft()
-        frames = min(sum(piece.frames for piece in pieces), self.kept - self.sent)
-        wave = torch.cat([piece.read() for piece in pieces]) if frames else torch.empty(0)
+        spans = self._next_spans()
+        for _ in spans:
+            self._spans.popleft()
+        frames = min(sum(span.frames for span in spans), self.kept - self.sent)
+        wave = torch.cat([span.read() for span in spans]) if frames else torch.empty(0)
         now_s = clock()
-        ended = self.over and self.sent + frames == self.kept
-        wave = self._edged(wave[: frames * self.frame_samples], ended)
+        ended = self.finished and self.sent + frames == self.kept
+        wave = self._trim_and_fade(wave[: frames * self.frame_samples], ended)
         codes = torch.tensor(self._codes[:frames], dtype=torch.int64).view(-1, CODE_GROUPS).mT  # [16, n]
         del self._codes[:frames]
         self.sent += frames
         if len(wave):
             self.playback.receive(now_s, len(wave) / self.frame_samples * FRAME_S)
         progress = ChunkOutput(self.sequence.job, codes, wave, ended, self.sequence.cut if ended else None)
-        return progress, now_s - pieces[-1].launched_s if frames and pieces[-1].wave else None
+        return progress, now_s - spans[-1].launched_s if frames and spans[-1].wave else None
 
-    def _next_pieces(self) -> list[DecodedSpan]:
-        """Those of its next chunk; of an ended job's last chunk, whatever is left."""
-        pieces: list[DecodedSpan] = []
-        for piece in self._pieces:
-            pieces.append(piece)
-            if piece.closes:
+    def _next_spans(self) -> list[DecodedSpan]:
+        """Return the spans of the next chunk; for the last chunk of an ended job, all remaining spans."""
+        spans: list[DecodedSpan] = []
+        for span in self._spans:
+            spans.append(span)
+            if span.closes:
                 break
-        return pieces
+        return spans
 
-    def _edged(self, wave: Tensor, ended: bool) -> Tensor:
-        """A chunk's wave without leading silence where that is wanted, and faded at a runaway's end."""
-        if self.utterance.trim_silence and not self.heard:
-            wave = without_silence(wave, max(SILENT_FRAMES - self.sent, 0) * self.frame_samples)
+    def _trim_and_fade(self, wave: Tensor, ended: bool) -> Tensor:
+        """Trim leading silence if requested, and fade out runaway speech at its end."""
+        if self.utterance.trim_silence and not self.started:
+            wave = trim_silence(wave, max(SILENT_FRAMES - self.sent, 0) * self.frame_samples)
         if not (ended and self.sequence.cut in RUNAWAY):
             return wave
         log.warning("job %d cut after %d frames for %d text ids: %s", self.sequence.job, self.kept,
                     self.sequence.text_ids, self.sequence.cut)  # fmt: skip
-        return faded(wave, self.frame_samples)
+        return fade_out(wave, self.frame_samples)

@@ -1,6 +1,6 @@
-"""One job inside the engine: which text is still to be read, and when its speech is over.
+"""Text queue and end-of-speech detection of one job.
 
-Pure bookkeeping on the host. The device knows slots and tensors; everything that is decided about a job is here.
+Pure bookkeeping on the host. The device only knows slots and tensors; every decision about a job is made here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..prompt.planner import Prompt, PromptPlan
 
 
 class SampleOutcome(enum.Enum):
-    """What a group-0 sample means: a frame, or the end of the speech without one."""
+    """Meaning of a group-0 sample: a frame of speech, or the end of speech, which does not produce a frame."""
 
     FRAME = "frame"
     END = "end"
@@ -23,7 +23,7 @@ class SampleOutcome(enum.Enum):
 
 
 class FinishReason(enum.StrEnum):
-    """Why a job was ended before the model ended it."""
+    """Reason why the engine ended a job before the model did."""
 
     MAX_NEW_TOKENS = "max_new_tokens"
     TOO_LONG = "too_long"
@@ -32,9 +32,9 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunawayLimits:
-    """Bounds that only runaway speech meets. Ordinary speech takes 3 to 6 frames for each text id.
+    """Limits that only runaway speech reaches. Ordinary speech takes 3 to 6 frames per text id.
 
-    A loop is a window of frames most of whose n-grams of group-0 codes are repeats; `loop_frames` 0 switches it off.
+    A loop is a window of `loop_frames` n-grams of group-0 codes, most of which are repeats; 0 disables the check.
     """
 
     frames_per_text_id: int = 20
@@ -48,7 +48,7 @@ class RunawayLimits:
 
 
 class LoopDetector:
-    """Watches the last frames' n-grams; speech that turns in a circle has few distinct ones."""
+    """Detect loops by counting the distinct n-grams of the last frames: repeating speech has few."""
 
     def __init__(self, guards: RunawayLimits) -> None:
         self._guards = guards
@@ -57,7 +57,7 @@ class LoopDetector:
         self._seen: Counter[tuple[int, ...]] = Counter()
 
     def add(self, code: int) -> bool:
-        """Take one frame's group-0 code; return whether the speech is in a loop."""
+        """Add one frame's group-0 code; return True if the speech is looping."""
         self._latest.append(code)
         if not self._guards.loop_frames or len(self._latest) < self._guards.loop_ngram:
             return False
@@ -76,10 +76,10 @@ class LoopDetector:
 
 
 class Sequence:
-    """A job from its first text id to its last frame.
+    """One job from its first text id to its last frame.
 
-    Text is appended as it arrives. Once `can_begin`, `begin` returns the prompt; from then on every step takes one
-    `next_text`, and a job whose text is late is `starved`: it waits, for padding would end its sentence.
+    Text is appended as it arrives. Once `can_begin` is true, `begin` returns the prompt; after that, each step consumes
+    one `next_text`. A job whose text is late is `starved` and waits, because padding would end its sentence.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Sequence:
         self.frames = 0
         self.samples = 0
         self.text_ids = 0
-        self.verdict = SampleOutcome.FRAME
+        self.outcome = SampleOutcome.FRAME
         self.cut: FinishReason | None = None
         self._max_new_tokens = max_new_tokens
         self._ends = ends
@@ -101,14 +101,14 @@ class Sequence:
         self._begun = False
 
     def append(self, ids: Iterable[int]) -> None:
-        """Take text ids that have become known."""
+        """Append newly available text ids."""
         assert not self._text_ended, f"job {self.job}: text after its end"
         before = len(self._pending)
         self._pending.extend(ids)
         self.text_ids += len(self._pending) - before
 
     def end_text(self) -> None:
-        """Mark the text as complete: tts_eos follows what is pending. A second call changes nothing."""
+        """Mark the text as complete: tts_eos follows the pending ids. Further calls have no effect."""
         if self._begun and not self._text_ended:
             self._pending.append(self.plan.ids.tts_eos)
         self._text_ended = True
@@ -118,7 +118,7 @@ class Sequence:
         return not self._begun and self.plan.ready(len(self._pending), self._text_ended)
 
     def begin(self) -> Prompt:
-        """Turn the text known so far into the prompt. Raises PromptError if the text has ended and is empty."""
+        """Convert the text known so far into the prompt. Raise PromptError if the text has ended and is empty."""
         assert self.can_begin, f"job {self.job} cannot begin"
         prompt = self.plan.begin(list(self._pending), self._text_ended)
         self._pending = deque(prompt.trailing)
@@ -127,38 +127,38 @@ class Sequence:
 
     @property
     def prompt_positions(self) -> int:
-        """How many positions the prompt of the text known so far takes."""
+        """Number of prompt positions for the text known so far."""
         return self.plan.positions(len(self._pending), self._text_ended)
 
     @property
     def starved(self) -> bool:
-        """Whether the next step must wait for text."""
+        """True if the next step must wait for text."""
         return self._begun and not self._pending and not self._text_ended
 
     def next_text(self) -> int:
-        """Return the text id of the next step: the text, then tts_eos, then tts_pad forever."""
+        """Return the text id of the next step: the remaining text, then tts_eos, then tts_pad indefinitely."""
         assert self._begun, f"job {self.job} has not begun"
         assert not self.starved, f"job {self.job} is starved"
         return self._pending.popleft() if self._pending else self.plan.ids.tts_pad
 
     def accept(self, code: int) -> SampleOutcome:
-        """Judge the next group-0 sample. Only FRAME makes a frame; after anything else the job is over.
+        """Process the next group-0 sample. Only FRAME yields a frame; after any other outcome the job is over.
 
-        As in the reference, `max_new_tokens` samples without an end make one frame less.
+        As in the reference, `max_new_tokens` samples without an end token yield one frame fewer.
         """
-        assert self.verdict is SampleOutcome.FRAME, f"job {self.job} is over"
+        assert self.outcome is SampleOutcome.FRAME, f"job {self.job} is over"
         self.samples += 1
         if code in self._ends:
-            self.verdict = SampleOutcome.END
+            self.outcome = SampleOutcome.END
         elif cut := self._reason_to_cut(code):
-            self.verdict, self.cut = SampleOutcome.CUT, cut
+            self.outcome, self.cut = SampleOutcome.CUT, cut
         else:
             self.frames += 1
-        return self.verdict
+        return self.outcome
 
     def cut_short(self, reason: FinishReason) -> None:
-        """End here, for a reason that only the engine knows."""
-        self.verdict, self.cut = SampleOutcome.CUT, reason
+        """End the job for a reason that only the engine knows."""
+        self.outcome, self.cut = SampleOutcome.CUT, reason
 
     def _reason_to_cut(self, code: int) -> FinishReason | None:
         if self.samples >= self._max_new_tokens:
@@ -169,9 +169,9 @@ class Sequence:
 
 
 def end_ids(talker: TalkerConfig) -> frozenset[int]:
-    """Group-0 ids that end speech: of the streaming fork's list, those that are codec ids.
+    """Return the group-0 ids that end speech: those of the streaming fork's list that are codec ids.
 
-    The others are text ids; the codes with the same numbers, if any, are sounds. Only codec_eos is
-    ever drawn: the sampler keeps all other marks out, ends or not.
+    The others are text ids; if their numbers occur among the codes at all, they denote speech. Only codec_eos is ever
+    sampled: the sampler masks all other special tokens, whether they end speech or not.
     """
     return frozenset(each for each in (talker.ids.eos, talker.ids.think_eos) if each < talker.vocab_size)

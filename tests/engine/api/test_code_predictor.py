@@ -32,7 +32,7 @@ def test_generate_fast_greedy_codes_equal_those_of_a_frame(size: str) -> None:
     model = tiny_model("base", size)
     predictor, hidden, code0 = model.code_predictor, embeds(3, size)[:, 0], torch.tensor([7, 2000, 31])
     frame = predictor.frame(hidden, code0, predictor.allocate(3), lambda scores, group: scores.argmax(-1))
-    inputs = torch.stack((hidden, model.talker.codes.mark(code0)), dim=1)
+    inputs = torch.stack((hidden, model.talker.codes.group0(code0)), dim=1)
     assert torch.equal(FastCodebook(predictor).generate_fast(inputs, 15, do_sample=False), frame[:, 1:])
     assert torch.equal(FastCodebook(predictor).generate_fast(inputs, 4, do_sample=False), frame[:, 1:5])
 

@@ -174,7 +174,7 @@ def test_paged_stream_frees_all_blocks(preset: Any) -> None:
         left = (
             runner.paging.pool.available,
             runner.paging.pool.used,
-            len(runner._stowed),
+            len(runner._swapped),
             len(preset._paged.opened().engine._inboxes),
         )
         assert before in (None, left)

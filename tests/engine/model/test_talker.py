@@ -105,7 +105,7 @@ def test_frame_embedding_is_the_sum_of_its_groups() -> None:
     table = tiny_model().talker.codes
     singles = [table.weight[table.row(group, codes[:, group])] for group in range(16)]
     torch.testing.assert_close(table(codes), torch.stack(singles).sum(0))
-    torch.testing.assert_close(table.mark(codes[:, 0]), singles[0])
+    torch.testing.assert_close(table.group0(codes[:, 0]), singles[0])
 
 
 @torch.inference_mode()

@@ -42,15 +42,15 @@ def test_advance_preempts_youngest_and_restores_it_before_new_prompts():
     books.allocate(0, [], 16)
     books.allocate(1, [], 16)
     moves = books.advance([(0, 16), (1, 12)])
-    assert moves.going == [0]
-    ((slot, left),) = moves.leaving
+    assert moves.schedulable == [0]
+    ((slot, left),) = moves.swap_out
     assert (slot, len(left), books.swapped_out(1)) == (1, 4, True)
     assert books.admit([4])[0] == 0
-    assert books.advance([(0, 17), (1, 12)]).going == [0]
+    assert books.advance([(0, 17), (1, 12)]).schedulable == [0]
     books.free(0)
     moves = books.advance([(1, 12)])
-    assert moves.going == [1]
-    ((slot, back),) = moves.returning
+    assert moves.schedulable == [1]
+    ((slot, back),) = moves.swap_in
     assert (slot, len(back), books.swapped_out(1)) == (1, 4, False)
 
 
@@ -59,10 +59,10 @@ def test_advance_preempts_idle_before_youngest():
     for slot in range(3):
         books.allocate(slot, [], 8)
     moves = books.advance([(1, 8), (2, 8)])
-    assert (moves.leaving, moves.going) == ([], [1, 2])
+    assert (moves.swap_out, moves.schedulable) == ([], [1, 2])
     moves = books.advance([(1, 12), (2, 12)])
-    assert [slot for slot, _ in moves.leaving] == [0]
-    assert moves.going == [1, 2]
+    assert [slot for slot, _ in moves.swap_out] == [0]
+    assert moves.schedulable == [1, 2]
 
 
 def test_admit_preempts_idle_sequence_for_new_prompt():
@@ -70,7 +70,7 @@ def test_admit_preempts_idle_sequence_for_new_prompt():
     books.allocate(0, [], 30)
     books.advance([])
     admitted, moves = books.admit([20])
-    assert (admitted, [slot for slot, _ in moves.leaving]) == (1, [0])
+    assert (admitted, [slot for slot, _ in moves.swap_out]) == (1, [0])
 
 
 def test_single_sequence_can_use_every_block():
@@ -79,7 +79,7 @@ def test_single_sequence_can_use_every_block():
     assert books.admit([ROOM])[0] == 1
     books.allocate(0, [], 5)
     for position in range(5, ROOM):
-        assert books.advance([(0, position)]).going == [0]
+        assert books.advance([(0, position)]).schedulable == [0]
     assert books.pool.available == 0
 
 
@@ -96,9 +96,9 @@ class AnyHistory(RuleBasedStateMachine):
         self.slots = list(range(6))
 
     def carry_out(self, moves) -> None:
-        for slot, blocks in moves.leaving:
+        for slot, blocks in moves.swap_out:
             self.stowed[slot] = [self.contents[block] for block in blocks]
-        for slot, blocks in moves.returning:
+        for slot, blocks in moves.swap_in:
             stowed = self.stowed.pop(slot)
             self.contents |= dict(zip(blocks, stowed, strict=False))
 
@@ -114,15 +114,15 @@ class AnyHistory(RuleBasedStateMachine):
         oldest = next((slot for slot, _ in going if not self.books.swapped_out(slot)), None)
         moves = self.books.advance(going)
         self.carry_out(moves)
-        assert bool(moves.going) == bool(going)
-        assert oldest is None or oldest in moves.going
+        assert bool(moves.schedulable) == bool(going)
+        assert oldest is None or oldest in moves.schedulable
         lengths = lengths[: len(self.slots)]
         admitted, more = self.books.admit(lengths)
         self.carry_out(more)
         assert admitted or going or not lengths
         for length in lengths[:admitted]:
             self.begin(length, text)
-        for slot in moves.going:
+        for slot in moves.schedulable:
             block = self.books.blocks(slot)[self.positions[slot] // PAGE]
             self.contents[block] = f"{slot}:{self.positions[slot] // PAGE}"
             self.positions[slot] += 1

@@ -52,7 +52,7 @@ def books(engine_runner: Runner) -> tuple[int, int, int]:
     """Free and used blocks of a pool, and sequences in host memory."""
     assert isinstance(engine_runner, PagedRunner)
     pool = engine_runner.paging.pool
-    return pool.available, pool.used, len(engine_runner._stowed)
+    return pool.available, pool.used, len(engine_runner._swapped)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,6 @@ def test_prompt_longer_than_slot_is_rejected(lag):
     speaker.start(1, "many words " * 20, streaming=False)
     (progress,) = speaker.engine.step()
     assert progress.ended
-    assert "a slot has 24: shorten text" in str(progress.failed)
+    assert "a slot has 24: shorten the text" in str(progress.failed)
     speaker.start(2, "hi", streaming=True)
     assert 2 in speaker.finish()
