@@ -25,7 +25,7 @@ class EmissionState:
     in_hand_s: float
     step_s: float
     delivery_s: float
-    offset: int = 0
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class BufferedPlan:
     client that has not received any audio therefore gets the first frame at once, and an engine slower than real time
     sends every frame it has.
 
-    The largest chunks of jobs in neighbouring slots end at different frames. Otherwise, jobs that start together would
-    complete all their chunks in the same step, which would then take several times as long as the others.
+    With `offset`, the largest chunks of jobs in neighbouring slots end at different frames. Otherwise, many jobs that
+    start together would complete all their chunks in the same step, which would then take several times as long as the
+    others. For a few jobs one larger batch is faster.
     """
 
     sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -73,8 +74,10 @@ class BufferedPlan:
             return 0
         return max((size for size in sizes if size <= state.waiting), default=0)
 
-    def _sizes(self, offset: int) -> list[int]:
-        """Return the candidate sizes; no chunk extends past the next multiple of the largest size."""
+    def _sizes(self, offset: int | None) -> Sequence[int]:
+        """Return the candidate sizes; with `offset` no chunk extends past the next multiple of the largest size."""
+        if offset is None:
+            return self.sizes
         largest = max(self.sizes)
         left = largest - offset % largest
         return [*(size for size in self.sizes if size < left), left]

@@ -28,6 +28,9 @@ from .sequence import RunawayLimits, Sequence, end_ids
 
 __all__ = ["ChunkOutput", "Engine", "GenerationRequest"]
 
+STAGGERED_FROM = 9
+"""With at least this many running jobs their chunks end in different steps."""
+
 log = logging.getLogger(__name__)
 
 
@@ -244,19 +247,20 @@ class Engine:
 
     # --- decoding -----------------------------------------------------------------------------------------------
 
-    def _decode_due(self, jobs: Iterable[RunningJob]) -> None:
+    def _decode_due(self, jobs: Rows[RunningJob]) -> None:
         """Launch the codec for the chunks that the frame just launched completes."""
         due: list[tuple[RunningJob, int, bool]] = []
         longest = self._runner.decode_frames
+        staggered = len(jobs) >= STAGGERED_FROM
         for job in jobs:
-            frames = job.utterance.emission.due(self._emission_state(job))
+            frames = job.utterance.emission.due(self._emission_state(job, staggered))
             if frames:
                 due.append((job, job.closed + frames - job.decoded, True))
             elif job.launched - job.decoded >= longest:
                 due.append((job, longest, False))  # decode part of a long chunk before the code ring wraps around
         self._decode(due)
 
-    def _emission_state(self, job: RunningJob) -> EmissionState:
+    def _emission_state(self, job: RunningJob, staggered: bool) -> EmissionState:
         in_flight_s = (job.closed - job.sent) * FRAME_S
         return EmissionState(
             chunk=job.chunks,
@@ -265,7 +269,7 @@ class Engine:
             in_hand_s=job.playback.in_hand_s(self._clock(), in_flight_s),
             step_s=self._step_time.value_s,
             delivery_s=self._delivery_time.value_s,
-            offset=job.closed + (job.slot or 0),
+            offset=job.closed + (job.slot or 0) if staggered else None,
         )
 
     def _decode(self, due: Iterable[tuple[RunningJob, int, bool]]) -> None:

@@ -15,13 +15,14 @@ NOW = EmissionState(chunk=0, waiting=1, starved=False, in_hand_s=0.0, step_s=0.0
 FRAMES = 400
 
 
-def chunks(step_s: float, codec_s: float, slot: int = 0) -> tuple[list[int], float]:
+def chunks(step_s: float, codec_s: float, slot: int | None = None) -> tuple[list[int], float]:
     """Return the chunk sizes of a long speech at constant speed and the total length of gaps in playback."""
     plan, playback, sizes, pauses_s, closed = BufferedPlan(), Playback(), [], 0.0, 0
     for made in range(1, FRAMES + 1):
         now_s = made * step_s
         in_hand_s = playback.in_hand_s(now_s, 0.0)
-        moment = EmissionState(len(sizes), made - closed, False, in_hand_s, step_s, codec_s, closed + slot)
+        offset = None if slot is None else closed + slot
+        moment = EmissionState(len(sizes), made - closed, False, in_hand_s, step_s, codec_s, offset)
         if frames := plan.due(moment):
             arrives_s = now_s + codec_s
             if playback.ends_s is not None:
@@ -32,9 +33,9 @@ def chunks(step_s: float, codec_s: float, slot: int = 0) -> tuple[list[int], flo
     return sizes, pauses_s
 
 
-@given(st.floats(0.001, 0.07), st.floats(0.0, 0.01), st.integers(0, 63))
+@given(st.floats(0.001, 0.07), st.floats(0.0, 0.01), st.none() | st.integers(0, 63))
 def test_buffered_plan_faster_than_real_time_has_no_gaps_and_growing_chunks(
-    step_s: float, codec_s: float, slot: int
+    step_s: float, codec_s: float, slot: int | None
 ) -> None:
     sizes, pauses_s = chunks(step_s, codec_s, slot)
     assert sizes[0] == 1
@@ -52,8 +53,12 @@ def test_buffered_plan_slower_than_real_time_sends_everything(step_s: float, cod
 
 
 def test_buffered_plan_second_chunk_is_large_on_fast_gpu() -> None:
-    assert chunks(0.004, 0.006)[0][:3] == [1, 7, 8]
-    assert chunks(0.04, 0.01)[0][:8] == [1, 1, 1, 2, 3, 4, 4, 8]
+    assert chunks(0.004, 0.006)[0][:3] == [1, 8, 8]
+    assert chunks(0.04, 0.01)[0][:8] == [1, 1, 1, 2, 2, 4, 4, 8]
+
+
+def test_buffered_plan_ends_largest_chunks_at_multiples_of_their_size() -> None:
+    assert [chunks(0.004, 0.006, slot)[0][:3] for slot in (0, 3, 6, 7)] == [[1, 7, 8], [1, 4, 8], [1, 1, 8], [1, 8, 8]]
 
 
 def test_buffered_plan_spreads_chunk_ends_of_neighbouring_slots_over_the_steps() -> None:
