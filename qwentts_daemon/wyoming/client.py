@@ -244,6 +244,8 @@ async def _events(wyoming: AsyncClient, uri: str) -> AsyncIterator[Event]:
 async def _next_event(wyoming: AsyncClient, uri: str) -> Event | None:
     try:
         return await wyoming.read_event()
+    except ConnectionError:  # a write to a connection that the server has closed
+        return None
     except (ValueError, KeyError) as error:
         raise _not_wyoming(uri) from error
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import resource
+import sys
 import time
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -96,9 +97,11 @@ async def fifo(path: Path) -> AsyncIterator[asyncio.StreamReader]:
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
     """No file of this process can grow beyond `size` bytes: what a full disk is to a writer."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits, writes_bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Python 3.11 would leave a truncated .pyc of each module imported meanwhile
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        sys.dont_write_bytecode = writes_bytecode
