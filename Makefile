@@ -23,7 +23,7 @@ COMMA := ,
 DEMO_EXTRAS := $(if $(MODEL),espeak$(COMMA)engine,espeak)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-QUICK := $(addprefix tests/daemon/,announcements audio config text voices test_blueprint.py http/test_recordings.py \
+QUICK := tests/docs/test_pages.py $(addprefix tests/daemon/,announcements audio config text voices test_blueprint.py http/test_recordings.py \
 	$(addprefix mqtt/test_,commands.py discovery.py preferences.py publisher.py) workers/test_queue.py \
 	wyoming/test_exchange.py wyoming/test_wire.py) \
 	$(addprefix tests/engine/,prompt paged/test_block_pool.py paged/test_block_manager.py model/test_config.py \
