@@ -31,7 +31,7 @@ def _check_uri(uri: str) -> str:
 def _check_public_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("write the address at which players reach this machine, as http://HOST:PORT")
+        raise ValueError("write it as http://HOST:PORT, the address at which players reach this machine")
     return url.rstrip("/")
 
 

@@ -127,7 +127,7 @@ def test_targets_of_every_type_load(tmp_path):
         ("engine: {devices: [cuda:0, all]}", r"engine\.devices: auto, all and cpu must be the only element"),
         ("engine: {devices: [cuda, cuda:0]}", r"engine\.devices: a GPU is listed twice"),
         ("engine: {device: cuda:0}", r"engine\.device: unknown key; did you mean devices\?"),
-        ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name must not contain blanks"),
+        ("voices: {styles: {'a b': x}}", r"voices\.styles\..*a name must not be empty or contain spaces"),
         (
             "announce: {targets: {a b: {type: mqtt}}}",
             r"announce\.targets\.a b.*: a target name may contain letters, digits",
@@ -137,7 +137,10 @@ def test_targets_of_every_type_load(tmp_path):
         ("announce: {targets: {a: {type: wave}}}", r"announce\.targets\.a\.type: must be one of 'command', .*'wave'"),
         ("announce: {targets: {a: {type: [wav]}}}", r"announce\.targets\.a\.type: must be one of"),
         ("announce: {targets: {a: {type: command}}}", r"announce\.targets\.a\.command: field required"),
-        ("announce: {targets: {a: {type: command, command: aplay -q}}}", r"targets\.a\.command: write a list of words"),
+        (
+            "announce: {targets: {a: {type: command, command: aplay -q}}}",
+            r"targets\.a\.command: write a list of arguments",
+        ),
         ("announce: {targets: {a: {type: command, command: []}}}", r"targets\.a\.command: .*at least 1"),
         ("announce: {targets: {command: {type: command, command: [1]}}}", r"targets\.command\.command\.0: .*found 1"),
         ("announce: {targets: {a: {type: mqtt, volum: 1}}}", r"targets\.a\.volum: unknown key; did you mean volume\?"),
