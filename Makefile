@@ -1,5 +1,5 @@
-# Each target does all of its own set-up in .venv and is quick when nothing has changed.
-# It needs python3.11 or newer (with venv and pip) and make.
+# Each target sets up .venv as needed; repeated runs are quick.
+# Requirements: make, and Python 3.11 or newer with venv and pip.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -10,8 +10,9 @@ AUDIT := .venv-audit
 PIP_INSTALL := -m pip install --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
 
-# The torch that `make test` uses. Without an NVIDIA GPU its CPU build is enough (0.2 GB to download, against 2.5 GB with
-# CUDA); where that index cannot be reached, pip installs the build that it finds. TORCH_INDEX= always takes pip's own.
+# The torch build of `make test`. Without an NVIDIA GPU the CPU build is enough (0.2 GB to download, 2.5 GB with CUDA). If
+# its index cannot be reached, pip installs the build of its default index. TORCH_INDEX= always uses the default index;
+# TORCH_INDEX=https://download.pytorch.org/whl/cu126 is for drivers older than 580 (docs/quick-start-gpu.md).
 TORCH_SPEC ?= $(shell grep '^torch==' constraints.txt)
 CONSTRAINTS := $(VENV)/constraints.txt
 TORCH_INDEX ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),,https://download.pytorch.org/whl/cpu)
@@ -41,26 +42,26 @@ test: $(VENV)/test.installed
 	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(PYTEST) --durations=20
 
-# Branch coverage of the daemon by its own tests, in every process that they start, and its gate: pyproject.toml.
+# Branch coverage of the daemon by its tests, in every process that they start. The minimum is in pyproject.toml.
 coverage: $(VENV)/test.installed
 	@sh .ci/system_packages.sh mosquitto systemd-analyze:systemd
 	@$(PYTEST) --cov --cov-report=term tests/daemon
 
-# What needs neither processes nor models: for every change, while it is being made.
+# Tests that need neither processes nor models, for frequent runs during development.
 quick: $(VENV)/test.installed
 	@$(PYTEST) $(QUICK)
 
-# The GPU's kernels without a GPU, by Triton's interpreter and compiler: some minutes.
+# Tests the GPU kernels without a GPU, with Triton's interpreter and compiler; takes minutes.
 kernels: $(VENV)/test.installed
 	@$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) triton
 	@$(PYTEST) -m kernels tests/engine
 
-# The service under a real systemd: boots a container over this machine's own files, for which it must be root.
+# Tests the service under systemd in a container over this machine's file system; needs root.
 boot: $(VENV)/test.installed
 	@sh .ci/system_packages.sh systemd-nspawn:systemd-container
 	@sh .ci/boot.sh $(BIN)/python
 
-# Ours against the qwen-tts reference package, which gets an environment of its own. PARITY_SEED=n repeats a run.
+# Compares the engine with the qwen-tts reference package in a separate environment. PARITY_SEED=n repeats a run.
 parity: $(PARITY)/installed
 	@$(PARITY)/bin/python -m pytest -n 2 tests/parity
 
@@ -78,7 +79,7 @@ bench: $(VENV)/test.installed
 	@sh .ci/system_packages.sh mosquitto
 	@$(BIN)/python -m tests.benchmarks.mqtt
 
-# Known weaknesses of the pinned packages, from PyPI's own database: it needs a network and is no part of the tests.
+# Known vulnerabilities of the pinned packages, from PyPI's database. It needs a network and is not part of `make test`.
 audit: $(AUDIT)/installed
 	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict --progress-spinner off
 
@@ -91,7 +92,7 @@ $(AUDIT)/installed: Makefile
 clean:
 	rm -rf $(VENV) $(PARITY) $(AUDIT) out
 
-# torch comes first and stays: the reference's own list of packages would pull in much that its 12 Hz half never uses.
+# torch is installed first and pinned; --no-deps, because the 12 Hz models need few of the reference's requirements.
 $(PARITY)/installed: Makefile
 	$(call venv,$(PARITY))
 	@echo "installing the reference package into $(PARITY) ..."
@@ -115,14 +116,14 @@ $(VENV)/torch.installed: constraints.txt
 ifneq ($(TORCH_INDEX),)
 	@echo "installing $(TORCH_SPEC) into $(VENV) from $(TORCH_INDEX) ..."
 	@$(BIN)/python $(PIP_INSTALL) --retries 1 --timeout 15 --no-deps --index-url $(TORCH_INDEX) '$(TORCH_SPEC)' \
-		|| echo "$(TORCH_INDEX) cannot be used; installing the torch that pip finds, perhaps with CUDA (5 GB) ..." >&2
+		|| echo "$(TORCH_INDEX) cannot be used; installing torch from the default index, possibly with CUDA (5 GB) ..." >&2
 endif
 	@$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) '$(TORCH_SPEC)'
 	@touch $@
 
-# $(call venv,DIRECTORY): a virtual environment, if it is not there yet.
+# $(call venv,DIRECTORY): create the virtual environment if it does not exist.
 define venv
-	@test -n "$(PYTHON)" || { echo "python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv was not found (Debian: apt install python3-venv)" >&2; exit 1; }
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	@{ grep -v '^torch==' constraints.txt; echo '$(TORCH_SPEC)'; } > $(1)/constraints.txt
 endef

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Boot a real systemd in a container whose files are this machine's, with all that is written kept in memory, install
-# the service from a wheel and see what systemd makes of it: .ci/booted.sh. Needs root, systemd-nspawn, python3-venv.
-# usage: boot.sh PYTHON   (one with hatchling, to build the wheel)
+# Boot systemd in a container over this machine's file system (writes stay in memory), install the service from a wheel
+# and test it with .ci/booted.sh. Needs root, systemd-nspawn and python3-venv.
+# usage: boot.sh PYTHON   (with hatchling, to build the wheel)
 set -eu
 python=$1
 folder=$(mktemp -d)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the system packages that tests need, where they are missing and apt may.
-# usage: system_packages.sh PROGRAM[:PACKAGE]…   (a package has the name of its program unless another is given)
+# Install missing system packages that the tests need, with apt and root only.
+# usage: system_packages.sh PROGRAM[:PACKAGE]…   (PACKAGE: default PROGRAM)
 set -eu
 missing=
 for wanted in "$@"; do
@@ -14,4 +14,4 @@ if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
         exit 0
     fi
 fi
-echo "not installed:$missing; tests that need it are skipped (Debian: sudo apt install$missing)" >&2
+echo "not installed:$missing; tests that need these are skipped (Debian: sudo apt install$missing)" >&2

@@ -1,4 +1,4 @@
-"""Composition root: creates all parts, connects them, and stops them in the right order."""
+"""Composition root: creates and connects all components, and stops them in the right order."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def _announcing(
     recordings: RecordingStore | None,
     reload: Reload,
 ) -> AsyncIterator[Announcer | None]:
-    """Serve announcements by MQTT if a broker is configured; otherwise import nothing of that."""
+    """Serve announcements by MQTT if a broker is configured; otherwise do not import the MQTT packages."""
     if not config.mqtt.host:
         if config.announce.targets:
             log.warning("announce.targets: announcements need a broker; set mqtt.host")

@@ -1,4 +1,4 @@
-"""The exceptions of this program; each has an exit status or a stable error code.
+"""The exceptions of this program, each with an exit status or a stable error code.
 
 QwenTtsError
 ├── ConfigError         the configuration cannot be used            exit status 78
@@ -6,7 +6,7 @@ QwenTtsError
 ├── WireError           not a valid Wyoming event                   code invalid-request
 ├── SinkError           a loudspeaker fails                         code target-failed
 └── SpeechError         a text cannot be spoken                     code, sent to the client
-    └── WorkerLost      … by this engine; another may               engine-unavailable
+    └── WorkerLost      this engine failed; another may speak it    engine-unavailable
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class SpeechError(QwenTtsError):
 
 
 class WorkerLost(SpeechError):
-    """No worker of this engine is left and the job has not begun: another engine may have it."""
+    """The engine lost its last worker before the job began, so another engine may take the job."""
 
     def __init__(self) -> None:
         super().__init__(Code.ENGINE_UNAVAILABLE, "the engine worker ended before it could speak")
 
 
 def first_error(group: BaseException) -> BaseException:
-    """Return the first exception of a group that is not itself a group; an exception is its own first."""
+    """Return the first exception in a group, however nested; return any other exception unchanged."""
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group

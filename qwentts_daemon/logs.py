@@ -14,11 +14,11 @@ from .config.schema import Log
 
 OURS = ("qwentts_daemon", "engine")
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.NOTSET: 7}
-"""What syslog(3) calls the levels, each for itself and those above it."""
+"""The syslog(3) priority of each level; a level in between takes that of the next lower one."""
 
 
 class JournalFormatter(logging.Formatter):
-    """The priority before each line, as sd-daemon(3) has it, and no time: the journal keeps its own."""
+    """Prefix each line with its priority, see sd-daemon(3), and omit the time, which the journal adds."""
 
     def __init__(self) -> None:
         super().__init__("%(name)s: %(message)s")
@@ -50,16 +50,16 @@ def with_priority(level: int, text: str) -> str:
 
 
 def goes_to_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether systemd reads `stream`: it names device and inode of what it has opened in JOURNAL_STREAM."""
+    """Whether `stream` is connected to the journal: JOURNAL_STREAM holds the device and inode of that stream."""
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # closed, or no file at all
+    except (OSError, ValueError):  # closed, or not backed by a file
         return False
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def formatter(wanted: str, environment: Mapping[str, str]) -> logging.Formatter:
-    """What `log.format` asks for; can be pickled, so that the workers log in the same way."""
+    """Return the formatter for `log.format`; it can be pickled, so that workers use the same one."""
     if wanted == "json":
         return JsonFormatter()
     if wanted == "journal" or (wanted == "auto" and goes_to_journal(environment, sys.stderr)):
@@ -68,7 +68,7 @@ def formatter(wanted: str, environment: Mapping[str, str]) -> logging.Formatter:
 
 
 def set_up(config: Log, environment: Mapping[str, str]) -> None:
-    """Send every logger's lines to stderr; libraries speak from WARNING on."""
+    """Log to stderr; libraries log from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(config.format, environment))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

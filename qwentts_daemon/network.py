@@ -1,4 +1,4 @@
-"""The addresses of this machine that others can reach."""
+"""Finds the addresses at which other machines reach this one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def addresses_to_advertise(host: str, interfaces: Iterable[str], first: str | No
 
 
 def interface_addresses() -> list[str]:
-    """Every address of every interface of this machine."""
+    """Return every address of every network interface."""
     addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
     return [address if isinstance(address, str) else address[0] for address in addresses]
 

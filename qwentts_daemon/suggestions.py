@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Collection
 
 LISTED = 40
-"""Known names that a message lists at most."""
+"""The maximum number of known names in a message."""
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return `; did you mean …?`, or the known names if none is close; empty without known names."""
+    """Return `; did you mean …?`, or the known names if there is no close match; empty without known names."""
     if close := difflib.get_close_matches(name, list(known), n=1, cutoff=0.5):
         return f"; did you mean {close[0]}?"
     if not known:

@@ -1,4 +1,4 @@
-"""One announcement from the command line, through the broker as anybody else's, followed to its end."""
+"""Sends one announcement from the command line through the broker, and follows its events."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Post = asyncio.Queue[Incoming | aiomqtt.MqttError]
 async def announce(config: Config, say: Mapping[str, object], follow: bool, show: Callable[[Event], None]) -> bool:
     """Publish `say` and show its events. Return whether it was spoken or, without `follow`, sent.
 
-    Raises ConfigError, and StartError if no broker or no daemon answers.
+    Raises ConfigError, and StartError if the broker or the daemon does not answer.
     """
     if not config.mqtt.host:
-        raise ConfigError("mqtt.host: no broker is configured")
+        raise ConfigError("mqtt.host is not set: announcements need an MQTT broker")
     topics = Topics(f"{config.mqtt.base_topic}/{node_id(config.mqtt)}")
     number = secrets.token_hex(6)
     post = Post()
@@ -52,19 +52,22 @@ async def _require_daemon(post: Post, topics: Topics) -> None:
     try:
         message = await _next(post, topics.status, ANSWER_TIMEOUT_S)
     except TimeoutError:
-        raise StartError(f"no daemon was ever seen at {topics.base} (mqtt.base_topic, mqtt.node_id)") from None
+        raise StartError(
+            f"the broker has not received a status of a daemon at {topics.base}; start the daemon, or correct "
+            "mqtt.base_topic and mqtt.node_id"
+        ) from None
     if message.payload != b"online":
-        raise StartError(f"the daemon at {topics.base} is offline")
+        raise StartError(f"the daemon at {topics.base} is offline; start it")
 
 
 async def _follow(post: Post, topics: Topics, number: str, show: Callable[[Event], None]) -> bool:
-    """Whether the last event is a good one."""
+    """Show the events of an announcement; return whether the last one is `finished`."""
     patience_s = ANSWER_TIMEOUT_S
     while True:
         try:
             message = await _next(post, topics.event, patience_s)
         except TimeoutError:
-            raise StartError(f"no word of the announcement within {patience_s:g} s") from None
+            raise StartError(f"the daemon did not report on the announcement within {patience_s:g} s") from None
         event: Event = json.loads(message.payload)
         if event.get("id") != number:
             continue
@@ -75,7 +78,7 @@ async def _follow(post: Post, topics: Topics, number: str, show: Callable[[Event
 
 
 async def _next(post: Post, topic: str, timeout_s: float) -> Incoming:
-    """The next message on a topic. Raises TimeoutError, and MqttError when the connection is lost."""
+    """Return the next message on a topic. Raises TimeoutError, and MqttError when the connection is lost."""
     async with asyncio.timeout(timeout_s):
         while True:
             message = await post.get()
@@ -87,7 +90,7 @@ async def _next(post: Post, topic: str, timeout_s: float) -> Incoming:
 
 @contextlib.asynccontextmanager
 async def _watched(connection: MqttConnection, post: Post) -> AsyncIterator[None]:
-    """A lost connection is queued like a message."""
+    """Queue the loss of the connection like a message."""
 
     async def watch() -> None:
         try:

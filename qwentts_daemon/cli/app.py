@@ -1,10 +1,10 @@
 """The command line: `qwentts-daemon [run]`, `say`, `announce`, `voices`, `download`, `clone`, `check-config`, `doctor`,
 `install-service`, `uninstall-service`.
 
-Exit status: 0 done · 1 the server reported an error, or the doctor has a warning · 2 wrong usage · 64 stdio:// without
-a pipe, a name that no voice can have · 65 a recording that makes no voice · 69 no server, no model, a port in use, no
-voice can be loaded, or the doctor has found an error · 73 a file cannot be written · 74 standard output cannot be
-written · 77 permission denied · 78 wrong configuration · 130 interrupted.
+Exit status: 0 success · 1 the server reported an error, or the doctor a warning · 2 invalid usage · 64 stdio:// without
+a pipe, or an invalid name of a voice · 65 an unusable recording · 69 the server or the model is not available, the port
+is in use, voices cannot be loaded, or the doctor found an error · 73 a file cannot be written · 74 standard output
+cannot be written · 77 permission denied · 78 invalid configuration · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -55,28 +55,29 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 ConfigPath = Annotated[
-    Path | None, typer.Option("--config", "-c", envvar=ENV_CONFIG, help="Configuration file (YAML).", show_envvar=True)
+    Path | None,
+    typer.Option("--config", "-c", envvar=ENV_CONFIG, help="Read this configuration file (YAML).", show_envvar=True),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may be repeated.")
 ]
-Uri = Annotated[str | None, typer.Option("--uri", help="tcp://HOST:PORT, unix:///PATH or stdio://.")]
-Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until the daemon listens.")]
+Uri = Annotated[str | None, typer.Option("--uri", help="Use this address: tcp://HOST:PORT, unix:///PATH or stdio://.")]
+Wait = Annotated[float, typer.Option("--wait", help="Wait up to this many seconds until the daemon listens.")]
 
 
 def run_cli() -> None:
-    """Run the command line. Exits with a status whatever became of the standard streams."""
+    """Run the command line. Exits with a status even if the standard streams have failed."""
     streams.set_up()
     early_signals.imported()
     try:
         _run_command(sys.argv[1:])
     finally:
-        early_signals.install()  # the interpreter's own end must not print a traceback either
+        early_signals.install()  # no traceback while the interpreter exits
         _flush_results()
 
 
 def _run_command(arguments: list[str]) -> None:
-    """Parse and obey; without a command, `run`. A user's mistake is one line and an exit status, no traceback."""
+    """Run the command, `run` by default. A user's mistake is reported as one line and an exit status."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ROOT_OPTIONS):
         arguments.insert(0, DEFAULT_COMMAND)
     try:
@@ -103,18 +104,20 @@ def run(
     config: ConfigPath = None,
     settings: Settings = None,
     uri: Uri = None,
-    voice: Annotated[str | None, typer.Option(help="Default voice (voices.default).")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, qwen3 or espeak (engine.backend).")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Log more (log.level).")] = False,
+    voice: Annotated[str | None, typer.Option(help="Set the default voice (voices.default).")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Set the backend: auto, qwen3 or espeak (engine.backend).")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log at level DEBUG (log.level).")] = False,
 ) -> None:
     """Run the daemon (the default)."""
     shortcuts = {"wyoming.uri": uri, "voices.default": voice, "engine.backend": backend}
     words = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
     words = [*(settings or []), *words, *(["log.level=DEBUG"] if debug else [])]
-    file = config or default_path(os.environ)  # once found, a reload does not do without it
+    file = config or default_path(os.environ)  # a file that was found once is required by every reload
     live = LiveConfig(lambda: _load(file, words))
     logs.set_up(live.current.log, os.environ)
-    os.umask(0o077)  # what the daemon and its workers write is theirs alone
+    os.umask(0o077)  # only the daemon's user may read what it writes
     asyncio.run(serve(live))
 
 
@@ -135,17 +138,19 @@ def doctor(
     config: ConfigPath = None,
     settings: Settings = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out the files' hashes and the spoken sentence.")
+        bool, typer.Option("--quick", help="Skip the hashes of the model files and the spoken sentence.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check everything that speech depends on, and suggest remedies. Changes nothing."""
+    """Check everything that speech depends on, and print remedies. Nothing is changed."""
     fault = None
     try:
         found = examine(_load(config, settings), os.environ, quick)
     except ConfigError as error:
         fault = error
-        found = iter([findings.error("configuration", str(error), "correct it; config.example.yaml shows every key")])
+        found = iter(
+            [findings.error("configuration", str(error), "correct the key; config.example.yaml lists every key")]
+        )
     shown = list(found) if as_json else findings.show(found, out)
     if as_json:
         print(findings.as_json(shown))
@@ -154,19 +159,19 @@ def doctor(
 
 @app.command()
 def say(
-    text: Annotated[str, typer.Argument(help="The text; `-` reads standard input and speaks while it arrives.")],
+    text: Annotated[str, typer.Argument(help="Text to speak; `-` reads standard input and speaks while it arrives.")],
     config: ConfigPath = None,
     settings: Settings = None,
     uri: Uri = None,
-    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
-    speaker: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Use this voice of the daemon.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="Use this style of the voice.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a WAV file; `-` is standard output.")
+        Path | None, typer.Option("--output", "-o", help="Write this WAV file; `-` is standard output.")
     ] = None,
-    play: Annotated[bool, typer.Option("--play", help="Play on this machine while it arrives.")] = False,
+    play: Annotated[bool, typer.Option("--play", help="Play the audio on this machine while it arrives.")] = False,
     wait: Wait = 0.0,
 ) -> None:
-    """Speak a text through a running daemon; prints time to first audio, length and real-time factor."""
+    """Speak a text with a running daemon; print time to first audio, duration and real-time factor."""
     if output is None and not play:
         raise typer.BadParameter("choose --output FILE or --play")
     if speaker and not voice:
@@ -180,7 +185,7 @@ def say(
         with client.sink(output, play) as write:
             result = asyncio.run(client.say(request, pieces, write))
     except* BrokenPipeError:
-        log.debug("the reader of standard output has left")  # it has what it wanted (`say -o - | head`)
+        log.debug("the reader closed standard output")  # such as `say -o - | head`
     if result is None:
         raise SystemExit(1)
     (err if str(output) == "-" else out).print(
@@ -192,25 +197,29 @@ def say(
 
 @app.command()
 def announce(
-    text: Annotated[str, typer.Argument(help="What to announce.")],
+    text: Annotated[str, typer.Argument(help="Text to announce.")],
     targets: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="Where to play it; may be repeated.")
+        list[str] | None, typer.Option("--target", "-t", help="Play it on this target; may be repeated.")
     ] = None,
-    voice: Annotated[str | None, typer.Option(help="A voice of the daemon.")] = None,
-    language: Annotated[str | None, typer.Option(help="Such as de-DE.")] = None,
-    style: Annotated[str | None, typer.Option(help="A style of that voice.")] = None,
-    instruct: Annotated[str | None, typer.Option(help="How to speak, in words.")] = None,
-    volume: Annotated[float | None, typer.Option(help="0 to 100.")] = None,
-    priority: Annotated[str, typer.Option(help="high, normal or low; high also in quiet hours.")] = "normal",
-    chime: Annotated[bool | None, typer.Option("--chime/--no-chime", help="A chime before it.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Use this voice of the daemon.")] = None,
+    language: Annotated[str | None, typer.Option(help="Speak this language, such as de-DE.")] = None,
+    style: Annotated[str | None, typer.Option(help="Use this style of the voice.")] = None,
+    instruct: Annotated[str | None, typer.Option(help="Describe in words how to speak.")] = None,
+    volume: Annotated[float | None, typer.Option(help="Set the volume, 0 to 100.")] = None,
+    priority: Annotated[
+        str, typer.Option(help="Set the priority: high (also spoken in quiet hours), normal or low.")
+    ] = "normal",
+    chime: Annotated[bool | None, typer.Option("--chime/--no-chime", help="Play a chime first.")] = None,
     expires: Annotated[
-        float | None, typer.Option(help="Discard it if it has not started after this many seconds.")
+        float | None, typer.Option(help="Cancel it if it has not started after this many seconds.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until it has been spoken.")] = True,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Print its events until it has been spoken.")
+    ] = True,
     config: ConfigPath = None,
     settings: Settings = None,
 ) -> None:
-    """Announce a text by MQTT, with the broker of the configuration, and follow it to its end."""
+    """Announce a text by MQTT, through the configured broker, and print its events."""
     from .announce import announce
 
     wishes = {
@@ -234,7 +243,9 @@ def voices(
     config: ConfigPath = None,
     settings: Settings = None,
     uri: Uri = None,
-    language: Annotated[str | None, typer.Option(help="Only voices that speak it, such as de or de-DE.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="List only voices of this language, such as de or de-DE.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
     wait: Wait = 0.0,
 ) -> None:
@@ -259,37 +270,37 @@ def _styles(voice: TtsVoice) -> list[str]:
 
 @app.command()
 def download(
-    model: Annotated[str | None, typer.Argument(help="A hub id; without it, engine.model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Hub id of the model; default: engine.model.")] = None,
     config: ConfigPath = None,
     settings: Settings = None,
 ) -> None:
-    """Download a model before it is needed. An interrupted download resumes."""
+    """Download a model in advance. An interrupted download is resumed."""
     words = ["engine.offline=false", *([f"engine.model={model}"] if model else [])]
     loaded = _load(config, [*(settings or []), *words])
     directory = engine_settings.download(loaded)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    out.print(f"{loaded.engine.model} is there, {size / 1e9:.2f} GB in {directory}", soft_wrap=True)
+    out.print(f"{loaded.engine.model}: {size / 1e9:.2f} GB in {directory}", soft_wrap=True)
 
 
 @app.command()
 def clone(
     name: Annotated[str, typer.Argument(help="Name of the new voice.")],
-    audio: Annotated[Path, typer.Option("--audio", help="3 to 30 s of one person speaking: WAV, FLAC, OGG or MP3.")],
+    audio: Annotated[Path, typer.Option("--audio", help="Recording of one person, 3 to 30 s: WAV, FLAC, OGG or MP3.")],
     transcript: Annotated[
-        str | None, typer.Option(help="The words of the recording, or a text file with them; the clone is closer then.")
+        str | None, typer.Option(help="Words of the recording, or a text file with them; they make the clone closer.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="The language of the voice, such as de-DE.")] = None,
-    description: Annotated[str | None, typer.Option(help="What lists of voices show.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the voice of this name.")] = False,
+    language: Annotated[str | None, typer.Option(help="Language of the voice, such as de-DE.")] = None,
+    description: Annotated[str | None, typer.Option(help="Description of the voice, for lists of voices.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing voice of this name.")] = False,
     config: ConfigPath = None,
     settings: Settings = None,
     uri: Uri = None,
 ) -> None:
-    """Make a voice out of a recording, for a Base model; a running daemon finds it by itself."""
+    """Clone a voice from a recording, for a Base model; a running daemon adds it without a restart."""
     folder = voices_dir(_load(config, settings), os.environ)
     engine_settings.check_voice_name(name)
     if (folder / name).exists() and not replace:
-        raise StartError(f"{folder / name} exists already; use another name, or --replace", os.EX_CANTCREAT)
+        raise StartError(f"{folder / name} already exists; use another name, or --replace", os.EX_CANTCREAT)
     for advice in engine_settings.judge_recording(audio):
         err.print(f"{audio}: {advice}", soft_wrap=True, markup=False)
     new = not (folder / name).exists()
@@ -306,27 +317,30 @@ def clone(
 
 
 def _try_out(request: client.ClientOptions, name: str, language: str | None, directory: Path | None) -> None:
-    """Let a running daemon speak with a new voice, or print how to; a replaced voice is still the old one."""
+    """Speak a sentence with a new voice, or print how to.
+
+    directory: that of a new voice; None for a replaced one, which the daemon may not have read again yet.
+    """
     later = f"try it: qwentts-daemon say --voice {name} --play 'Good evening.'"
     if directory is None:
-        out.print(f"a running daemon takes the new recording in a few seconds; {later}", soft_wrap=True)
+        out.print(f"a running daemon reads the new recording within a few seconds; {later}", soft_wrap=True)
         return
     out.print(f"waiting until the running daemon lists {name} (it may have to load its model) ...", soft_wrap=True)
     try:
         listed = asyncio.run(try_voice.appears(request, name))
     except StartError as error:
         model = "Qwen/Qwen3-TTS-12Hz-1.7B-Base"
-        out.print(f"{error}; run one with a Base model (engine.model: {model}), then {later}", soft_wrap=True)
+        out.print(f"{error}; start a daemon with a Base model (engine.model: {model}), then {later}", soft_wrap=True)
         return
     if not listed:
         out.print(
-            f"the running daemon does not list {name}: see its log for the reason (voices.dir, engine.model)",
+            f"the running daemon does not list {name}: read its log; check voices.dir and engine.model",
             soft_wrap=True,
         )
         raise SystemExit(1)
     output = directory / "sample.wav"
     result = asyncio.run(try_voice.speak(request, name, language, output))
-    out.print(f"{name} has spoken {result.audio_s:.1f} s: {output}", soft_wrap=True)
+    out.print(f"wrote {result.audio_s:.1f} s of speech by {name}: {output}", soft_wrap=True)
 
 
 def _load(config: Path | None, settings: list[str] | None = None) -> Config:
@@ -338,7 +352,7 @@ def _daemon_uri(config: Path | None, uri: str | None, settings: list[str] | None
 
 
 def _transcript(words: str | None) -> str | None:
-    """Return the words, or those of the text file that they name. Raises StartError."""
+    """Return the transcript, read from a file if `words` is the path of one. Raises StartError."""
     if words is None or not Path(words).is_file():
         return words
     try:
@@ -364,7 +378,7 @@ def _flush_results() -> None:
     try:
         streams.flush_results()
     except BrokenPipeError:
-        raise SystemExit(1) from None  # the reader has what it wanted (`voices | head`), as click and rich see it
+        raise SystemExit(1) from None  # such as `voices | head`; click and rich exit with 1 too
     except OSError as error:
         err.print(f"qwentts-daemon: cannot write to standard output: {error.strerror}", soft_wrap=True, markup=False)
         raise SystemExit(os.EX_IOERR) from None

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def set_up() -> None:
     """Set up three standard streams, with a standard error that never fails.
 
-    /dev/null takes the place of a closed one: the next socket would otherwise get its number, and whatever a library
-    prints would be sent to a client.
+    /dev/null replaces a closed one: otherwise the next socket would get its number, and the output of a library would
+    be sent to a client.
     """
     for number in range(3):
         try:
@@ -40,13 +40,13 @@ def flush_results() -> None:
         sys.stdout.flush()
     except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())  # for the interpreter's own flush of the same buffer
+        os.dup2(null, sys.stdout.fileno())  # the interpreter flushes the same buffer again on exit
         os.close(null)
         raise
 
 
 class LossyFile(io.FileIO):
-    """A file that drops what it cannot write: a terminal that was closed or a full disk must not end a daemon."""
+    """A file that drops data it cannot write: a closed terminal or a full disk must not end a daemon."""
 
     def write(self, data: Buffer, /) -> int:
         try:

@@ -1,4 +1,4 @@
-"""The first words of a new voice: waits until a running daemon has found it, and lets it speak."""
+"""Waits until a running daemon lists a new voice, and speaks a sentence with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ..wyoming import client
 
 FOUND_WITHIN_S = 300.0
-"""A daemon reads its folder every second, but first loads a model that had no voice: minutes on a slow disk."""
+"""A daemon reads its folder every second, but loading a model on its first voice takes minutes on a slow disk."""
 RETRY_S = 0.5
 SENTENCES = {
     "en": "Good evening. This is my new voice, and I hope that you like it.",
@@ -27,17 +27,17 @@ SENTENCES = {
 
 
 async def appears(request: client.ClientOptions, name: str) -> bool:
-    """Return whether the daemon soon lists the voice. Raises StartError if no daemon answers."""
+    """Wait until the daemon lists the voice; return whether it does. Raises StartError if a daemon does not answer."""
     until_s = time.monotonic() + FOUND_WITHIN_S
     while name not in [voice.name for voice in await client.voices(request)]:
         if time.monotonic() > until_s:
             return False
-        await asyncio.sleep(RETRY_S)  # the daemon is another process and does not announce changes of its voices
+        await asyncio.sleep(RETRY_S)  # poll: the protocol does not announce changes of the voices
     return True
 
 
 async def speak(request: client.ClientOptions, name: str, language: str | None, output: Path) -> client.ClientResult:
-    """A sentence with the new voice, written to `output`. Raises SpeechError and StartError."""
+    """Speak a sentence with the new voice and write it to `output`. Raises SpeechError and StartError."""
     tag = (language or "en").replace("_", "-").split("-")[0].lower()
     with client.sink(output, play=False) as write:
         text = client.whole(SENTENCES.get(tag, SENTENCES["en"]))

@@ -1,4 +1,4 @@
-"""The configuration in force. Values are read when they are needed, so that a reload takes effect everywhere."""
+"""Holds the configuration in force. Code reads values when it needs them, so that a reload takes effect everywhere."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ LIVE = {
     "daemon": {"shutdown_timeout"},
     "log": {"level"},
 }
-"""The keys that are asked for when they are needed; every other one is for the next start."""
+"""The keys that a reload applies; all others need a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """The result of reading the sources again: `config` has the values that may change now, the others unchanged."""
+    """The result of a reload.
+
+    config: the previous configuration with the new values of the keys in `taken`.
+    needs_restart: the keys whose new values need a restart.
+    """
 
     config: Config
     taken: tuple[str, ...]
@@ -31,16 +35,16 @@ class ConfigChange:
 
 
 class LiveConfig:
-    """`current` is the configuration in force; `read` reads its sources once more."""
+    """`current` is the configuration in force; `read` reads its sources again."""
 
     def __init__(self, read: Callable[[], Config]) -> None:
-        """Raises what `read` raises."""
+        """Read the configuration with `read`, and raise its exceptions."""
         self.read = read
         self.current = read()
 
 
 def compare(old: Config, new: Config) -> ConfigChange:
-    """The keys that differ, and the configuration that a running daemon can make of them."""
+    """Return the keys that differ, and the configuration that a running daemon can apply."""
     taken: dict[str, dict[str, Any]] = {}
     restart = []
     for section, key in _differences(old, new):

@@ -1,6 +1,6 @@
-"""The configuration: a YAML file, QWENTTS_<SECTION>_<KEY> and the command line, checked once and strictly.
+"""Loads the configuration from a YAML file, QWENTTS_<SECTION>_<KEY> and the command line, and validates it strictly.
 
-Later sources win: default < file < environment < command line. The keys and their defaults: `sections`.
+Later sources override earlier ones: default < file < environment < command line. The keys and defaults: `schema`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ IN_YAML = {
     "dict_type": "write names and values, such as {name: value}",
     "model_type": "write keys and values, such as {key: value}",
 }
-"""What pydantic calls a tuple, a dictionary or a model."""
+"""How to write a value in YAML, by the type of pydantic's error."""
 
 
 def load(path: Path | None, environment: Mapping[str, str], settings: Sequence[str] = ()) -> Config:
-    """Read every source. `settings` are `section.key=value` words of the command line. Raises ConfigError."""
+    """Load the configuration from all sources; `settings` are `section.key=value` arguments. Raises ConfigError."""
     values = _read_file(path) if path else {}
     _merge(values, _from_environment(environment))
     _merge(values, dict(_from_setting(word) for word in settings))
@@ -46,7 +46,7 @@ def _read_file(path: Path) -> Values:
         document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as of a date that does not exist
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as an invalid date
         raise ConfigError(f"{path}: invalid YAML: {error}") from error
     if document is None:
         return {}
@@ -67,7 +67,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[Key, Any]:
         if name not in known:
             raise ConfigError(f"environment variable {name}: unknown{did_you_mean(name, known)}")
     return {
-        known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, no number
+        known[name]: text if _is_secret(known[name]) else _parse_value(text, name)  # 0123 is a password, not a number
         for name, text in given.items()
     }
 
@@ -96,16 +96,16 @@ def _merge(values: Values, changes: Mapping[Key, Any]) -> None:
     for (section, key), value in changes.items():
         inside = values.get(section)
         if inside is not None and not isinstance(inside, dict):
-            return  # validation names it
+            return  # validation reports it
         values[section] = {**(inside or {}), key: value}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Reject duplicate keys, the last of which YAML would silently take, and aliases, which expand without bound."""
+    """Reject duplicate keys, of which YAML silently takes the last, and aliases, which may expand exponentially."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            problem = "aliases are not supported: write the value out"
+            problem = "aliases are not supported: repeat the value instead"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
         return super().compose_node(parent, index)
 
@@ -151,7 +151,7 @@ def _explain(problem: Mapping[str, Any], values: Values) -> str:
 
 
 def _is_secret(key: tuple[str, ...]) -> bool:
-    """Whether this section.key holds a secret, which is shown nowhere."""
+    """Whether this section.key holds a secret, which must not appear in messages."""
     section = Config.model_fields.get(key[0])
     kinds = _models(section.annotation) if section and len(key) == 2 else []
     fields = [kind.model_fields[key[1]] for kind in kinds if key[1] in kind.model_fields]
@@ -159,7 +159,7 @@ def _is_secret(key: tuple[str, ...]) -> bool:
 
 
 def _split_tags(location: Sequence[str | int], values: Any) -> tuple[list[str], set[str]]:
-    """Return the path of a problem as the file has it and, separately, the `type` of each mapping on that path."""
+    """Return the path of a problem in the file and, separately, the `type` of each mapping on that path."""
     path: list[str] = []
     tags: set[str] = set()
     inside = values
@@ -180,7 +180,7 @@ def _holds(values: Any, part: Any) -> bool:
 
 
 def _siblings(path: Sequence[str], tags: set[str]) -> list[str]:
-    """Return the keys that are valid in the place of the last one of `path`, in sections of the types in `tags`."""
+    """Return the keys that are valid instead of the last one of `path`, in sections of the types in `tags`."""
     kinds: list[type[BaseModel]] = [Config]
     for word in path[:-1]:
         if fields := [kind.model_fields[word] for kind in kinds if word in kind.model_fields]:
@@ -194,14 +194,14 @@ def _type_of(kind: type[BaseModel]) -> Any:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a key of this kind may hold, in lists and mappings too."""
+    """Return the section models in a key's annotation, including those inside lists and mappings."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [kind for inside in get_args(annotation) for kind in _models(inside)]
 
 
 def _lists_to_tuples(value: Any) -> Any:
-    """YAML knows lists only; immutable sections hold tuples."""
+    """Convert YAML's lists to the tuples of immutable sections, recursively."""
     if isinstance(value, dict):
         return {key: _lists_to_tuples(inside) for key, inside in value.items()}
     if isinstance(value, list):

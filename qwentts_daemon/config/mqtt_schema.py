@@ -1,4 +1,4 @@
-"""The configuration's section `mqtt`."""
+"""Section `mqtt` of the configuration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .types import Seconds, Section
 def _check_host(host: str) -> str:
     if host.startswith("unix://"):
         if not host.startswith("unix:///"):
-            raise ValueError("write it as unix:///PATH, with three strokes")
+            raise ValueError("write it as unix:///PATH, with three slashes")
     elif not re.fullmatch(r"[A-Za-z0-9._:-]+", host) or host.count(":") == 1:
-        raise ValueError("write a host's name or address, or unix:///PATH; set the port in mqtt.port")
+        raise ValueError("write a host name, an address, or unix:///PATH; set the port in mqtt.port")
     return host
 
 
 def _check_node(node: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", node):
-        raise ValueError("a node's id has letters, digits, '_' and '-' only")
+        raise ValueError("a node id may contain letters, digits, '_' and '-' only (60 at most)")
     return node
 
 
 def _check_topic(topic: str) -> str:
     if not re.fullmatch(r"[^+#\x00-\x1f/]+(/[^+#\x00-\x1f/]+)*", topic):
-        raise ValueError("a topic has no '+' and no '#', and no '/' at its ends")
+        raise ValueError("a topic must not contain '+' or '#', or begin or end with '/'")
     return topic
 
 
@@ -35,7 +35,7 @@ Topic = Annotated[str, AfterValidator(_check_topic), Field(max_length=200)]
 
 
 class Mqtt(Section):
-    """The broker, and how this daemon appears there. MQTT is off without a host."""
+    """The broker, and the topics and device of this daemon. MQTT is off without a host."""
 
     host: Annotated[str, AfterValidator(_check_host)] | None = None
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
@@ -59,11 +59,11 @@ class Mqtt(Section):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         if self.password and self.password_file:
-            raise ValueError("password and password_file are both given; one is enough")
+            raise ValueError("set password or password_file, not both")
         if not self.tls and (self.ca_file or self.cert_file or self.key_file):
-            raise ValueError("ca_file, cert_file and key_file are for tls: true")
+            raise ValueError("ca_file, cert_file and key_file need tls: true")
         if self.key_file and not self.cert_file:
-            raise ValueError("key_file is given without cert_file")
+            raise ValueError("key_file needs cert_file")
         if (self.password or self.password_file) and not self.username:
-            raise ValueError("a password is given without username")
+            raise ValueError("a password needs username")
         return self

@@ -1,4 +1,4 @@
-"""Root makes voices for the service, which runs as a user of its own: they are to belong to that user."""
+"""Assigns files that root creates for the service to the service's user."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ SERVICE_STATE = Path("/var/lib/qwentts")
 
 
 def acts_for_the_service() -> bool:
-    """Whether a command of root is meant for the service of this machine."""
+    """Whether this command is run by root on a machine with the service, and so acts for the service."""
     return os.geteuid() == 0 and SERVICE_STATE.is_dir()
 
 
 def surroundings(folder: Path) -> Path:
-    """The nearest folder that is there already."""
+    """Return the nearest existing directory."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def hand_over(made: Path, around: Path) -> None:
-    """What root has made inside `around` belongs to the owner of `around` from now on. Raises OSError."""
+    """Change the owner of what root created inside `around` to the owner of `around`. Raises OSError."""
     if os.geteuid() != 0:
         return
     owner = around.stat()

@@ -34,18 +34,18 @@ def default_path(environment: Mapping[str, str]) -> Path | None:
 
 
 def user_dir(environment: Mapping[str, str], variable: str, usual: str, key: str) -> Path:
-    """The user's folder for one kind of files, as XDG has it. Raises ConfigError, naming `key`, without a home."""
+    """Return one of the user's XDG base directories. Raises ConfigError, naming `key`, without a home directory."""
     try:
         return Path(environment.get(variable) or usual).expanduser()
     except RuntimeError:
-        raise ConfigError(f"{key}: this user does not have a home directory; set a folder") from None
+        raise ConfigError(f"{key}: this user does not have a home directory; set a directory") from None
 
 
 def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
-    """The folder of cloned and designed voices: `voices.dir`, a service's own state (for root too), or the user's."""
+    """Return the voices folder: `voices.dir`, the service's state directory (also for root), or the user's."""
     if config.voices.dir:
         return Path(config.voices.dir).expanduser().absolute()
-    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # set by systemd
         return Path(state) / "voices"
     if acts_for_the_service():
         return SERVICE_STATE / "voices"
@@ -53,16 +53,16 @@ def voices_dir(config: Config, environment: Mapping[str, str]) -> Path:
 
 
 def cache_dir(config: Config, environment: Mapping[str, str]) -> Path:
-    """The folder of recordings that can be fetched: `http.cache_dir`, a service's own cache, or the user's."""
+    """Return the directory of recordings for HTTP: `http.cache_dir`, the service's cache directory, or the user's."""
     if config.http.cache_dir:
         return Path(config.http.cache_dir).expanduser().absolute()
-    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+    if cache := environment.get("CACHE_DIRECTORY", "").partition(":")[0]:  # set by systemd
         return Path(cache) / "audio"
     return user_dir(environment, "XDG_CACHE_HOME", "~/.cache", "http.cache_dir") / "qwentts" / "audio"
 
 
 def preferences_path(environment: Mapping[str, str]) -> Path:
-    """The file of preferences chosen over MQTT: in a service's own state, or the user's. Raises ConfigError."""
-    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd names it
+    """Return the file of the settings made over MQTT, in the service's or the user's directory. Raises ConfigError."""
+    if state := environment.get("STATE_DIRECTORY", "").partition(":")[0]:  # set by systemd
         return Path(state) / "preferences.json"
     return user_dir(environment, "XDG_DATA_HOME", "~/.local/share", "XDG_DATA_HOME") / "qwentts" / "preferences.json"

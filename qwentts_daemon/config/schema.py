@@ -1,4 +1,4 @@
-"""Every key of the configuration with its type, its bounds and its only default."""
+"""Every key of the configuration with its type, bounds and default."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def _check_uri(uri: str) -> str:
             raise ValueError("write it as tcp://HOST:PORT, for example tcp://0.0.0.0:10200")
     elif parts.scheme == "unix":
         if parts.netloc or not parts.path:
-            raise ValueError("write it as unix:///PATH, with three strokes")
+            raise ValueError("write it as unix:///PATH, with three slashes")
     elif uri != "stdio://":
-        raise ValueError("it must begin with tcp://, unix:// or be stdio://")
+        raise ValueError("it must begin with tcp:// or unix://, or be stdio://")
     return uri
 
 
 def _check_public_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("write it as http://HOST:PORT, as the players reach it")
+        raise ValueError("write it as http://HOST:PORT, the address at which players reach this machine")
     return url.rstrip("/")
 
 
 def _check_quiet_hours(words: str) -> str:
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", words) or words[:5] == words[6:]:
-        raise ValueError("write it as 22:00-07:00")
+        raise ValueError("write two different times of day, such as 22:00-07:00")
     return words
 
 
@@ -50,7 +50,7 @@ def _check_pattern(pattern: str) -> str:
 
 
 def check_language(tag: str) -> str:
-    """Raise ValueError unless it is a language tag."""
+    """Return a language tag unchanged. Raises ValueError if it is not one."""
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", tag):
         raise ValueError("write a language tag such as de-DE or fr")
     return tag
@@ -58,7 +58,7 @@ def check_language(tag: str) -> str:
 
 def _check_name(name: str) -> str:
     if not name or set(name) & set("@+ \t\n"):
-        raise ValueError("a name must not contain blanks, '@' or '+'")
+        raise ValueError("a name must not be empty or contain spaces, '@' or '+'")
     return name
 
 
@@ -72,7 +72,7 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(f"{device!r:.20}: it must be auto, all, cpu, cuda or cuda:NUMBER")
     numbers = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
     if len(devices) > 1 and len(numbers) < len(devices):
-        raise ValueError("auto, all and cpu must be the only value")
+        raise ValueError("auto, all and cpu must be the only element of the list")
     if len(set(numbers)) < len(numbers):
         raise ValueError("a GPU is listed twice")
     return devices
@@ -100,12 +100,12 @@ PRIVATE_NETWORKS = tuple(
         "::1/128", "fe80::/10", "fc00::/7",
     )
 )  # fmt: skip
-"""This machine, private and link-local networks, and the shared one that VPNs such as Tailscale use."""
+"""Loopback, private and link-local networks, and the shared address space of VPNs such as Tailscale."""
 
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_as_network), PlainSerializer(str)]
 Language = Annotated[
     str,
-    BeforeValidator(lambda tag: "no" if tag is False else tag),  # YAML 1.1 reads Norwegian's code as a boolean
+    BeforeValidator(lambda tag: "no" if tag is False else tag),  # YAML 1.1 parses the tag of Norwegian as a boolean
     AfterValidator(check_language),
 ]
 Name = Annotated[str, AfterValidator(_check_name)]
@@ -115,7 +115,7 @@ Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Wyoming(Section):
-    """The server that Home Assistant talks to."""
+    """The server that Home Assistant connects to."""
 
     uri: Annotated[str, AfterValidator(_check_uri)] = "tcp://0.0.0.0:10200"
     name: Annotated[str, Field(min_length=1, max_length=60)] = "qwen-tts"
@@ -129,7 +129,7 @@ class Wyoming(Section):
 
 
 class Engine(Section):
-    """What makes the speech."""
+    """Speech synthesis."""
 
     backend: Literal["auto", "qwen3", "espeak"] = "auto"
     fallback: bool = True
@@ -151,12 +151,12 @@ class Engine(Section):
 
     @property
     def keep_alive_s(self) -> float | None:
-        """None: for ever, written as a negative number or null."""
+        """Seconds until an idle model is unloaded; None: never, configured as null or a negative number."""
         return None if self.keep_alive is None or self.keep_alive < 0 else self.keep_alive
 
 
 class Sampling(Section):
-    """How the Qwen3 model samples, under the names of its generation_config.json; None: the value of that file."""
+    """Sampling of the Qwen3 model, by the names of its generation_config.json; None: the value in that file."""
 
     do_sample: bool | None = None
     temperature: Temperature | None = None
@@ -171,7 +171,7 @@ class Sampling(Section):
 
 
 class Voices(Section):
-    """How voices are named and found."""
+    """Names and sources of voices."""
 
     dir: str | None = None
     default: str | None = None
@@ -192,7 +192,7 @@ class Audio(Section):
 
 
 class Replacement(Section):
-    """One user rule: a regular expression and its replacement."""
+    """A replacement rule: a regular expression and its replacement."""
 
     regex: Annotated[str, AfterValidator(_check_pattern)]
     replace: str
@@ -202,12 +202,12 @@ class Replacement(Section):
         try:
             regex.sub(f"{self.regex}|", self.replace, "")
         except (regex.error, IndexError) as error:
-            raise ValueError(f"replace does not fit regex: {error}") from None
+            raise ValueError(f"replace does not match the groups of regex: {error}") from None
         return self
 
 
 class Text(Section):
-    """How text is made speakable."""
+    """Preparation of text for speaking."""
 
     max_length: Count = 5000
     timeout: Seconds = 600
@@ -229,7 +229,7 @@ class Queue(Section):
 
 
 class Announce(Section):
-    """What is spoken without being asked for by a voice assistant, and where."""
+    """Announcements, speech that a voice assistant did not request, and their targets."""
 
     targets: dict[TargetName, Target] = {}
     default_targets: tuple[TargetName, ...] = ()
@@ -252,7 +252,7 @@ class Announce(Section):
 
 
 class Http(Section):
-    """The server of audio addresses; it runs if a target of type `url` needs it, or with `enabled`."""
+    """The HTTP server for recordings; it runs if a target of type `url` needs it, or with `enabled`."""
 
     enabled: bool = False
     host: Annotated[str, Field(min_length=1)] = "0.0.0.0"
@@ -265,20 +265,20 @@ class Http(Section):
 
 
 class Daemon(Section):
-    """The process itself."""
+    """The daemon process."""
 
     shutdown_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10
 
 
 class Log(Section):
-    """What is written to stderr."""
+    """The log on stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "plain", "journal", "json"] = "auto"
 
 
 class Config(Section):
-    """Everything that can be set; immutable once read."""
+    """The complete configuration; immutable."""
 
     wyoming: Wyoming = Wyoming()
     engine: Engine = Engine()

@@ -1,4 +1,4 @@
-"""The kinds of target that an announcement can go to (`announce.targets`): a loudspeaker each, or a way to one."""
+"""The types of target for announcements (`announce.targets`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FILE_NAME_FIELDS = ("{target}", "{id}", "{time}")
 
 def _check_target_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
-        raise ValueError("a target's name has letters, digits, '_' and '-' only")
+        raise ValueError("a target name may contain letters, digits, '_' and '-' only (60 at most)")
     return name
 
 
 def _check_words(words: Any) -> Any:
     if isinstance(words, str):
-        raise ValueError("write a list of words, such as [aplay, -q, -]; no shell reads it")
+        raise ValueError("write a list of arguments, such as [aplay, -q, -]; it is run without a shell")
     return words
 
 
@@ -36,21 +36,23 @@ def _check_snd_uri(uri: str) -> str:
 
 def _check_path(path: str) -> str:
     if not path.startswith(("/", "~")):
-        raise ValueError("write a whole path, beginning with / or ~")
+        raise ValueError("write an absolute path, or one that begins with ~")
     return path
 
 
 def _check_file_name(name: str) -> str:
     if "/" in name or name.startswith(".") or not name.endswith(".wav") or len(name) > 100 or not name.isprintable():
-        raise ValueError("it must be the name of a .wav file, without a directory and without a dot at its beginning")
+        raise ValueError(
+            "it must be a file name that ends with .wav, without a directory or a leading dot (100 characters at most)"
+        )
     if re.search("[{}]", re.sub("|".join(FILE_NAME_FIELDS), "", name)):
-        raise ValueError(f"known in braces are {', '.join(FILE_NAME_FIELDS)}")
+        raise ValueError(f"unknown field in braces; use {', '.join(FILE_NAME_FIELDS)}")
     return name
 
 
 def _check_site(site: str) -> str:
     if not re.fullmatch(r"[^+#/\x00-\x1f]{1,100}", site):
-        raise ValueError("a site's id has no '+', '#' or '/'")
+        raise ValueError("a site id must not contain '+', '#' or '/' (100 characters at most)")
     return site
 
 
@@ -59,7 +61,7 @@ WholePath = Annotated[str, AfterValidator(_check_path)]
 
 
 class BaseTarget(Section):
-    """What every kind of target has; the volume is a factor of the amplitude."""
+    """The keys of every type of target; `volume` is a factor of the amplitude."""
 
     volume: Annotated[float, Field(ge=0, le=1)] = 1.0
     lead_silence: Silence = 0.0
@@ -99,20 +101,20 @@ class WavTarget(BaseTarget):
 
 
 class MqttTarget(BaseTarget):
-    """Raw chunks on topics of the broker."""
+    """Topics of the broker on which raw audio chunks are published."""
 
     type: Literal["mqtt"]
 
 
 class UrlTarget(BaseTarget):
-    """An address for players such as Home Assistant's media players."""
+    """A URL for players such as Home Assistant's media players."""
 
     type: Literal["url"]
     timeout: Seconds = 15
 
 
 class HermesTarget(BaseTarget):
-    """A site of Rhasspy, which may also ask for speech."""
+    """A Rhasspy site, which may also request speech."""
 
     type: Literal["hermes"]
     site: Annotated[str, AfterValidator(_check_site)] = "default"

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""Base class and common types of the configuration's sections."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Silence = Annotated[float, Field(ge=0, le=10)]  # seconds
 
 
 class Section(BaseModel):
-    """Immutable; refuses keys it does not know and values of another kind."""
+    """An immutable section that rejects unknown keys and values of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

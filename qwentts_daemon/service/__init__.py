@@ -1,1 +1,1 @@
-"""systemd: notifications, watchdog, reload, and installing the units."""
+"""systemd integration: notifications, watchdog, reload, and installation of the units."""

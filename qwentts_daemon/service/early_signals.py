@@ -1,4 +1,4 @@
-"""Signals that arrive while a command is still importing its modules, before its own handlers are installed."""
+"""Handles signals that arrive while a command is still importing its modules, before its own handlers exist."""
 
 from __future__ import annotations
 

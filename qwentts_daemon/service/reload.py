@@ -1,4 +1,4 @@
-"""Reads the configuration again when it is asked to (SIGHUP), and never lets a broken one into force."""
+"""Reloads the configuration on request (SIGHUP); an invalid one is never applied."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 class Reload:
-    """Happens whenever `asked` is set. What is being spoken is not touched: a reply keeps what it began with."""
+    """Reloads whenever `asked` is set. A running reply keeps the configuration that it began with."""
 
     def __init__(
         self, live: LiveConfig, pool: WorkerPool, check: Callable[[Config], object], notifier: Notifier
     ) -> None:
-        """`check` raises ConfigError for a configuration that does not fit what runs."""
+        """`check` raises ConfigError for a configuration that the running engines cannot serve."""
         self.asked = asyncio.Event()
         self._live = live
         self._pool = pool
@@ -31,7 +31,7 @@ class Reload:
         self._notifier = notifier
 
     async def run(self) -> None:
-        """Reload whenever it is asked for, until cancelled."""
+        """Serve reload requests until cancelled."""
         while True:
             await self.asked.wait()
             self.asked.clear()
@@ -44,17 +44,17 @@ class Reload:
             change = compare(self._live.current, await asyncio.to_thread(self._live.read))
             self._check(change.config)
         except ConfigError as error:
-            log.error("the configuration stays as it was: %s", error)
+            log.error("configuration not reloaded, the previous one stays in force: %s", error)
             return
         self._live.current = change.config
         if "wyoming.max_connections" in change.taken:
             allow_descriptors(change.config.wyoming.max_connections)
         logs.set_level(change.config.log.level)
         self._pool.set_log_level(change.config.log.level)
-        _tell(change)
+        _log_change(change)
 
 
-def _tell(change: ConfigChange) -> None:
-    log.info("configuration read again: %s", ", ".join(change.taken) or "nothing that can change while it runs")
+def _log_change(change: ConfigChange) -> None:
+    log.info("configuration reloaded: %s", ", ".join(change.taken) or "no changes that apply without a restart")
     if change.needs_restart:
-        log.warning("only a restart changes %s", ", ".join(change.needs_restart))
+        log.warning("restart the daemon to apply %s", ", ".join(change.needs_restart))

@@ -1,6 +1,6 @@
 """The protocols between systemd and a service: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 
-Each function takes its variables out of the environment, so that no worker believes that it is meant.
+Each function removes its variables from the environment, so that workers do not inherit them.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Sends the state of the service to systemd; does nothing without systemd. The variables: sd_notify(3)."""
+    """Sends the state of the service to systemd, if it runs under systemd. The variables: sd_notify(3)."""
 
     def __init__(self, address: str | None) -> None:
-        """`address` is a path, or a name of the abstract kind that begins with `@`."""
+        """`address` is a path, or the name of an abstract socket, which begins with `@`."""
         self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def ready(self) -> None:
-        """The service can be used; also the end of a reload."""
+        """Report that the service is ready, or that a reload has finished."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` follows."""
+        """Report the start of a reload; `ready` must follow."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, within_s: float) -> None:
-        """The service ends, which may take longer than the unit allows."""
+        """Report that the service is stopping, and extend the stop timeout to `within_s`."""
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_s * 1e6)}")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the status line that `systemctl status` shows."""
         self._send(f"STATUS={text.splitlines()[0]}")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """Send the watchdog's keep-alive ping."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
@@ -63,7 +63,7 @@ def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
 
 
 def take_watchdog_s(environment: MutableMapping[str, str]) -> float:
-    """After how much silence systemd takes this process for dead; infinite when it does not watch."""
+    """Return the watchdog interval in seconds; infinite without a watchdog for this process."""
     interval_us, process = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
     if not interval_us.isdecimal() or process not in ("", str(os.getpid())):
         return math.inf
@@ -71,7 +71,7 @@ def take_watchdog_s(environment: MutableMapping[str, str]) -> float:
 
 
 def take_sockets(environment: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
-    """The listening sockets that systemd has opened for this process, by FileDescriptorName=. Raises StartError."""
+    """Return the listening sockets that systemd passed to this process, by FileDescriptorName=. Raises StartError."""
     process, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
     if process != str(os.getpid()) or not count.isdecimal():

@@ -1,4 +1,4 @@
-"""Reports to systemd while the service runs: its status on each change, and WATCHDOG=1."""
+"""Reports the status of the running service to systemd, and sends WATCHDOG=1."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..config.live import LiveConfig
 from ..workers.pool import WorkerPool
 from .sd_notify import Notifier
 
-IN_TROUBLE_LOOK_EVERY_S = 1.0
+TROUBLE_POLL_S = 1.0
 
 
 class WatchdogReporter:
-    """Reports to systemd, whenever `changed` is set and something is new.
+    """Sends the status to systemd when `changed` is set and the status differs.
 
-    The watchdog is fed from the event loop at half its interval, as long as no worker is in trouble. One that is in
-    trouble is replaced before the interval is over: only when that fails does systemd restart the whole service.
+    The event loop sends WATCHDOG=1 at half the watchdog interval, unless a worker is unresponsive. Such a worker is
+    replaced before the interval ends; systemd restarts the whole service only if that fails.
     """
 
     def __init__(
@@ -30,45 +30,45 @@ class WatchdogReporter:
         self._notifier = notifier
         self._changed = changed
         self._watchdog_s = watchdog_s
-        self._told = ""
+        self._reported = ""
 
     async def run(self, stopping: Callable[[], bool]) -> None:
-        """Until cancelled."""
+        """Report until cancelled."""
         due_s = time.monotonic() if self._watchdog_s < math.inf else math.inf
         while True:
             trouble = self._pool.trouble(
                 silence_allowed_s(self._live.current.engine.heartbeat_timeout, self._watchdog_s)
             )
-            self._tell(trouble or status(self._pool, stopping()))
+            self._report(trouble or status(self._pool, stopping()))
             if not trouble and time.monotonic() >= due_s:
                 self._notifier.alive()
                 due_s = time.monotonic() + self._watchdog_s / 2
-            await self._news(IN_TROUBLE_LOOK_EVERY_S if trouble else due_s - time.monotonic())
+            await self._wait_for_change(TROUBLE_POLL_S if trouble else due_s - time.monotonic())
 
-    async def _news(self, within_s: float) -> None:
-        """Wait for a change, at most until the timeout."""
+    async def _wait_for_change(self, within_s: float) -> None:
+        """Wait for a change, for at most `within_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._changed.wait()
         self._changed.clear()
 
-    def _tell(self, text: str) -> None:
-        if text != self._told:
-            self._told = text
+    def _report(self, text: str) -> None:
+        if text != self._reported:
+            self._reported = text
             self._notifier.status(text)
 
 
 def silence_allowed_s(heartbeat_timeout_s: float, watchdog_s: float) -> float:
-    """When a silent worker stops the watchdog's food: a little before it is replaced.
+    """Return after how many seconds without a heartbeat WATCHDOG=1 is withheld: shortly before the worker is replaced.
 
-    Half the interval may have passed since the last ping; with a quarter before the replacement, and the seconds that
-    it takes, the next one is still in time.
+    Half the interval may have passed since the last WATCHDOG=1. Withholding it for up to a quarter of the interval
+    leaves time for the replacement before the watchdog expires.
     """
     return heartbeat_timeout_s - min(heartbeat_timeout_s / 2, watchdog_s / 4)
 
 
 def status(pool: WorkerPool, stopping: bool) -> str:
-    """What the service does, in a few words."""
+    """Return the status line of the service."""
     parts = [
         "stopping" if stopping else pool.primary.state,
         f"speaking {pool.running}" if pool.running else "",

@@ -211,4 +211,4 @@ def test_voices_dir_without_home_directory_names_setting():
     )
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.stdout == "voices.dir: this user does not have a home directory; set a folder\n"
+    assert finished.stdout == "voices.dir: this user does not have a home directory; set a directory\n"

@@ -227,7 +227,7 @@ async def test_clone_command_creates_voice_from_recording(tmp_path):
         assert made.returncode == 0, made.stderr
         assert "2.0 s is short: 3 to 30 s work best" in made.stderr
         assert f"the voice me is in {folder}/me" in made.stdout
-        assert "me has spoken 1.0 s" in made.stdout
+        assert "wrote 1.0 s of speech by me" in made.stdout
         with wave.open(str(folder / "me" / "sample.wav")) as sample:
             assert sample.getframerate() == RATE
         heard = await speak(process, TEXT, SynthesizeVoice("me"))
@@ -255,7 +255,7 @@ def test_clone_rejects_unusable_input_and_prints_try_command(tmp_path):
     assert "qwentts-daemon say --voice me" in finished.stdout
     finished = run("clone", "me", "--audio", recording, *folder, *nobody)
     assert finished.returncode == os.EX_CANTCREAT
-    assert "exists already; use another name, or --replace" in finished.stderr
+    assert "already exists; use another name, or --replace" in finished.stderr
     assert run("clone", "me", "--audio", recording, "--replace", *folder, *nobody).returncode == 0
 
 

@@ -57,7 +57,7 @@ def test_announce_without_daemon_exits_69(house):
     mosquitto, _ = house
     done = announce("Hi.", settings=[*mosquitto.settings, "mqtt.node_id=other"])
     assert done.returncode == 69
-    assert "no daemon was ever seen at qwentts/other" in done.stderr
+    assert "has not received a status of a daemon at qwentts/other" in done.stderr
 
 
 def test_announce_without_broker_exits_69():

@@ -132,7 +132,7 @@ def test_voices_lists_names_and_languages(speaking):
         (["voices", "--uri", "tcp://127.0.0.1:9"], os.EX_UNAVAILABLE, "connection refused"),
         (["--backend", "gpt"], os.EX_CONFIG, "engine.backend"),
         (["--set", "wyoming"], os.EX_CONFIG, "section.key=value"),
-        (["say", "Hi.", "--uri", "http://x", "-o", "x.wav"], os.EX_CONFIG, "it must begin with tcp://"),
+        (["say", "Hi.", "--uri", "http://x", "-o", "x.wav"], os.EX_CONFIG, "it must begin with tcp:// or unix://"),
     ],
 )
 def test_invalid_usage_prints_one_message_and_exits_with_status(arguments, status, message):

@@ -63,7 +63,7 @@ def test_hangup_during_imports_reloads_daemon_configuration(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         try:
-            assert any("configuration read again" in line for line in process.stderr)
+            assert any("configuration reloaded" in line for line in process.stderr)
         finally:
             process.terminate()
         assert process.wait(PATIENCE_S) == 0

@@ -133,7 +133,9 @@ def test_install_enables_is_idempotent_and_can_be_undone(image):
     perform(plan_uninstall(image))
     assert [path for path in image.folder.rglob("*") if path.is_file() or path.is_symlink()] == []
     assert not (image.folder / "qwentts.service.d").exists()
-    assert perform(plan_uninstall(image)) == [f"nothing of qwentts-daemon in {image.folder}"]
+    assert perform(plan_uninstall(image)) == [
+        f"nothing to remove: {image.folder} does not contain units of qwentts-daemon"
+    ]
 
 
 @needs_systemd
@@ -145,7 +147,9 @@ def test_install_and_uninstall_keep_files_of_others(image):
     perform(plan_uninstall(image))
     assert [path for path in image.folder.rglob("*") if path.is_file()] == [own]
     (image.folder / "qwentts.service").write_text("[Service]\nExecStart=/bin/true\n")
-    with pytest.raises(StartError, match=r"qwentts\.service is not of `install-service`; move it away first"):
+    with pytest.raises(
+        StartError, match=r"qwentts\.service was not written by `install-service`; move it elsewhere first"
+    ):
         plan_install(image, PROGRAM, [])
     perform(plan_uninstall(image))
     assert (image.folder / "qwentts.service").exists()
@@ -182,7 +186,7 @@ def test_dry_run_prints_steps_and_changes_nothing(tmp_path):
     unit.write_text(install.MARK)
     finished = command("uninstall-service", "--user", "--dry-run", XDG_CONFIG_HOME=str(tmp_path))
     assert f"would remove {unit}" in finished.stdout
-    assert "Configuration, voices and models stay" in finished.stdout
+    assert "Configuration, voices and models are kept" in finished.stdout
     assert unit.exists()
 
 
@@ -200,14 +204,14 @@ def test_unreadable_names_directory_closed_to_other_users(tmp_path, monkeypatch)
     program = tmp_path / "closed" / "program"
     program.parent.mkdir(mode=0o700)
     program.touch(0o755)
-    assert f"{program.parent} is closed to other users" in install.unreadable(program)
+    assert f"{program.parent} is not accessible to other users" in install.unreadable(program)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--user", "--root", "/mnt"], "--root and --user exclude each other"),
-        (["--user", "--dry-run", "--with", "local-sound"], "--with is for the service of the system"),
+        (["--user", "--root", "/mnt"], "--root and --user cannot be combined"),
+        (["--user", "--dry-run", "--with", "local-sound"], "--with is not available for --user services"),
     ],
 )
 def test_install_rejects_contradictory_options(arguments, message):
@@ -220,7 +224,7 @@ def test_install_rejects_contradictory_options(arguments, message):
 def test_install_without_systemd_exits_with_reason():
     finished = command("install-service", "--user")
     assert finished.returncode == os.EX_UNAVAILABLE
-    assert "this machine is not run by systemd" in finished.stderr
+    assert "systemd is not running on this machine" in finished.stderr
 
 
 def test_wheel_contains_the_units(tmp_path):

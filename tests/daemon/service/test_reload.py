@@ -26,7 +26,7 @@ class File:
         self.path = path
         self.path.write_text(text)
 
-    def change(self, process, text, line="configuration read again"):
+    def change(self, process, text, line="configuration reloaded"):
         """Replace the content, let a running daemon reload it, and return the log line about it."""
         before = len([each for each in process.lines if line in each])
         self.path.write_text(text)
@@ -48,7 +48,7 @@ async def test_reload_applies_voices_text_and_audio(file):
             "text: {max_length: 10, replacements: [{regex: a, replace: b}]}\n",
         )
         names = "voices.default, voices.styles, voices.aliases, audio.lead_silence, text.max_length, text.replacements"
-        assert line == f"configuration read again: {names}"
+        assert line == f"configuration reloaded: {names}"
         assert (await voice_names(process))[0] == "vivian"
         assert {"kitchen", "ryan+whisper"} <= set(await voice_names(process))
         assert (await speak(process, "a", SynthesizeVoice("kitchen"))).pcm == tone("b")
@@ -90,8 +90,8 @@ async def test_reload_does_not_change_running_reply(file):
 async def test_reload_logs_keys_that_need_a_restart_and_keeps_their_values(file):
     with daemon(fake="ToneBackend", QWENTTS_CONFIG=str(file.path)) as process:
         file.change(process, "engine: {max_jobs: 9, seed: 1}\nwyoming: {name: tea}\naudio: {trim_silence: true}\n")
-        line = process.wait_for("only a restart changes .*")[0]
-        assert line == "only a restart changes wyoming.name, engine.max_jobs, engine.seed, audio.trim_silence"
+        line = process.wait_for("restart the daemon to apply .*")[0]
+        assert line == "restart the daemon to apply wyoming.name, engine.max_jobs, engine.seed, audio.trim_silence"
         async with connected(process) as client:
             await client.write_event(Describe().event())
             assert (await hear(client, "info")).events[-1].data["tts"][0]["name"] == "qwen-tts"
@@ -115,7 +115,7 @@ async def test_reload_keeps_old_values_when_file_is_invalid(file, text, reason):
         else:
             file.path.write_text(text)
         process.process.send_signal(signal.SIGHUP)
-        assert reason in process.wait_for("ERROR .*the configuration stays as it was: .*")[0]
+        assert reason in process.wait_for("ERROR .*configuration not reloaded, the previous one stays in force: .*")[0]
         assert (await speak(process, "a")).pcm == before.pcm
         file.change(process, "audio: {lead_silence: 0}")
         assert (await speak(process, "a")).pcm == tone("a")
@@ -128,7 +128,9 @@ async def test_reload_keeps_old_values_when_default_file_is_gone(tmp_path):
     with daemon(fake="ToneBackend", XDG_CONFIG_HOME=str(tmp_path)) as process:
         path.unlink()
         process.process.send_signal(signal.SIGHUP)
-        process.wait_for(r"ERROR .*the configuration stays as it was: .*config\.yaml: No such file")
+        process.wait_for(
+            r"ERROR .*configuration not reloaded, the previous one stays in force: .*config\.yaml: No such file"
+        )
         assert (await speak(process, "a")).seconds > 1
 
 

@@ -15,7 +15,7 @@ from wyoming.client import AsyncUnixClient
 from wyoming.tts import Synthesize
 
 from qwentts_daemon.service.sd_notify import take_notifier, take_sockets, take_watchdog_s
-from qwentts_daemon.service.watchdog import IN_TROUBLE_LOOK_EVERY_S, silence_allowed_s
+from qwentts_daemon.service.watchdog import TROUBLE_POLL_S, silence_allowed_s
 from qwentts_daemon.workers.process import STOP_TIMEOUT_S
 from tests.support.fakes import RATE
 from tests.support.harness import Systemd, connected, daemon, hear, speak, started
@@ -139,7 +139,7 @@ async def test_worker_is_kept_when_only_one_of_its_jobs_times_out():
 def test_silence_allowed_leaves_time_to_replace_worker_before_watchdog(heartbeat_timeout_s, watchdog_s):
     silence_s = silence_allowed_s(heartbeat_timeout_s, watchdog_s)
     assert heartbeat_timeout_s / 2 <= silence_s < heartbeat_timeout_s
-    unfed_s = watchdog_s / 2 + heartbeat_timeout_s - silence_s + STOP_TIMEOUT_S + IN_TROUBLE_LOOK_EVERY_S
+    unfed_s = watchdog_s / 2 + heartbeat_timeout_s - silence_s + STOP_TIMEOUT_S + TROUBLE_POLL_S
     assert unfed_s < watchdog_s
 
 
