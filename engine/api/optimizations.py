@@ -37,7 +37,7 @@ class Optimizations:
     code predictor compiled; with compile_mode "reduce-overhead" by our fused kernels, otherwise by torch.compile in
     that mode. use_cuda_graphs: frames, codec steps and those windows as CUDA graphs. use_codebook_cuda_graph: the code
     predictor as a graph of its own, for `generate_fast` and for frames without a graph. capture_async_graph: those
-    windows as graphs for `async_decode` too. use_fast_codebook: without effect, there is no slower way.
+    windows as graphs for `async_decode` too. use_fast_codebook: ignored, as only the fast way exists.
 
     use_paged_engine: open the paged engine now, for streams with `use_paged_engine`. It keeps keys and values in
     blocks, which prompts with equal beginnings share, so that more streams fit into the share

@@ -32,7 +32,7 @@ class RequestTrace:
     underruns: int = 0
     late_s: float = 0.0
 
-    def hear(self, now_s: float, audio_s: float, onset_s: float | None) -> None:
+    def receive(self, now_s: float, audio_s: float, onset_s: float | None) -> None:
         """Take a chunk of `audio_s` seconds; its first audible sample is `onset_s` after its start."""
         plays_s = now_s if self.first_s is None else max(now_s, self.played_until_s)
         if self.first_s is None:

@@ -50,22 +50,22 @@ class BenchSpeaker:
         self._plan, self._voice = _voice(self.opened)
         self._jobs = 0
 
-    def begin(self, wish: BenchRequest) -> int:
+    def begin(self, request: BenchRequest) -> int:
         """Add a job with its whole text and return its number."""
         self._jobs += 1
-        samples = {"max_new_tokens": wish.frames + 1, "min_new_tokens": wish.frames + 1, "seed": wish.seed}
+        samples = {"max_new_tokens": request.frames + 1, "min_new_tokens": request.frames + 1, "seed": request.seed}
         sampling = resolve_sampling(samples, self.opened.loaded.generation)
         self.engine.add(self._jobs, GenerationRequest(self._plan, sampling, self._voice))
-        self.engine.append_text(self._jobs, wish.text)
+        self.engine.append_text(self._jobs, request.text)
         self.engine.end_text(self._jobs)
         return self._jobs
 
-    def speak(self, wishes: Sequence[BenchRequest]) -> list[RequestTrace]:
+    def speak(self, requests: Sequence[BenchRequest]) -> list[RequestTrace]:
         """Requests that come together, spoken to their ends."""
         takes = {}
-        for wish in wishes:
+        for request in requests:
             began_s = time.perf_counter()
-            takes[self.begin(wish)] = RequestTrace(began_s)
+            takes[self.begin(request)] = RequestTrace(began_s)
         while self.engine.busy:
             for progress in self.engine.step():
                 listen(takes[progress.job], progress)
@@ -103,7 +103,7 @@ def listen(take: RequestTrace, progress: ChunkOutput) -> None:
         log.warning("job %d: %s", progress.job, progress.failed or progress.cut)
     if wave.numel():
         loud = (wave.abs() > AUDIBLE).nonzero() if take.audible_s is None else wave.new_empty(0)
-        take.hear(now_s, wave.numel() / SAMPLE_RATE, loud[0].item() / SAMPLE_RATE if len(loud) else None)
+        take.receive(now_s, wave.numel() / SAMPLE_RATE, loud[0].item() / SAMPLE_RATE if len(loud) else None)
 
 
 def _voice(opened: LoadedEngine) -> tuple[PromptPlan, VoiceVectors]:

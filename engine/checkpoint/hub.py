@@ -146,7 +146,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise DownloadInterrupted(
             f"{name}: not wholly in the local cache, and the hub cannot be reached or offline mode is on. Connect once "
-            "to download it, or give the path of a copied directory"
+            "to download it, or pass the path of a copied directory"
         ) from error
     except errors.HfHubHTTPError as error:
         kind = DownloadError if _status(error) in DENIED else DownloadInterrupted

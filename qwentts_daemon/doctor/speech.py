@@ -80,23 +80,23 @@ def check_engine(config: Config, name: str, voices: Path) -> list[Finding]:
 async def _speak(config: Config) -> SpokenSentence:
     live = LiveConfig(lambda: config)
     pool = make_pool(live)
-    catalogue = VoiceCatalog(pool.voices, config.voices, more_may_come=True)
+    catalog = VoiceCatalog(pool.voices, config.voices, more_may_come=True)
     workers, silent = PoolTask(pool), asyncio.Event()
     workers.start()
     try:
         async with asyncio.timeout(SPEAKS_WITHIN_S), asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(workers.run_until(silent), name="workers")
-            spoken = await _timed(Synthesizer(pool, live), catalogue)
+            spoken = await _timed(Synthesizer(pool, live), catalog)
             watch.cancel()
             return spoken
     finally:
         await workers.stop()
 
 
-async def _timed(speaker: Synthesizer, catalogue: VoiceCatalog) -> SpokenSentence:
+async def _timed(speaker: Synthesizer, catalog: VoiceCatalog) -> SpokenSentence:
     """The second of two, since the first waits for the engine to load."""
     for _ in range(2):
-        reply = speaker.reply(catalogue.resolve(), "doctor")
+        reply = speaker.reply(catalog.resolve(), "doctor")
         await reply.feed(SENTENCE)
         reply.end_text()
         began_s, first_s, audio_s = time.monotonic(), 0.0, 0.0

@@ -95,14 +95,14 @@ class RecordingStore:
 class StoredRecording:
     """One WAV file: first in the making, then complete, or withdrawn."""
 
-    def __init__(self, shelf: RecordingStore, identity: str, url: str) -> None:
+    def __init__(self, store: RecordingStore, identity: str, url: str) -> None:
         self.identity = identity
         self.url = url
         self.is_complete = False
         self.is_withdrawn = False
         self.listeners = 0
         self.size = 0  # in bytes, the header included
-        self._shelf = shelf
+        self._store = store
         self._rate = 0  # until the first of the sound has come
         self._retired = False
         self._news = asyncio.Event()
@@ -123,17 +123,17 @@ class StoredRecording:
         self._tell()
 
     def complete(self) -> None:
-        """That was all: from now on its length is known, and its time on the shelf runs. There must be some of it."""
+        """That was all: from now on its length is known, and its time on the store runs. There must be some of it."""
         os.pwrite(self._file.fileno(), header(self._rate, self.size - HEADER_BYTES), 0)
         self.is_complete = True
         self._tell()
-        asyncio.get_running_loop().call_later(self._shelf.space.keep_s, self._shelf.remove, self)
+        asyncio.get_running_loop().call_later(self._store.space.keep_s, self._store.remove, self)
 
     def withdraw(self) -> None:
         """It ends at once, also for those who are listening."""
         self.is_withdrawn = True
         self._tell()
-        self._shelf.remove(self)
+        self._store.remove(self)
 
     def retire(self) -> None:
         """Withdraw it; it is deleted once the last reader is done."""
@@ -167,16 +167,16 @@ class StoredRecording:
 
     def _opened(self) -> io.FileIO:
         try:
-            return tempfile.TemporaryFile(dir=self._shelf.space.directory, buffering=0)
+            return tempfile.TemporaryFile(dir=self._store.space.directory, buffering=0)
         except OSError as error:
-            raise RecordingError(f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)") from error
+            raise RecordingError(f"{self._store.space.directory}: {error.strerror} (http.cache_dir)") from error
 
     def _append(self, data: bytes) -> None:
-        self._shelf.take(len(data))
+        self._store.take(len(data))
         try:
             self._write(memoryview(data))
         except RecordingError:
-            self._shelf.used_bytes -= len(data)
+            self._store.used_bytes -= len(data)
             raise
         self.size += len(data)
 
@@ -186,10 +186,10 @@ class StoredRecording:
             try:
                 data = data[self._file.write(data) :]
             except OSError as error:
-                problem = f"{self._shelf.space.directory}: {error.strerror} (http.cache_dir)"
+                problem = f"{self._store.space.directory}: {error.strerror} (http.cache_dir)"
                 if error.errno != errno.ENOSPC:
                     raise RecordingError(problem) from error
-                self._shelf.drop_oldest(problem)
+                self._store.drop_oldest(problem)
 
     def _tell(self) -> None:
         self._news.set()
@@ -198,4 +198,4 @@ class StoredRecording:
     def _free_if_unused(self) -> None:
         if self._retired and not self.listeners and not self._file.closed:
             self._file.close()
-            self._shelf.used_bytes -= self.size
+            self._store.used_bytes -= self.size

@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore]:
-    """Serve what is put on the shelf, while the context is open. Raises StartError."""
+    """Serve what is put on the store, while the context is open. Raises StartError."""
     _prepare(directory)
     with _listener(http) as listener:
         port = listener.getsockname()[1]
         space = StorageLimits(directory, http.cache_megabytes * 1_000_000, http.keep)
-        shelf = RecordingStore(space, lambda identity: base_url(http, port) + PATH.format(identity=identity))
+        store = RecordingStore(space, lambda identity: base_url(http, port) + PATH.format(identity=identity))
         runner = web.AppRunner(
-            application(shelf, http.max_listeners, is_ready),
+            application(store, http.max_listeners, is_ready),
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
             shutdown_timeout=SHUTDOWN_S,
@@ -49,10 +49,10 @@ async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> 
         await runner.setup()
         async with contextlib.AsyncExitStack() as stack:  # left from the last to the first
             stack.push_async_callback(runner.cleanup)
-            stack.callback(shelf.close)
+            stack.callback(store.close)
             stack.callback((await _accept(runner, listener)).close)
             log.info("listening on http://%s:%d, reached as %s", http.host, port, base_url(http, port))
-            yield shelf
+            yield store
 
 
 async def _accept(runner: web.AppRunner, listener: socket.socket) -> asyncio.Server:
@@ -82,9 +82,9 @@ def base_url(http: Http, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def application(shelf: RecordingStore, max_listeners: int, is_ready: Callable[[], bool]) -> web.Application:
+def application(store: RecordingStore, max_listeners: int, is_ready: Callable[[], bool]) -> web.Application:
     """All that can be asked for."""
-    pages = RequestHandler(shelf, max_listeners, is_ready)
+    pages = RequestHandler(store, max_listeners, is_ready)
     app = web.Application()
     app.add_routes([web.get(PATH, pages.audio), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)])
     return app
@@ -94,7 +94,7 @@ def application(shelf: RecordingStore, max_listeners: int, is_ready: Callable[[]
 class RequestHandler:
     """The answers."""
 
-    shelf: RecordingStore
+    store: RecordingStore
     max_listeners: int
     is_ready: Callable[[], bool]
 
@@ -110,12 +110,12 @@ class RequestHandler:
 
     async def audio(self, request: web.Request) -> web.StreamResponse:
         """A recording from its beginning, also while it grows; any part of it once it is complete."""
-        recording = self.shelf.find(request.match_info["identity"])
+        recording = self.store.find(request.match_info["identity"])
         if recording is None:
             raise web.HTTPNotFound(text="this announcement does not exist any more, or never did\n")
         if request.method == "HEAD":
             return _begun(recording, None)
-        if self.shelf.listeners >= self.max_listeners:
+        if self.store.listeners >= self.max_listeners:
             raise web.HTTPServiceUnavailable(text="too many listen already\n", headers={"Retry-After": "5"})
         with recording.listening():
             part = _asked(request, recording)

@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class Bridge:
-    """Sends what is in the outbox and hands on what arrives, whenever there is a broker."""
+    """Sends what is in the publisher and hands on what arrives, whenever there is a broker."""
 
-    def __init__(self, broker: Broker, outbox: Publisher, status_topic: str) -> None:
+    def __init__(self, broker: Broker, publisher: Publisher, status_topic: str) -> None:
         self._broker = broker
-        self._outbox = outbox
+        self._publisher = publisher
         self._status_topic = status_topic
         self._connection: MqttConnection | None = None
         self._connected_s: float | None = None
@@ -76,7 +76,7 @@ class Bridge:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(connection.alive(), name="connection")
-                    tasks.create_task(self._serve(connection, topics), name="outbox")
+                    tasks.create_task(self._serve(connection, topics), name="publisher")
             except ExceptionGroup as group:
                 if group.split(aiomqtt.MqttError)[1]:
                     raise
@@ -92,9 +92,9 @@ class Bridge:
         level = logging.INFO if self._is_news else logging.DEBUG
         log.log(level, "MQTT: connected to %s as %s", self._broker, self._broker.client_id)
         self._connection, self._connected_s = connection, time.monotonic()
-        self._outbox.show_again()
-        self._outbox.show(self._status_topic, ONLINE)
-        await self._outbox.send(lambda letter: self._post(connection, letter), _end_if_cancelled)
+        self._publisher.show_again()
+        self._publisher.show(self._status_topic, ONLINE)
+        await self._publisher.send(lambda message: self._post(connection, message), _end_if_cancelled)
 
     async def _subscribe(self, connection: MqttConnection, topics: Sequence[str]) -> None:
         answers = await connection.subscribe([(topic, 1) for topic in topics])
@@ -102,24 +102,24 @@ class Bridge:
             if isinstance(answer, ReasonCode) and answer.is_failure:
                 log.error("MQTT: %s does not let us listen to %s; look at its ACL", self._broker, topic)
 
-    async def _post(self, connection: MqttConnection, letter: Message) -> None:
+    async def _post(self, connection: MqttConnection, message: Message) -> None:
         properties = None
-        if letter.correlation is not None:
+        if message.correlation is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = letter.correlation
+            properties.CorrelationData = message.correlation
         await connection.publish(
-            letter.topic, letter.payload, qos=1 if letter.retain else 0, retain=letter.retain, properties=properties
+            message.topic, message.payload, qos=1 if message.retain else 0, retain=message.retain, properties=properties
         )
-        if letter.retain and connection.refusal:
+        if message.retain and connection.refusal:
             self._complain(
-                f"{self._broker} does not let us show {letter.topic} ({connection.refusal}); look at its ACL"
+                f"{self._broker} does not let us show {message.topic} ({connection.refusal}); look at its ACL"
             )
 
     async def _say_goodbye(self, connection: MqttConnection) -> None:
         """Publish the last events and `offline`: the will is sent only after an unclean disconnect."""
         with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await self._outbox.flush(lambda letter: self._post(connection, letter))
+                await self._publisher.flush(lambda message: self._post(connection, message))
                 await self._post(connection, Message(self._status_topic, OFFLINE, retain=True))
 
     def _complain(self, reason: str) -> None:

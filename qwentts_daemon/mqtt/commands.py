@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 class EventPublisher:
     """Publishes the events of announcements, also to the response topic of their sender."""
 
-    def __init__(self, topics: Topics, outbox: Publisher, hermes: Hermes) -> None:
+    def __init__(self, topics: Topics, publisher: Publisher, hermes: Hermes) -> None:
         self._topics = topics
-        self._outbox = outbox
+        self._publisher = publisher
         self.hermes = hermes
 
     def tell(self, announcement: Announcement, event: EventType, facts: Mapping[str, object]) -> None:
@@ -56,9 +56,9 @@ class EventPublisher:
 
     def _send(self, event: Mapping[str, object], reply_to: ReplyTo | None) -> None:
         payload = json.dumps(event, ensure_ascii=False).encode()
-        self._outbox.tell(Message(self._topics.event, payload))
+        self._publisher.tell(Message(self._topics.event, payload))
         if reply_to:
-            self._outbox.tell(Message(reply_to.topic, payload, correlation=reply_to.correlation))
+            self._publisher.tell(Message(reply_to.topic, payload, correlation=reply_to.correlation))
 
 
 class RejectionSummary:
@@ -106,17 +106,17 @@ class CommandHandler:
         self,
         announcer: Announcer,
         events: EventPublisher,
-        panel: EntityPublisher,
+        entities: EntityPublisher,
         preferences: PreferenceStore,
-        catalogue: Callable[[], VoiceCatalog],
+        catalog: Callable[[], VoiceCatalog],
         config: Announce,
         controls: DaemonControls,
     ) -> None:
         self._announcer = announcer
         self._events = events
-        self._panel = panel
+        self._entities = entities
         self._preferences = preferences
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._config = config
         self._controls = controls
         self._overflow = RejectionSummary(events)
@@ -124,9 +124,9 @@ class CommandHandler:
 
     def take(self, incoming: Incoming) -> None:
         """Execute it, or report to its sender why not."""
-        if incoming.topic == self._panel.birth_topic:
+        if incoming.topic == self._entities.birth_topic:
             if not incoming.retained:
-                self._panel.on_birth(incoming.payload)
+                self._entities.on_birth(incoming.payload)
             return
         if self._is_to_ignore(incoming):
             return
@@ -136,7 +136,7 @@ class CommandHandler:
         reply_to = self._reply_to(incoming)
         name: str | None = None
         try:
-            command = parse(self._panel.topics, incoming.topic, incoming.payload)
+            command = parse(self._entities.topics, incoming.topic, incoming.payload)
             name = command.id if isinstance(command, Say) else None
             self._obey(command, incoming, reply_to)
         except CommandError as error:
@@ -182,7 +182,7 @@ class CommandHandler:
         topic = incoming.response_topic
         if not topic or len(topic) > MAX_TOPIC_LENGTH or not topic.isprintable() or set(topic) & set("+#"):
             return None
-        if topic.startswith(("$", *self._panel.reserved_prefixes)):
+        if topic.startswith(("$", *self._entities.reserved_prefixes)):
             return None
         return ReplyTo(topic, incoming.correlation)
 
@@ -201,7 +201,7 @@ class CommandHandler:
             case ButtonPress(button):
                 self._press(button)
             case SettingChange(setting, value):
-                self._preferences.set(changed(self._preferences.current, setting, value, self._catalogue()))
+                self._preferences.set(changed(self._preferences.current, setting, value, self._catalog()))
 
     def _say(self, say: Say, incoming: Incoming, reply_to: ReplyTo | None) -> None:
         now_s = time.monotonic()
@@ -210,7 +210,7 @@ class CommandHandler:
         announcement = Announcement(
             id=say.id or secrets.token_hex(6),
             text=say.text,
-            request=request_for(say, preferences, self._catalogue()),
+            request=request_for(say, preferences, self._catalog()),
             targets=self._targets(say),
             urgency=Urgency[say.priority.upper()],
             volume=(preferences.volume if say.volume is None else say.volume) / 100,

@@ -43,7 +43,7 @@ class EngineFacts(Protocol):
 class EntitySources:
     """Where the published values come from; each is read when it is published."""
 
-    catalogue: Callable[[], VoiceCatalog]
+    catalog: Callable[[], VoiceCatalog]
     engine: EngineFacts
     activity: ReplyStats
 
@@ -60,13 +60,15 @@ class Device:
 class EntityPublisher:
     """Publishes discovery, preferences and state as retained messages."""
 
-    def __init__(self, device: Device, outbox: Publisher, sources: EntitySources, preferences: PreferenceStore) -> None:
+    def __init__(
+        self, device: Device, publisher: Publisher, sources: EntitySources, preferences: PreferenceStore
+    ) -> None:
         self._device = device
         self.topics = Topics(f"{device.config.base_topic}/{device.node}")
-        self._outbox = outbox
+        self._publisher = publisher
         self._sources = sources
         self._preferences = preferences
-        self._shown_catalogue: VoiceCatalog | None = None
+        self._shown_catalog: VoiceCatalog | None = None
         self._changed = asyncio.Event()
         sources.activity.watch = self._changed.set
         preferences.on_change = self._show_preferences
@@ -99,35 +101,35 @@ class EntityPublisher:
 
     def show(self, queue_depth: int) -> None:
         """Everything, as it is now."""
-        catalogue = self._sources.catalogue()
-        if catalogue is not self._shown_catalogue:
-            self._shown_catalogue = catalogue
+        catalog = self._sources.catalog()
+        if catalog is not self._shown_catalog:
+            self._shown_catalog = catalog
             self._show_device()
             self._show_preferences()
-        self._outbox.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
+        self._publisher.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
 
     def on_birth(self, payload: bytes) -> None:
         """Home Assistant has come up: show it everything again."""
         if payload == b"online":
-            asyncio.get_running_loop().call_later(random.uniform(*GREETING_DELAY_S), self._outbox.show_again)
+            asyncio.get_running_loop().call_later(random.uniform(*GREETING_DELAY_S), self._publisher.show_again)
 
     def _show_preferences(self) -> None:
         """A voice or style that is no longer there is shown as no choice."""
-        known = options(self._sources.catalogue())
+        known = options(self._sources.catalog())
         shown = {
             name: value if name not in known or value in known[name] else NONE[name]
             for name, value in self._preferences.current.words().items()
         }
-        self._outbox.show(self.topics.settings, json.dumps(shown, ensure_ascii=False).encode())
+        self._publisher.show(self.topics.settings, json.dumps(shown, ensure_ascii=False).encode())
 
     def _show_device(self) -> None:
         config, node = self._device.config, self._device.node
         topic = discovery_topic(config.discovery_prefix, node)
         if not config.discovery:
-            self._outbox.show(topic, b"")  # removes one that was shown before
+            self._publisher.show(topic, b"")  # removes one that was shown before
             return
-        message = device_message(node, self.topics, self._device.buttons, options(self._sources.catalogue()))
-        self._outbox.show(topic, json.dumps(message, ensure_ascii=False).encode())
+        message = device_message(node, self.topics, self._device.buttons, options(self._sources.catalog()))
+        self._publisher.show(topic, json.dumps(message, ensure_ascii=False).encode())
 
     def _state(self, queue_depth: int) -> Mapping[str, object]:
         activity, engine = self._sources.activity, self._sources.engine

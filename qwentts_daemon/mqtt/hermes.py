@@ -59,10 +59,10 @@ class Session:
 class Hermes:
     """The sites that are targets, and the requests of theirs that are under way."""
 
-    def __init__(self, sites: Mapping[str, str], outbox: Publisher, acks: PlayAcks) -> None:
+    def __init__(self, sites: Mapping[str, str], publisher: Publisher, acks: PlayAcks) -> None:
         """`sites`: the target of each site."""
         self._sites = dict(sites)
-        self._outbox = outbox
+        self._publisher = publisher
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._acks = acks
 
@@ -96,7 +96,7 @@ class Hermes:
     def answer(self, session: Session) -> None:
         """Publish that it is over; dialogues wait for that, also if nothing was played."""
         answer = {"id": session.id, "siteId": session.site, "sessionId": session.session}
-        self._outbox.tell(Message(SAY_FINISHED, json.dumps(answer).encode()))
+        self._publisher.tell(Message(SAY_FINISHED, json.dumps(answer).encode()))
 
     def played(self, payload: bytes) -> None:
         """Handle `playFinished` of a site; those of other sites are ignored."""

@@ -39,9 +39,9 @@ class Preferences:
         return {name: NONE.get(name, "") if value is None else value for name, value in asdict(self).items()}
 
 
-def options(catalogue: VoiceCatalog) -> dict[str, list[str]]:
+def options(catalog: VoiceCatalog) -> dict[str, list[str]]:
     """What can be chosen, for each preference that is a choice."""
-    entries = catalogue.entries
+    entries = catalog.entries
     return {
         "voice": [NONE["voice"], *(entry.id for entry in entries)],
         "language": [NONE["language"], *sorted({tag for entry in entries for tag in entry.languages})],
@@ -49,11 +49,11 @@ def options(catalogue: VoiceCatalog) -> dict[str, list[str]]:
     }
 
 
-def changed(preferences: Preferences, name: str, value: str, catalogue: VoiceCatalog) -> Preferences:
+def changed(preferences: Preferences, name: str, value: str, catalog: VoiceCatalog) -> Preferences:
     """With another value for one of them. Raises CommandError."""
     if name == "volume":
         return replace(preferences, volume=_volume(value))
-    known = options(catalogue)[name]
+    known = options(catalog)[name]
     if value not in known:
         raise CommandError(f"{name}: {value!r:.80} is not one of {', '.join(known[:12])}{', …' * (len(known) > 12)}")
     choice: dict[str, Any] = {name: None if value == NONE[name] else value}
@@ -70,7 +70,7 @@ def _volume(value: str) -> int:
     return volume
 
 
-def request_for(say: Say, preferences: Preferences, catalogue: VoiceCatalog) -> SynthesisRequest:
+def request_for(say: Say, preferences: Preferences, catalog: VoiceCatalog) -> SynthesisRequest:
     """How a text is to be spoken. A preference that does not fit is left out; a wish that does not raises SpeechError.
 
     A voice that is named brings its own style, if any.
@@ -79,12 +79,12 @@ def request_for(say: Say, preferences: Preferences, catalogue: VoiceCatalog) -> 
     style = say.style or (None if say.voice else preferences.style)
     for wish in itertools.product((voice, say.voice), (style, say.style), (language, say.language)):
         with contextlib.suppress(SpeechError):
-            return _instructed(catalogue, catalogue.resolve(wish[0], wish[2], wish[1]), say)
-    return _instructed(catalogue, catalogue.resolve(say.voice, say.language, say.style), say)
+            return _instructed(catalog, catalog.resolve(wish[0], wish[2], wish[1]), say)
+    return _instructed(catalog, catalog.resolve(say.voice, say.language, say.style), say)
 
 
-def _instructed(catalogue: VoiceCatalog, request: SynthesisRequest, say: Say) -> SynthesisRequest:
-    return catalogue.instructed(request, say.instruct) if say.instruct else request
+def _instructed(catalog: VoiceCatalog, request: SynthesisRequest, say: Say) -> SynthesisRequest:
+    return catalog.instructed(request, say.instruct) if say.instruct else request
 
 
 class PreferencesFile:

@@ -33,7 +33,7 @@ class Publisher:
     def __init__(self) -> None:
         self._shown: dict[str, bytes] = {}
         self._unsent: dict[str, None] = {}
-        self._letters: deque[tuple[float, Message]] = deque()
+        self._messages: deque[tuple[float, Message]] = deque()
         self._news = asyncio.Event()
         self.lost = 0
 
@@ -49,12 +49,12 @@ class Publisher:
         self._unsent |= dict.fromkeys(self._shown)
         self._news.set()
 
-    def tell(self, letter: Message) -> None:
+    def tell(self, message: Message) -> None:
         """Queue a message that is not retained; if there are too many, the oldest is dropped."""
-        if len(self._letters) >= MAX_WAITING:
-            self._letters.popleft()
+        if len(self._messages) >= MAX_WAITING:
+            self._messages.popleft()
             self.lost += 1
-        self._letters.append((time.monotonic(), letter))
+        self._messages.append((time.monotonic(), message))
         self._news.set()
 
     async def send(self, publish: Callable[[Message], Awaitable[None]], check: Callable[[], None]) -> None:
@@ -62,7 +62,7 @@ class Publisher:
         while True:
             await self.flush(publish, check)
             self._news.clear()
-            if not (self._unsent or self._letters):
+            if not (self._unsent or self._messages):
                 await self._news.wait()
 
     async def flush(
@@ -72,7 +72,7 @@ class Publisher:
         if self.lost:
             log.warning("MQTT: %d messages were dropped: too many at once, or no broker took them", self.lost)
             self.lost = 0
-        while self._unsent or self._letters:
+        while self._unsent or self._messages:
             while self._unsent:
                 topic = next(iter(self._unsent))
                 payload = self._shown[topic]
@@ -80,10 +80,10 @@ class Publisher:
                 if self._shown[topic] == payload:
                     del self._unsent[topic]
                 check()
-            if self._letters:
-                written_s, letter = first = self._letters[0]
+            if self._messages:
+                written_s, message = first = self._messages[0]
                 if time.monotonic() - written_s <= STALE_AFTER_S:
-                    await publish(letter)
-                if self._letters and self._letters[0] is first:
-                    self._letters.popleft()
+                    await publish(message)
+                if self._messages and self._messages[0] is first:
+                    self._messages.popleft()
                 check()

@@ -36,36 +36,36 @@ class Dependencies:
     """What announcements need of the rest of the daemon."""
 
     speaker: Synthesizer
-    catalogue: Callable[[], VoiceCatalog]
-    shelf: RecordingStore | None
+    catalog: Callable[[], VoiceCatalog]
+    store: RecordingStore | None
     controls: DaemonControls
 
 
 @contextlib.asynccontextmanager
-async def announcing(config: Config, around: Dependencies) -> AsyncIterator[Announcer]:
+async def announcing(config: Config, dependencies: Dependencies) -> AsyncIterator[Announcer]:
     """Serve announcements over MQTT while the context is open; call `drain` before its end. Raises ConfigError."""
     client_id = config.mqtt.client_id or f"qwentts-{node_id(config.mqtt)}"
-    broker, outbox = make_broker(config.mqtt, client_id), Publisher()
+    broker, publisher = make_broker(config.mqtt, client_id), Publisher()
     preferences = PreferenceStore(PreferencesFile(preferences_path(os.environ)))
-    panel = _panel(config.mqtt, outbox, around, preferences)
-    bridge = Bridge(broker, outbox, panel.topics.status)
+    entities = _entities(config.mqtt, publisher, dependencies, preferences)
+    bridge = Bridge(broker, publisher, entities.topics.status)
     acks = PlayAcks()
-    hermes = _hermes(config.announce, outbox, acks)
-    outlets = _outlets(config, Services(bridge.publish, panel.topics.base, around.shelf, acks))
+    hermes = _hermes(config.announce, publisher, acks)
+    outlets = _outlets(config, Services(bridge.publish, entities.topics.base, dependencies.store, acks))
     chime, turns = _chime(config.announce), asyncio.Semaphore(config.announce.max_jobs)
-    events = EventPublisher(panel.topics, outbox, hermes)
+    events = EventPublisher(entities.topics, publisher, hermes)
     async with asyncio.TaskGroup() as tasks:
         announcer = Announcer(
-            PlaybackContext(around.speaker, turns, chime, events.tell, tasks), outlets, config.announce
+            PlaybackContext(dependencies.speaker, turns, chime, events.tell, tasks), outlets, config.announce
         )
         commands = CommandHandler(
-            announcer, events, panel, preferences, around.catalogue, config.announce, around.controls
+            announcer, events, entities, preferences, dependencies.catalog, config.announce, dependencies.controls
         )
-        subscriptions = [*panel.subscriptions, *hermes.topics]
-        panel.show(announcer.depth)
+        subscriptions = [*entities.subscriptions, *hermes.topics]
+        entities.show(announcer.depth)
         running = [
             tasks.create_task(bridge.run(commands.take, subscriptions), name="mqtt bridge"),
-            tasks.create_task(panel.run(lambda: announcer.depth), name="mqtt panel"),
+            tasks.create_task(entities.run(lambda: announcer.depth), name="mqtt entities"),
             tasks.create_task(preferences.save_changes(), name="preferences"),
         ]
         try:
@@ -76,19 +76,21 @@ async def announcing(config: Config, around: Dependencies) -> AsyncIterator[Anno
                 task.cancel()
 
 
-def _panel(config: Mqtt, outbox: Publisher, around: Dependencies, preferences: PreferenceStore) -> EntityPublisher:
-    sources = EntitySources(around.catalogue, around.speaker.pool.primary, around.speaker.activity)
-    device = Device(config, node_id(config), around.controls.buttons)
-    return EntityPublisher(device, outbox, sources, preferences)
+def _entities(
+    config: Mqtt, publisher: Publisher, dependencies: Dependencies, preferences: PreferenceStore
+) -> EntityPublisher:
+    sources = EntitySources(dependencies.catalog, dependencies.speaker.pool.primary, dependencies.speaker.activity)
+    device = Device(config, node_id(config), dependencies.controls.buttons)
+    return EntityPublisher(device, publisher, sources, preferences)
 
 
-def _hermes(config: Announce, outbox: Publisher, acks: PlayAcks) -> Hermes:
+def _hermes(config: Announce, publisher: Publisher, acks: PlayAcks) -> Hermes:
     """Raises ConfigError when two targets are one site."""
     sites: dict[str, str] = {}
     for name, target in config.targets.items():
         if isinstance(target, HermesTarget) and sites.setdefault(target.site, name) != name:
             raise ConfigError(f"announce.targets.{name}: the site {target.site} is already {sites[target.site]}")
-    return Hermes(sites, outbox, acks)
+    return Hermes(sites, publisher, acks)
 
 
 def _chime(config: Announce) -> Chime:

@@ -15,18 +15,18 @@ from .base import Report
 
 
 class UrlSink:
-    """Recordings on the shelf of the HTTP server."""
+    """Recordings on the store of the HTTP server."""
 
-    def __init__(self, target: UrlTarget, shelf: RecordingStore) -> None:
+    def __init__(self, target: UrlTarget, store: RecordingStore) -> None:
         self._timeout_s = target.timeout
-        self._shelf = shelf
+        self._store = store
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
         """See `Sink`. Reports the address before it takes the first of the sound.
 
         Ends once a player has had time to play it. An address that is never fetched is a SinkError, but stays valid.
         """
-        with offered(self._shelf) as recording:
+        with offered(self._store) as recording:
             report({"url": recording.url})
             async for piece in pcm:
                 _append(recording, piece)  # at once: players fetch at their own pace
@@ -47,10 +47,10 @@ class UrlSink:
 
 
 @contextlib.contextmanager
-def offered(shelf: RecordingStore) -> Iterator[StoredRecording]:
+def offered(store: RecordingStore) -> Iterator[StoredRecording]:
     """A new recording, withdrawn when it fails or is cancelled. Raises SinkError."""
     try:
-        recording = shelf.begin()
+        recording = store.begin()
     except RecordingError as error:
         raise SinkError(str(error)) from error
     try:

@@ -14,15 +14,15 @@ _ATTRIBUTION = Attribution("Qwen3-TTS and eSpeak NG", "https://github.com/QwenLM
 
 
 @functools.lru_cache(maxsize=1)
-def info_bytes(catalogue: VoiceCatalog, program_name: str) -> bytes:
-    """The info event of a catalogue, encoded; Home Assistant asks for it every 30 s."""
+def info_bytes(catalog: VoiceCatalog, program_name: str) -> bytes:
+    """The info event of a catalog, encoded; Home Assistant asks for it every 30 s."""
     program = TtsProgram(
         name=program_name,
         attribution=_ATTRIBUTION,
         installed=True,
         description="A natural voice on your own machine",
         version=__version__,
-        voices=[_voice(entry) for entry in catalogue.entries],
+        voices=[_voice(entry) for entry in catalog.entries],
         supports_synthesize_streaming=True,
     )
     return encode_event(Info(tts=[program]).event())

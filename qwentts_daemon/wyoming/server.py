@@ -52,11 +52,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What every connection needs. Configuration and `catalogue` may change, so read both for each request."""
+    """What every connection needs. Configuration and `catalog` may change, so read both for each request."""
 
     live: LiveConfig
     synthesizer: Synthesizer
-    catalogue: Callable[[], VoiceCatalog]
+    catalog: Callable[[], VoiceCatalog]
     addresses: ClientLimiter
 
     @property
@@ -177,7 +177,7 @@ class WyomingConnection:
         self._reader = reader
         self._writer = writer
         self._half_close = half_close
-        self._exchange = SpeechExchange(lambda *voice: service.catalogue().resolve(*voice))
+        self._exchange = SpeechExchange(lambda *voice: service.catalog().resolve(*voice))
         self._reply: Reply | None = None  # the last one
         self._speech: asyncio.Task[None] | None = None  # sends its audio
         self._idle = asyncio.timeout(None)
@@ -269,7 +269,7 @@ class WyomingConnection:
             case CountRequest():
                 self._service.addresses.count_request(self.address)
             case SendInfo():
-                self._writer.write(info_bytes(self._service.catalogue(), self._service.config.name))
+                self._writer.write(info_bytes(self._service.catalog(), self._service.config.name))
                 await self._drain()
             case Send(event):
                 await self._send(event)

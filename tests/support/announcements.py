@@ -115,20 +115,22 @@ class House:
     def __init__(self, tasks, directory: Path, loudspeakers, announce, controls) -> None:
         self.engine = ToneEngine()
         self.loudspeakers = loudspeakers
-        self.outbox = Publisher()
+        self.publisher = Publisher()
         targets = {name: WavTarget(type="wav", directory="/") for name in loudspeakers}
         config = Announce(targets=targets, **announce)
         speaker = Synthesizer(self.engine, LiveConfig(Config))
-        catalogue = VoiceCatalog(VOICES, Voices())
-        sources = EntitySources(lambda: catalogue, self.engine, speaker.activity)
+        catalog = VoiceCatalog(VOICES, Voices())
+        sources = EntitySources(lambda: catalog, self.engine, speaker.activity)
         self.preferences = PreferenceStore(PreferencesFile(directory / "preferences.json"))
-        self.panel = EntityPublisher(Device(Mqtt(), "test", controls.buttons), self.outbox, sources, self.preferences)
-        events = EventPublisher(self.panel.topics, self.outbox, Hermes({}, self.outbox, PlayAcks()))
+        self.entities = EntityPublisher(
+            Device(Mqtt(), "test", controls.buttons), self.publisher, sources, self.preferences
+        )
+        events = EventPublisher(self.entities.topics, self.publisher, Hermes({}, self.publisher, PlayAcks()))
         outlets = {name: TargetSink(targets[name], sink) for name, sink in loudspeakers.items()}
         stage = PlaybackContext(speaker, asyncio.Semaphore(config.max_jobs), chime(), events.tell, tasks)
         self.announcer = Announcer(stage, outlets, config)
         self.commands = CommandHandler(
-            self.announcer, events, self.panel, self.preferences, lambda: catalogue, config, controls
+            self.announcer, events, self.entities, self.preferences, lambda: catalog, config, controls
         )
         self.letters = []
 
@@ -141,8 +143,8 @@ class House:
         self.send("say/set", json.dumps({"text": text, "id": name, **wishes}).encode())
 
     def _collect(self):
-        self.letters += [letter for _, letter in self.outbox._letters]
-        self.outbox._letters.clear()
+        self.letters += [letter for _, letter in self.publisher._letters]
+        self.publisher._letters.clear()
 
     def events(self, name=None):
         """Return the events published so far."""

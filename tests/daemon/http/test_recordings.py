@@ -16,19 +16,19 @@ from qwentts_daemon.http.recordings import MAX_RECORDINGS, RecordingError, Recor
 RATE = 24_000
 
 
-def shelf(directory, max_bytes=1_000_000, keep_s=60.0):
+def store(directory, max_bytes=1_000_000, keep_s=60.0):
     return RecordingStore(StorageLimits(directory, max_bytes, keep_s), lambda identity: f"http://host/{identity}")
 
 
-def complete(shelf, size):
-    recording = shelf.begin()
+def complete(store, size):
+    recording = store.begin()
     recording.append(Pcm(RATE, bytes(size)))
     recording.complete()
     return recording
 
 
 async def test_complete_recording_expires(tmp_path):
-    one = shelf(tmp_path, keep_s=0.05)
+    one = store(tmp_path, keep_s=0.05)
     recording = complete(one, 2_000)
     with recording.listening():
         await asyncio.sleep(0.1)  # its time, not a wait for something to happen
@@ -38,7 +38,7 @@ async def test_complete_recording_expires(tmp_path):
 
 
 async def test_oldest_unread_recording_is_evicted(tmp_path):
-    one = shelf(tmp_path)
+    one = store(tmp_path)
     heard, oldest, newer = (complete(one, 240_000) for _ in range(3))
     with heard.listening():
         newest = complete(one, 400_000)
@@ -56,7 +56,7 @@ def small_disk(tmp_path):
 
 
 async def test_full_disk_evicts_oldest_recording(small_disk):
-    one = shelf(small_disk)
+    one = store(small_disk)
     oldest, newer, newest = (complete(one, 200_000) for _ in range(3))
     assert [one.find(each.identity) for each in (oldest, newer, newest)] == [None, newer, newest]
     assert newest.read(HEADER_BYTES, 300_000) == bytes(200_000)
@@ -67,14 +67,14 @@ async def test_full_disk_evicts_oldest_recording(small_disk):
 
 
 async def test_recordings_in_use_are_not_evicted(tmp_path):
-    one = shelf(tmp_path)
+    one = store(tmp_path)
     one.begin().append(Pcm(RATE, bytes(500_000)))
     with complete(one, 400_000).listening(), pytest.raises(RecordingError, match=r"used up.*http\.cache_megabytes"):
         one.begin().append(Pcm(RATE, bytes(200_000)))
 
 
 async def test_recordings_are_limited_in_number(tmp_path):
-    one = shelf(tmp_path)
+    one = store(tmp_path)
     first = complete(one, 10)
     for _ in range(MAX_RECORDINGS):
         one.begin()
@@ -86,7 +86,7 @@ async def test_recordings_are_limited_in_number(tmp_path):
 
 async def test_store_error_names_unwritable_directory(tmp_path):
     with pytest.raises(RecordingError, match=r"none: No such file or directory \(http\.cache_dir\)"):
-        shelf(tmp_path / "none").begin()
+        store(tmp_path / "none").begin()
 
 
 STEPS = ["begin", "append", "complete", "withdraw", "hear", "leave"]
@@ -95,7 +95,7 @@ STEPS = ["begin", "append", "complete", "withdraw", "hear", "leave"]
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9)), max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_store_accounting_holds_for_any_history(tmp_path_factory, steps):
-    asyncio.run(whatever_happens(shelf(tmp_path_factory.mktemp("shelf"), 2_000), steps))
+    asyncio.run(whatever_happens(store(tmp_path_factory.mktemp("store"), 2_000), steps))
 
 
 async def whatever_happens(one, steps):

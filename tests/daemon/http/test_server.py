@@ -1,4 +1,4 @@
-"""Announcements at an address: a real server, real listeners, and the sink that fills its shelf."""
+"""Announcements at an address: a real server, real listeners, and the sink that fills its store."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ from tests.support.sinks import RATE, Facts, Tap, cut, file_size_limit, pcm, ton
 class House:
     """A server, a client, and targets of type url."""
 
-    def __init__(self, shelf, client):
-        self.shelf, self.client = shelf, client
+    def __init__(self, store, client):
+        self.store, self.client = store, client
         self.ready = False
 
     def sink(self, timeout=5.0):
-        return make_sink("media", UrlTarget(type="url", timeout=timeout), Services(http=self.shelf))
+        return make_sink("media", UrlTarget(type="url", timeout=timeout), Services(http=self.store))
 
     async def get(self, url, method="GET", **headers):
         async with self.client.request(method, url, headers=headers) as response:
@@ -42,8 +42,8 @@ class House:
 @contextlib.asynccontextmanager
 async def house(tmp_path, **settings):
     http = Http(host="127.0.0.1", port=0, **settings)
-    async with serving(http, tmp_path / "cache", lambda: made.ready) as shelf, aiohttp.ClientSession() as client:
-        made = House(shelf, client)
+    async with serving(http, tmp_path / "cache", lambda: made.ready) as store, aiohttp.ClientSession() as client:
+        made = House(store, client)
         yield made
 
 
@@ -65,7 +65,7 @@ class Playing:
 
 def complete(house, speech=b""):
     """A recording that is complete, without a sink."""
-    recording = house.shelf.begin()
+    recording = house.store.begin()
     recording.append(Pcm(RATE, speech or tone(1_000)))
     recording.complete()
     return recording
@@ -132,7 +132,7 @@ def test_wave_module_reads_header_of_unknown_length():
 
 async def test_urls_are_random_and_unknown_paths_return_404(tmp_path):
     async with house(tmp_path) as home:
-        urls = {home.shelf.begin().url for _ in range(20)}
+        urls = {home.store.begin().url for _ in range(20)}
         assert len(urls) == 20
         assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/audio/[A-Za-z0-9_-]{22}\.wav", url) for url in urls)
         base = min(urls).rpartition("/")[0]
@@ -185,7 +185,7 @@ async def test_if_range_with_other_etag_returns_whole_recording(tmp_path):
 
 async def test_range_request_on_growing_recording_returns_all_of_it(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin()
+        recording = home.store.begin()
         recording.append(Pcm(RATE, tone(100)))
         async with home.client.get(recording.url, headers={"Range": "bytes=10-"}) as response:
             assert (response.status, response.headers["Accept-Ranges"]) == (200, "none")
@@ -195,7 +195,7 @@ async def test_range_request_on_growing_recording_returns_all_of_it(tmp_path):
 
 async def test_head_returns_known_length_and_does_not_count_as_fetch(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin()
+        recording = home.store.begin()
         recording.append(Pcm(RATE, tone(10)))
         growing, _ = await home.get(recording.url, "HEAD")
         recording.complete()
@@ -208,7 +208,7 @@ async def test_head_returns_known_length_and_does_not_count_as_fetch(tmp_path):
 
 async def test_http_1_0_response_ends_with_the_connection(tmp_path):
     async with house(tmp_path) as home:
-        recording = home.shelf.begin()
+        recording = home.store.begin()
         recording.append(Pcm(RATE, tone(100)))
         port = int(recording.url.split(":")[2].split("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -233,7 +233,7 @@ async def test_cancel_breaks_off_downloads_and_removes_url(tmp_path):
             with pytest.raises(aiohttp.ClientError):
                 await response.read()
         assert (await home.get(url))[0].status == 404
-        assert (home.shelf.used_bytes, home.shelf.listeners) == (0, 0)
+        assert (home.store.used_bytes, home.store.listeners) == (0, 0)
 
 
 async def test_cancel_during_playback_removes_url(tmp_path):
@@ -286,7 +286,7 @@ async def test_url_sink_waits_for_the_duration_of_the_audio(tmp_path):
 async def test_server_shutdown_breaks_off_downloads(tmp_path):
     async with aiohttp.ClientSession() as client:
         async with house(tmp_path) as home:
-            recording = home.shelf.begin()
+            recording = home.store.begin()
             recording.append(Pcm(RATE, tone(100)))
             response = await client.get(recording.url)
             await response.content.readexactly(HEADER_BYTES + 200)
@@ -307,12 +307,12 @@ async def test_client_disconnect_does_not_affect_other_clients(tmp_path):
             playing.tap.end()
             assert await stays.read() == header(RATE, None) + tone(100) * 2
         await playing.task
-        assert home.shelf.listeners == 0
+        assert home.store.listeners == 0
 
 
 async def test_server_rejects_more_than_max_listeners(tmp_path):
     async with house(tmp_path, max_listeners=1) as home:
-        recording = home.shelf.begin()
+        recording = home.store.begin()
         recording.append(Pcm(RATE, tone(10)))
         async with home.client.get(recording.url) as first:
             await first.content.readexactly(HEADER_BYTES)
@@ -325,7 +325,7 @@ async def test_server_rejects_more_than_max_listeners(tmp_path):
 
 async def test_idle_connections_are_limited(tmp_path):
     async with house(tmp_path) as home, contextlib.AsyncExitStack() as stack:
-        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
+        port = int(home.store.begin().url.split(":")[2].split("/")[0])
         for _ in range(MAX_CONNECTIONS):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
@@ -340,14 +340,14 @@ async def test_recording_beyond_cache_size_fails_and_frees_its_space(tmp_path):
             SinkError, match=r"the space for announcements is used up \(1000000 bytes\); see http\.cache"
         ):
             await home.sink().play("a1", pcm(*[bytes(300_000)] * 5), Facts())
-        assert home.shelf.used_bytes == 0
+        assert home.store.used_bytes == 0
 
 
 async def test_full_disk_error_names_cache_dir(tmp_path):
     async with house(tmp_path) as home:
         with file_size_limit(1_000), pytest.raises(SinkError, match=r"cache: File too large \(http\.cache_dir\)"):
             await home.sink().play("a1", pcm(tone(400), tone(400)), Facts())
-        assert home.shelf.used_bytes == 0
+        assert home.store.used_bytes == 0
 
 
 async def test_cache_directory_is_private_and_stays_empty(tmp_path):
@@ -359,7 +359,7 @@ async def test_cache_directory_is_private_and_stays_empty(tmp_path):
 
 async def test_health_and_readiness_routes(tmp_path):
     async with house(tmp_path) as home:
-        base = home.shelf.begin().url.partition("/audio/")[0]
+        base = home.store.begin().url.partition("/audio/")[0]
         assert (await home.get(f"{base}/healthz"))[1] == b"ok\n"
         loading, _ = await home.get(f"{base}/readyz")
         home.ready = True
@@ -386,7 +386,7 @@ def test_base_url_replaces_wildcard_host_with_reachable_address():
 
 async def test_server_start_error_names_setting(tmp_path):
     async with house(tmp_path) as home:
-        port = int(home.shelf.begin().url.split(":")[2].split("/")[0])
+        port = int(home.store.begin().url.split(":")[2].split("/")[0])
         with pytest.raises(StartError, match=r"in use already; choose another port \(http\.port\)"):
             async with serving(Http(host="127.0.0.1", port=port), tmp_path / "cache", bool):
                 pass

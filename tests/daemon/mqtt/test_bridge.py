@@ -352,7 +352,7 @@ async def test_bridge_keeps_running_without_any_voice(tmp_path):
                 assert (await speak(speaking, "Here I am.")).seconds
                 (tmp_path / "voices" / "anna").rmdir()
                 assert (await speak(speaking, "I am gone.")).code == "voice-not-found"
-                await heard.send("volume/set", "30")  # needs the catalogue, as the panel does
+                await heard.send("volume/set", "30")  # needs the catalog, as the entities does
                 await heard.shown("settings", volume=30)
                 (tmp_path / "voices" / "bert").mkdir()
                 topic = "homeassistant/device/qwentts_test/config"

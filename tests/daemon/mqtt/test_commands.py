@@ -100,7 +100,7 @@ async def test_buttons_run_available_controls(tmp_path):
         made.send("unload")
         assert pressed == ["reload"]
         assert made.events()[0]["error"] == "there is no 'unload' here"
-        assert made.panel.subscriptions == [
+        assert made.entities.subscriptions == [
             *(f"qwentts/test/{name}" for name in ("say/set", "stop", "clear", "reload")),
             *(f"qwentts/test/{name}/set" for name in ("voice", "language", "style", "volume")),
             "homeassistant/status",

@@ -87,8 +87,8 @@ async def test_say_for_other_sites_or_invalid_is_ignored(house):
 
 
 async def test_open_sessions_are_bounded():
-    outbox = Publisher()
-    hermes = Hermes({"kitchen": "rhasspy"}, outbox, PlayAcks())
+    publisher = Publisher()
+    hermes = Hermes({"kitchen": "rhasspy"}, publisher, PlayAcks())
     (_, session) = hermes.asked(b'{"text": "Hi.", "siteId": "kitchen"}')
     for number in range(1_000):
         hermes.begin(str(number), session)
@@ -99,7 +99,7 @@ async def test_open_sessions_are_bounded():
     async def publish(letter):
         sent.append(letter.topic)
 
-    await outbox.flush(publish)
+    await publisher.flush(publish)
     assert sent == ["hermes/tts/sayFinished"]
 
 

@@ -16,7 +16,7 @@ CONFIG = Voices(
     styles={"whisper": "Whisper."},
     aliases={"kitchen": "ryan+whisper@de-DE", "boss": "anna", "Big_Boss": "anna"},
 )
-catalogue = VoiceCatalog([ANNA, RYAN], CONFIG)
+catalog = VoiceCatalog([ANNA, RYAN], CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ catalogue = VoiceCatalog([ANNA, RYAN], CONFIG)
     ],
 )
 def test_resolve_splits_id_into_voice_language_and_style(asked, expected):
-    assert catalogue.resolve(**asked) == expected
+    assert catalog.resolve(**asked) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_resolve_splits_id_into_voice_language_and_style(asked, expected):
 )
 def test_resolve_rejects_unknown_name_with_suggestion(asked, code, hint):
     with pytest.raises(SpeechError, match=hint) as refused:
-        catalogue.resolve(**asked)
+        catalog.resolve(**asked)
     assert refused.value.code == code
 
 
@@ -76,17 +76,17 @@ def test_catalog_lists_unique_ids_that_resolve_to_their_language(config):
 
 
 def test_catalog_lists_default_first_then_variants_and_aliases():
-    assert [entry.id for entry in catalogue.entries] == [
+    assert [entry.id for entry in catalog.entries] == [
         "ryan", "anna", "ryan@de-DE", "ryan+whisper", "kitchen", "boss", "Big_Boss",
     ]  # fmt: skip
 
 
 def test_resolve_accepts_every_listed_id_style_and_language():
-    for entry in catalogue.entries:
+    for entry in catalog.entries:
         for style in (None, *entry.styles):
-            catalogue.resolve(entry.id, speaker=style)
+            catalog.resolve(entry.id, speaker=style)
         for language in entry.languages:
-            assert catalogue.resolve(entry.id, language).language == language
+            assert catalog.resolve(entry.id, language).language == language
 
 
 def test_resolve_uses_configured_language_only_where_voice_speaks_it():
@@ -184,7 +184,7 @@ def test_catalog_rejects_empty_list_of_voices():
 @given(st.text(max_size=20), st.none() | st.text(max_size=10), st.none() | st.text(max_size=10))
 def test_resolve_returns_or_raises_speech_error_for_any_input(name, language, speaker):
     try:
-        catalogue.resolve(name, language, speaker)
+        catalog.resolve(name, language, speaker)
     except SpeechError as error:
         assert error.code in (Code.VOICE_NOT_FOUND, Code.LANGUAGE_NOT_SUPPORTED)
 

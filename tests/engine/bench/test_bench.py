@@ -73,9 +73,9 @@ def test_frame_bytes_shrink_with_larger_chunks_and_smaller_types(config: ModelCo
 
 def test_trace_without_late_chunks_has_no_underrun() -> None:
     take = RequestTrace(began_s=10.0)
-    take.hear(10.02, 0.08, None)
-    take.hear(10.05, 0.16, 0.04)
-    take.hear(10.26, 0.08, 0.0)  # the very moment at which it is needed
+    take.receive(10.02, 0.08, None)
+    take.receive(10.05, 0.16, 0.04)
+    take.receive(10.26, 0.08, 0.0)  # the very moment at which it is needed
     assert (take.underruns, take.frames, take.chunks) == (0, 4, 3)
     assert take.first_pcm_ms == pytest.approx(20)
     assert take.first_audible_ms == pytest.approx(140)  # second chunk, which waits for the first to be played
@@ -85,10 +85,10 @@ def test_trace_without_late_chunks_has_no_underrun() -> None:
 
 def test_trace_counts_late_chunk_as_underrun_and_delays_playback() -> None:
     take = RequestTrace(began_s=0.0)
-    take.hear(1.0, 0.08, 0.0)
-    take.hear(1.2, 0.08, 0.0)
-    take.hear(1.27, 0.08, 0.0)
-    take.hear(1.5, 0.08, 0.0)
+    take.receive(1.0, 0.08, 0.0)
+    take.receive(1.2, 0.08, 0.0)
+    take.receive(1.27, 0.08, 0.0)
+    take.receive(1.5, 0.08, 0.0)
     assert take.underruns == 2
     assert take.late_s == pytest.approx(1.5 - 1.36)
     assert take.first_audible_ms == pytest.approx(1000)
@@ -114,8 +114,8 @@ def test_most_at_once_counts_overlapping_intervals() -> None:
 
 def test_load_figures_count_served_refused_and_failed_requests() -> None:
     takes = [RequestTrace(0.0), RequestTrace(1.0)]
-    takes[0].hear(0.5, 1.0, 0.0)
-    takes[1].hear(2.0, 3.0, None)
+    takes[0].receive(0.5, 1.0, 0.0)
+    takes[1].receive(2.0, 3.0, None)
     figures = load_figures(takes, refused=2, failed=1)
     assert figures["audio_s_per_s"] == pytest.approx(2.0)
     assert (figures["served"], figures["refused"], figures["failed"], figures["in_flight_max"]) == (2, 2, 1, 1)

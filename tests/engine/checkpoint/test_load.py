@@ -183,7 +183,7 @@ def test_download_error_names_remedy(monkeypatch: pytest.MonkeyPatch, error: Exc
 
 
 def test_find_checkpoint_offline_without_cache_names_remedy(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="give the path of a copied directory"):
+    with pytest.raises(DownloadError, match="pass the path of a copied directory"):
         find_checkpoint(HUB_ID, offline=True, cache=tmp_path)
 
 
