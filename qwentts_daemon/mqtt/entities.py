@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -20,8 +19,7 @@ from .preferences import NONE, PreferenceStore, options
 from .publisher import Publisher
 
 STATE_INTERVAL_S = 1.0
-LOOK_EVERY_S = 5.0
-"""GPU memory and the voices change without a notification, so they are polled."""
+"""Workers, GPU memory and voices change without a notification, so the state is polled; only changes are published."""
 GREETING_DELAY_S = (1.0, 3.0)
 """Home Assistant has just started: it is not flooded by all its devices at once."""
 
@@ -69,8 +67,6 @@ class EntityPublisher:
         self._sources = sources
         self._preferences = preferences
         self._shown_catalog: VoiceCatalog | None = None
-        self._changed = asyncio.Event()
-        sources.activity.watch = self._changed.set
         preferences.on_change = self._show_preferences
 
     @property
@@ -90,17 +86,13 @@ class EntityPublisher:
         return (f"{config.base_topic}/", f"{config.discovery_prefix}/", "hermes/", self.birth_topic)
 
     async def run(self, queue_depth: Callable[[], int]) -> None:
-        """Show what changes, at most once a second, until cancelled."""
+        """Publish what has changed, once a second, until cancelled."""
         while True:
-            self._changed.clear()
             self.show(queue_depth())
             await asyncio.sleep(STATE_INTERVAL_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._changed.wait()
 
     def show(self, queue_depth: int) -> None:
-        """Everything, as it is now."""
+        """Set the retained values to the present state; unchanged ones are not published."""
         catalog = self._sources.catalog()
         if catalog is not self._shown_catalog:
             self._shown_catalog = catalog
@@ -109,12 +101,12 @@ class EntityPublisher:
         self._publisher.show(self.topics.state, json.dumps(self._state(queue_depth)).encode())
 
     def on_birth(self, payload: bytes) -> None:
-        """Home Assistant has come up: show it everything again."""
+        """Publish everything again after Home Assistant has started."""
         if payload == b"online":
             asyncio.get_running_loop().call_later(random.uniform(*GREETING_DELAY_S), self._publisher.show_again)
 
     def _show_preferences(self) -> None:
-        """A voice or style that is no longer there is shown as no choice."""
+        """Publish the preferences; a voice or style that no longer exists counts as not chosen."""
         known = options(self._sources.catalog())
         shown = {
             name: value if name not in known or value in known[name] else NONE[name]
