@@ -1,4 +1,4 @@
-"""Speaks announcements: keeps their line, and for each target one task that plays the next of them."""
+"""Speaks announcements: keeps the queue, and one task for each target that plays the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT_BYTES = 64 << 20
 
 
 class Announcer:
-    """`say` puts in line; each target plays what is next for it, until `close`."""
+    """`say` queues an announcement; each target plays its next one, until `close`."""
 
     def __init__(self, stage: PlaybackContext, outlets: Mapping[str, TargetSink], config: Announce) -> None:
         self._stage = stage
@@ -38,7 +38,7 @@ class Announcer:
 
     @property
     def depth(self) -> int:
-        """How many wait, at least on one target."""
+        """Return how many announcements wait on at least one target."""
         return len(self._line)
 
     def require_place(self, name: str | None) -> None:
@@ -48,14 +48,14 @@ class Announcer:
         self._line.require_place(name)
 
     def say(self, announcement: Announcement) -> None:
-        """Put it in line. Raises what `AnnouncementQueue.add` raises."""
+        """Queue an announcement. Raises the errors of `AnnouncementQueue.add`."""
         self._line.add(announcement)
         self._stage.tell(announcement, "queued", {"queue_depth": self.depth})
         asyncio.get_running_loop().call_at(announcement.expires_at_s, self._expire)
         self._look()
 
     def stop(self, name: str | None = None, targets: Container[str] | None = None, why: str = "stopped") -> None:
-        """End what is being spoken, or only the one with this id, which may wait as well; everywhere or somewhere."""
+        """Stop what is being spoken, or the announcement with this id, also a waiting one; on all or some targets."""
         targets = self._outlets if targets is None else targets
         spoken = [each for each in self._performances.values() if each.is_begun]
         wanted = {each.announcement.id for each in spoken} if name is None else {name}
@@ -69,7 +69,7 @@ class Announcer:
         self._drop(lambda _: True, why)
 
     async def drain(self, timeout_s: float) -> None:
-        """Begin nothing more, let what is being spoken come to its end for up to `timeout_s`, and end it then."""
+        """Start nothing new, let running playback finish for up to `timeout_s`, then stop it."""
         self._is_ending = True
         self.clear("shutting-down")
         try:
@@ -80,7 +80,7 @@ class Announcer:
             await self._until_silent()
 
     def close(self) -> None:
-        """No target takes anything any more."""
+        """Stop the tasks of all targets."""
         for task in self._serving:
             task.cancel()
 
@@ -110,7 +110,7 @@ class Announcer:
         return self._quiet_hours.cover(datetime.datetime.now().time())
 
     def _performance(self, announcement: Announcement) -> AnnouncementPlayback:
-        """The one that all its targets share."""
+        """Return the playback that all targets of an announcement share."""
         if announcement.id not in self._performances:
             self._performances[announcement.id] = AnnouncementPlayback(announcement, self._stage)
         return self._performances[announcement.id]
@@ -146,6 +146,6 @@ class Announcer:
         self._look()
 
     def _look(self) -> None:
-        """Something has changed that may let a target begin."""
+        """Wake the targets: a change may let one of them start."""
         for news in self._news.values():
             news.set()

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TargetSink:
-    """A target as it is configured, and the way to it."""
+    """A configured target and its sink."""
 
     target: Target
     sink: Sink
@@ -40,7 +40,7 @@ class TargetSink:
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
-    """How it ended on one target."""
+    """The outcome on one target."""
 
     event: Literal["finished", "cancelled", "failed"]
     reason: str = ""
@@ -49,7 +49,7 @@ class TargetResult:
 
 @dataclass(frozen=True, slots=True)
 class PlaybackContext:
-    """What every performance needs. `turns` limits how many are being made at the same time."""
+    """Shared by all playbacks. `turns` limits how many are synthesized at the same time."""
 
     speaker: Synthesizer
     turns: asyncio.Semaphore
@@ -77,7 +77,7 @@ class AnnouncementPlayback:
 
     @property
     def is_heard(self) -> bool:
-        """Whether the engine has made the first of it."""
+        """Return whether the first audio has been synthesized."""
         return self._recording.seconds > 0
 
     @property
@@ -86,11 +86,11 @@ class AnnouncementPlayback:
 
     @property
     def kept_bytes(self) -> int:
-        """Sound that a target has not taken yet."""
+        """Return the bytes of audio that a target has not read yet."""
         return self._recording.kept_bytes
 
     def awaits(self, target: str) -> bool:
-        """Whether it is being spoken elsewhere and this target is late."""
+        """Return whether it is playing elsewhere and this target is late."""
         return self.is_begun and target in self.announcement.targets and target not in (*self._plays, *self._outcomes)
 
     async def play(self, name: str, outlet: TargetSink) -> None:
@@ -103,14 +103,14 @@ class AnnouncementPlayback:
         self.close(name, TargetResult("cancelled", self._why_stopped) if play.cancelled() else play.result())
 
     def stop(self, targets: Container[str], why: str) -> None:
-        """Be silent there at once."""
+        """Stop playback on this target at once."""
         self._why_stopped = why
         for name, play in self._plays.items():
             if name in targets:
                 play.cancel()
 
     def close(self, name: str, outcome: TargetResult) -> None:
-        """Nothing more happens on this target."""
+        """End this target's part of the playback."""
         self._outcomes[name] = outcome
         self._recording.leave(name)
         if outcome.event == "failed":
@@ -123,7 +123,7 @@ class AnnouncementPlayback:
     # --- the speech -------------------------------------------------------------------------------------------
 
     async def _make(self) -> None:
-        """As fast as the engine can, for a place there must not be held while a loudspeaker plays."""
+        """Synthesize as fast as the engine can: a slot must not be held while a loudspeaker plays."""
         error: QwenTtsError | None = None
         try:
             async with self._stage.turns:
@@ -178,7 +178,7 @@ class AnnouncementPlayback:
     # --- events ---------------------------------------------------------------------------------------------
 
     def _conclude(self) -> None:
-        """One event for all targets: good if one of them was."""
+        """Publish one event for all targets, a success if one of them was."""
         by_event: dict[str, TargetResult] = {outcome.event: outcome for outcome in self._outcomes.values()}
         prevailed = next(by_event[event] for event in ("finished", "failed", "cancelled") if event in by_event)
         facts: dict[str, object] = {"duration_ms": round(self._recording.seconds * 1000), **self._facts}

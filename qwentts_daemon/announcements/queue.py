@@ -1,4 +1,4 @@
-"""Waiting announcements: bounded, urgent ones first, an order for each target, none spoken twice.
+"""Waiting announcements: bounded, urgent ones first, ordered for each target, each spoken once.
 
 This module uses neither clocks nor tasks nor MQTT: callers pass in what it needs.
 """
@@ -58,11 +58,11 @@ class Announcement:
 
 
 class RepeatedId(Exception):
-    """This id was taken before: a broker may deliver twice."""
+    """The id is already known: a broker may deliver twice."""
 
 
 class Coalesced(Exception):
-    """The same is waiting already."""
+    """An equal announcement is already waiting."""
 
     def __init__(self, into: str) -> None:
         super().__init__(f"the same waits already as {into}")
@@ -81,7 +81,7 @@ class _Place:
 
 
 class AnnouncementQueue:
-    """What waits, at which targets. An announcement stays until its last target has taken it."""
+    """Waiting announcements by target. One stays until its last target has taken it."""
 
     def __init__(self, max_waiting: int, coalesce: bool) -> None:
         self._max_waiting = max_waiting
@@ -94,7 +94,7 @@ class AnnouncementQueue:
         return len(self._places)
 
     def add(self, announcement: Announcement) -> None:
-        """Raises RepeatedId, Coalesced, and SpeechError when the line is full."""
+        """Add an announcement. Raises RepeatedId, Coalesced, and SpeechError if the queue is full."""
         self.require_place(announcement.id)
         if self._coalesce:
             for place in self._places:
@@ -114,7 +114,7 @@ class AnnouncementQueue:
             )
 
     def take(self, target: str) -> Announcement | None:
-        """What this target speaks next."""
+        """Return what this target speaks next."""
         for place in self._places:
             if target in place.awaiting:
                 self._leave(place, [target])
@@ -145,18 +145,18 @@ class AnnouncementQueue:
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """A stretch of every day; it may go beyond midnight."""
+    """A period of every day, possibly across midnight."""
 
     begin: datetime.time
     end: datetime.time
 
     @classmethod
     def parse(cls, words: str) -> QuietHours:
-        """From words such as `22:00-07:00`."""
+        """Parse a period such as `22:00-07:00`."""
         return cls(*(datetime.time.fromisoformat(word) for word in words.split("-")))
 
     def cover(self, now: datetime.time) -> bool:
-        """Whether it is quiet at that local time."""
+        """Return whether this local time is in the period."""
         if self.begin < self.end:
             return self.begin <= now < self.end
         return now >= self.begin or now < self.end

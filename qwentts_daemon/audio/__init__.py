@@ -1,1 +1,1 @@
-"""PCM and what is done to it: WAV, resampling, chimes, volume."""
+"""PCM processing: WAV, resampling, chimes, volume."""

@@ -26,7 +26,7 @@ class BroadcastBuffer:
         self.seconds = 0.0
 
     def write(self, pcm: Pcm) -> None:
-        """More of the speech. Raises SpeechError when too much of it is kept."""
+        """Append audio. Raises SpeechError if too much of it is kept."""
         if self.kept_bytes > MAX_BYTES:
             raise SpeechError(Code.TEXT_TOO_LONG, f"the speech takes more than {MAX_BYTES >> 20} MiB")
         self.seconds += len(pcm.samples) / 2 / pcm.rate
@@ -36,12 +36,12 @@ class BroadcastBuffer:
         self._tell()
 
     def end(self, error: QwenTtsError | None = None) -> None:
-        """That was all; with an `error` every reader gets it at the end."""
+        """Mark the end; with an `error`, every reader raises it there."""
         self._ended, self._error = True, error
         self._tell()
 
     async def read(self, reader: str) -> AsyncGenerator[Pcm, None]:
-        """From the beginning to the end, as it is written."""
+        """Yield the audio from its start to its end, as it is written."""
         news = self._news[reader]
         while True:
             while (pcm := self._next(reader)) is not None:
@@ -54,7 +54,7 @@ class BroadcastBuffer:
             raise self._error
 
     def leave(self, reader: str) -> None:
-        """This one reads no more; what only it had not read is forgotten."""
+        """Remove a reader, and the audio that only it had not read."""
         self._positions.pop(reader, None)
         self._forget()
 
@@ -68,7 +68,7 @@ class BroadcastBuffer:
         return pcm
 
     def _forget(self) -> None:
-        """Let go of what every reader has."""
+        """Drop what every reader has read."""
         end = self._forgotten + len(self._kept)
         read_by_all = min(self._positions.values(), default=end) - self._forgotten
         if read_by_all:

@@ -1,4 +1,4 @@
-"""The chime before an announcement: two soft tones of our own, or the user's WAV file."""
+"""The chime before an announcement: two soft built-in tones, or the user's WAV file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ RELEASE_S = 0.2
 DURATION_S = 1.1
 PEAK = 10_000  # of 32,767: about as loud as speech
 LONGEST_S = 10.0
-RATES = (24_000, 22_050)  # of the natural and of the embedded voice: made before the first announcement
+RATES = (24_000, 22_050)  # of the natural and of the built-in voice: made before the first announcement
 ADVICE = "make one with: ffmpeg -i FILE -ac 1 -ar 24000 -c:a pcm_s16le chime.wav"
 
 
 class Chime:
-    """Samples of one chime at whatever rate the speech has."""
+    """The samples of one chime at the rate of the speech."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Our own, or a WAV file of the user's. Raises ConfigError when that cannot be used."""
+        """Use the built-in chime, or the user's WAV file. Raises ConfigError if that cannot be used."""
         self._recorded = _read(path) if path else None
         self._by_rate = {rate: self._made(rate) for rate in RATES}
 
     def at(self, rate: int) -> bytes:
-        """Mono signed 16-bit little-endian samples."""
+        """Return mono signed 16-bit little-endian samples."""
         if rate not in self._by_rate:
             self._by_rate[rate] = self._made(rate)
         return self._by_rate[rate]
@@ -56,7 +56,7 @@ class Chime:
 
 
 def two_tones(rate: int) -> bytes:
-    """Mono 16-bit samples of our own chime, which begins and ends in silence."""
+    """Return mono 16-bit samples of the built-in chime, which starts and ends in silence."""
     count = round(DURATION_S * rate)
     chime = [0.0] * count
     for number, pitch_hz in enumerate(TONES_HZ):
@@ -80,18 +80,18 @@ def _tone(pitch_hz: float, rate: int, count: int) -> list[float]:
 
 
 def _ringing(pitch_hz: float, decay_s: float, rate: int) -> Iterator[float]:
-    """A fading sine: each moment is the one before it, turned and shrunk by one complex factor."""
+    """Return a decaying sine: each sample is the previous one times one complex factor."""
     step = cmath.exp(complex(-1 / decay_s, 2 * math.pi * pitch_hz) / rate)
     return (moment.imag for moment in itertools.accumulate(itertools.repeat(step), operator.mul, initial=1 + 0j))
 
 
 def _rise(count: int) -> list[float]:
-    """From 0 to nearly 1 without a corner."""
+    """Return a smooth ramp from 0 to nearly 1."""
     return [(1 - math.cos(math.pi * n / count)) / 2 for n in range(count)]
 
 
 def _read(path: Path) -> tuple[int, bytes]:
-    """Rate and mono samples of a short 16-bit WAV file."""
+    """Return rate and mono samples of a short 16-bit WAV file."""
     try:
         with wave.open(str(path), "rb") as wav:
             channels, width, rate, frames, *_ = wav.getparams()
@@ -112,7 +112,7 @@ def _read(path: Path) -> tuple[int, bytes]:
 
 
 def _mixed(samples: bytes, channels: int) -> bytes:
-    """All channels as one."""
+    """Mix all channels to mono."""
     if channels == 1:
         return samples
     values = array.array("h", samples)

@@ -1,4 +1,4 @@
-"""What speech gains on its way to a loudspeaker: silence and a chime before it, its volume, silence after it.
+"""Effects on speech for a loudspeaker: silence and a chime before it, its volume, silence after it.
 
 Everything is streamed in small pieces, and plain Python does it fast enough; only a chime of another rate needs numpy.
 """
@@ -20,7 +20,7 @@ FULL_SCALE = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """How one announcement sounds on one loudspeaker; the volume is a factor of the amplitude, from 0 to 1."""
+    """The effects of one announcement on one loudspeaker; the volume is a factor of the amplitude, from 0 to 1."""
 
     volume: float = 1.0
     chime: Chime | None = None

@@ -1,4 +1,4 @@
-"""Samples at another rate, streamed. The only daemon file that loads numpy: import it where something needs it."""
+"""Streaming resampler. The only module of the daemon that loads numpy: import it on use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ QUALITY = "HQ"
 
 
 class Resampler:
-    """Turns mono 16-bit samples that come in pieces of any size into the same sound at another rate."""
+    """Converts mono 16-bit samples, in pieces of any size, to another rate."""
 
     def __init__(self, rate: int, wanted: int) -> None:
         self._stream = soxr.ResampleStream(rate, wanted, 1, dtype="int16", quality=QUALITY)
@@ -19,7 +19,7 @@ class Resampler:
         return self._turned(samples, last=False)
 
     def end(self) -> bytes:
-        """The rest."""
+        """Return the rest."""
         return self._turned(b"", last=True)
 
     def _turned(self, samples: bytes, last: bool) -> bytes:
@@ -28,11 +28,11 @@ class Resampler:
 
 
 def resampled(samples: bytes, rate: int, wanted: int) -> bytes:
-    """All of a sound at another rate."""
+    """Return complete audio at another rate."""
     resampler = Resampler(rate, wanted)
     return resampler.feed(samples) + resampler.end()
 
 
 def stereo(samples: bytes) -> bytes:
-    """The same on both sides."""
+    """Return stereo samples with the same audio on both channels."""
     return np.frombuffer(samples, "<i2").repeat(2).tobytes()

@@ -1,4 +1,4 @@
-"""Recordings that can be fetched while they are being made and for a while after, in a bounded space on disk.
+"""Recordings that can be fetched while they are written and for a while after, in a bounded space on disk.
 
 Each is a file without a name, which the system frees together with the process: nothing is left behind, and no one
 else can read it.
@@ -27,7 +27,7 @@ ID_BYTES = 16
 
 
 class RecordingError(QwenTtsError):
-    """No place for a recording, or not for all of it."""
+    """There is not enough space for a recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class RecordingStore:
 
     @property
     def listeners(self) -> int:
-        """How many are fetching something now."""
+        """Return the number of clients that are fetching a recording."""
         return sum(recording.listeners for recording in self._recordings.values())
 
     def begin(self) -> StoredRecording:
-        """A new recording, which can be found and listened to at once. Raises RecordingError."""
+        """Create a recording, which can be fetched at once. Raises RecordingError."""
         if len(self._recordings) >= MAX_RECORDINGS:
             self.drop_oldest(f"{MAX_RECORDINGS} announcements are being made or fetched already")
         identity = secrets.token_urlsafe(ID_BYTES)
@@ -64,17 +64,17 @@ class RecordingStore:
         return recording
 
     def find(self, identity: str) -> StoredRecording | None:
-        """The recording of that id, while it is there."""
+        """Return the recording with this id, or None."""
         return self._recordings.get(identity)
 
     def take(self, size: int) -> None:
-        """Account for `size` bytes more, for which older recordings may go. Raises RecordingError."""
+        """Reserve `size` bytes, evicting older recordings if necessary. Raises RecordingError."""
         while self.used_bytes + size > self.space.max_bytes:
             self.drop_oldest(f"the space for announcements is used up ({self.space.max_bytes} bytes)")
         self.used_bytes += size
 
     def remove(self, recording: StoredRecording) -> None:
-        """It can no longer be found; those who listen to it may go on."""
+        """Remove it from the store; its present readers may continue."""
         if self._recordings.pop(recording.identity, None):
             recording.retire()
 
@@ -84,7 +84,7 @@ class RecordingStore:
             recording.withdraw()
 
     def drop_oldest(self, problem: str) -> None:
-        """Make room. Raises RecordingError, for this problem, when there is nothing that could go."""
+        """Evict the oldest recording. Raises RecordingError with this problem if none can be evicted."""
         idle = (each for each in self._recordings.values() if each.is_complete and not each.listeners)
         oldest = next(idle, None)
         if oldest is None:
@@ -93,7 +93,7 @@ class RecordingStore:
 
 
 class StoredRecording:
-    """One WAV file: first in the making, then complete, or withdrawn."""
+    """One WAV file: growing, then complete or withdrawn."""
 
     def __init__(self, store: RecordingStore, identity: str, url: str) -> None:
         self.identity = identity
@@ -111,7 +111,7 @@ class StoredRecording:
 
     @property
     def duration_s(self) -> float:
-        """Of what there is by now."""
+        """Return the duration of the audio so far."""
         return (self.size - HEADER_BYTES) / 2 / self._rate if self._rate else 0.0
 
     def append(self, pcm: Pcm) -> None:
@@ -123,14 +123,14 @@ class StoredRecording:
         self._tell()
 
     def complete(self) -> None:
-        """That was all: from now on its length is known, and its time on the store runs. There must be some of it."""
+        """Mark it as complete: its length is known, and its time in the store starts. It must not be empty."""
         os.pwrite(self._file.fileno(), header(self._rate, self.size - HEADER_BYTES), 0)
         self.is_complete = True
         self._tell()
         asyncio.get_running_loop().call_later(self._store.space.keep_s, self._store.remove, self)
 
     def withdraw(self) -> None:
-        """It ends at once, also for those who are listening."""
+        """End it at once, also for present readers."""
         self.is_withdrawn = True
         self._tell()
         self._store.remove(self)
@@ -141,11 +141,11 @@ class StoredRecording:
         self._free_if_unused()
 
     def read(self, begin: int, size: int) -> bytes:
-        """What there is of the file, at most `size` bytes from `begin` on."""
+        """Return at most `size` bytes of the file from `begin` on."""
         return os.pread(self._file.fileno(), size, begin)
 
     async def grown(self, beyond: int) -> None:
-        """Returns when there is more than `beyond` bytes, or nothing more will come."""
+        """Wait until the file has more than `beyond` bytes or has ended."""
         while self.size <= beyond and not (self.is_complete or self.is_withdrawn):
             await self._news.wait()
 
@@ -181,7 +181,7 @@ class StoredRecording:
         self.size += len(data)
 
     def _write(self, data: memoryview) -> None:
-        """All of it, or a RecordingError; a disk that is full before our space is gets room as the space does."""
+        """Write everything or raise RecordingError; if the disk is full, older recordings are evicted too."""
         while data:
             try:
                 data = data[self._file.write(data) :]

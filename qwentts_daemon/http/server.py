@@ -1,4 +1,4 @@
-"""The HTTP server: recordings while they are being made and after, and two words about the daemon's health."""
+"""The HTTP server: recordings while they are written and after, and the daemon's health."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> AsyncIterator[RecordingStore]:
-    """Serve what is put on the store, while the context is open. Raises StartError."""
+    """Serve the recordings of the store while the context is open. Raises StartError."""
     _prepare(directory)
     with _listener(http) as listener:
         port = listener.getsockname()[1]
@@ -56,7 +56,7 @@ async def serving(http: Http, directory: Path, is_ready: Callable[[], bool]) -> 
 
 
 async def _accept(runner: web.AppRunner, listener: socket.socket) -> asyncio.Server:
-    """Let connections in, up to a number."""
+    """Accept connections up to a limit."""
     server = runner.server
     assert server
 
@@ -67,14 +67,14 @@ async def _accept(runner: web.AppRunner, listener: socket.socket) -> asyncio.Ser
 
 
 class RejectedConnection(asyncio.Protocol):
-    """A connection too many."""
+    """Rejects a connection above the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
 
 
 def base_url(http: Http, port: int) -> str:
-    """What addresses begin with: as configured, or the first address of this machine that others can reach."""
+    """Return the start of addresses: as configured, or the first address of this machine that others can reach."""
     if http.public_url:
         return http.public_url
     unreachable = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host
@@ -83,7 +83,7 @@ def base_url(http: Http, port: int) -> str:
 
 
 def application(store: RecordingStore, max_listeners: int, is_ready: Callable[[], bool]) -> web.Application:
-    """All that can be asked for."""
+    """Return the routes."""
     pages = RequestHandler(store, max_listeners, is_ready)
     app = web.Application()
     app.add_routes([web.get(PATH, pages.audio), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)])
@@ -92,24 +92,24 @@ def application(store: RecordingStore, max_listeners: int, is_ready: Callable[[]
 
 @dataclass(frozen=True, slots=True)
 class RequestHandler:
-    """The answers."""
+    """Answers requests."""
 
     store: RecordingStore
     max_listeners: int
     is_ready: Callable[[], bool]
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """The daemon runs."""
+        """Answer that the daemon runs."""
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """It can speak."""
+        """Answer whether it can speak."""
         if self.is_ready():
             return web.Response(text="ready\n")
         return web.Response(text="no voice is ready yet\n", status=503)
 
     async def audio(self, request: web.Request) -> web.StreamResponse:
-        """A recording from its beginning, also while it grows; any part of it once it is complete."""
+        """Send a recording from its start, also while it grows; any range once it is complete."""
         recording = self.store.find(request.match_info["identity"])
         if recording is None:
             raise web.HTTPNotFound(text="this announcement does not exist any more, or never did\n")
@@ -180,7 +180,7 @@ def _etag(recording: StoredRecording) -> str:
 
 
 def _prepare(directory: Path) -> None:
-    """Return a directory for temporary files. Raises StartError if it cannot be created."""
+    """Prepare the directory of temporary files. Raises StartError if it cannot be created."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=directory).close()

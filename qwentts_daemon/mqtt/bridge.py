@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Bridge:
-    """Sends what is in the publisher and hands on what arrives, whenever there is a broker."""
+    """Sends queued messages and passes on incoming ones while a broker is connected."""
 
     def __init__(self, broker: Broker, publisher: Publisher, status_topic: str) -> None:
         self._broker = broker
@@ -49,7 +49,7 @@ class Bridge:
         _end_if_cancelled()
 
     async def run(self, take: Callable[[Incoming], None], topics: Sequence[str]) -> None:
-        """Until cancelled. `take` gets what arrives on `topics`."""
+        """Run until cancelled, passing messages on `topics` to `take`."""
         pause_s = FIRST_PAUSE_S
         while True:
             self._connected_s = None
@@ -70,7 +70,7 @@ class Bridge:
         return self._connected_s is not None and time.monotonic() - self._connected_s > STEADY_AFTER_S
 
     async def _live_once(self, take: Callable[[Incoming], None], topics: Sequence[str]) -> None:
-        """One connection, from its making to its loss."""
+        """Handle one connection until it is lost."""
         will = aiomqtt.Will(self._status_topic, OFFLINE, qos=1, retain=True)
         async with connected(self._broker, take, will, lasting=True) as connection:
             try:
@@ -123,7 +123,7 @@ class Bridge:
                 await self._post(connection, Message(self._status_topic, OFFLINE, retain=True))
 
     def _complain(self, reason: str) -> None:
-        """Each reason once, until a connection has lasted: two clients of one name put each other out for ever."""
+        """Log each reason once until a connection has lasted: two clients with one id disconnect each other forever."""
         self._is_news = reason not in self._complaints
         log.log(
             logging.WARNING if self._is_news else logging.DEBUG, "MQTT: %s; it is tried again until it works", reason

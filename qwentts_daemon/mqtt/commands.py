@@ -42,7 +42,7 @@ class EventPublisher:
         self.hermes = hermes
 
     def tell(self, announcement: Announcement, event: EventType, facts: Mapping[str, object]) -> None:
-        """One step in the life of an announcement."""
+        """Publish an event of an announcement."""
         if event in ("finished", "cancelled", "failed"):
             said = f"{len(announcement.text)} characters for {', '.join(announcement.targets)}"
             log.info("announcement %s %s: %s", announcement.id, event, said)
@@ -62,7 +62,7 @@ class EventPublisher:
 
 
 class RejectionSummary:
-    """Rejections without an id because the queue is full: they cannot be told apart, so they are counted."""
+    """Rejections without an id because the queue is full: nothing distinguishes them, so they are counted."""
 
     def __init__(self, events: EventPublisher) -> None:
         self._events = events
@@ -94,13 +94,13 @@ class DaemonControls:
 
     @property
     def buttons(self) -> tuple[str, ...]:
-        """Of the device in Home Assistant."""
+        """Return the buttons of the device in Home Assistant."""
         own = (name for name in ("reload", "unload") if getattr(self, name))
         return ("stop", "clear", *own)
 
 
 class CommandHandler:
-    """Takes every message that arrives; never raises."""
+    """Handles every incoming message; never raises."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class CommandHandler:
                 hermes.over(say.id or "")
 
     def _is_to_ignore(self, incoming: Incoming) -> bool:
-        """A retained command would be carried out at every start; a repeated one has been already."""
+        """Return whether to ignore a message: a retained command would run at each start, a repeated one already has."""
         if incoming.retained:
             log.info("%s: ignored: a retained message is not a command", incoming.topic)
             return True

@@ -36,7 +36,7 @@ class BrokerError(QwenTtsError):
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message; `repeated`: the broker may have sent it before."""
+    """An incoming message; `repeated`: the broker may have sent it before."""
 
     topic: str
     payload: bytes
@@ -50,7 +50,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is, and who we are to it."""
+    """The address of the broker, and this daemon's identity there."""
 
     config: Mqtt
     client_id: str
@@ -58,7 +58,7 @@ class Broker:
 
     @property
     def path(self) -> str | None:
-        """Of its unix socket, if it has one."""
+        """Return the path of its unix socket, if it has one."""
         host = self.config.host or ""
         return host.removeprefix("unix://") if host.startswith("unix://") else None
 
@@ -70,7 +70,7 @@ class Broker:
         return self.config.host if self.path and self.config.host else f"{self.config.host}:{self.port}"
 
     def password(self) -> str | None:
-        """From the configuration, a file, or what systemd hands over. Raises ConfigError."""
+        """Return the password from the configuration, a file or a systemd credential. Raises ConfigError."""
         if self.config.password:
             return self.config.password.get_secret_value()
         handed_over = Path(self.environment.get("CREDENTIALS_DIRECTORY", "")) / CREDENTIAL
@@ -81,7 +81,7 @@ class Broker:
         return None
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Read anew for each connection, since certificates are renewed. Raises ConfigError."""
+        """Return a new context for each connection, since certificates are renewed. Raises ConfigError."""
         if not self.config.tls:
             return None
         own_ca = self._file("ca_file")
@@ -111,7 +111,7 @@ class Broker:
 
 
 def make_broker(config: Mqtt, client_id: str) -> Broker:
-    """The broker of the configuration, whose files have been tried. Raises ConfigError."""
+    """Return the configured broker after checking its files. Raises ConfigError."""
     broker = Broker(config, client_id, os.environ)
     broker.password()
     broker.tls_context()
@@ -146,14 +146,14 @@ class _LastWords(logging.Handler):
 
 
 class MqttConnection(aiomqtt.Client):
-    """Hands over every message as it arrives.
+    """Passes on every message as it arrives.
 
     aiomqtt's own queue drops what does not fit without telling, and hides which messages are repeats; so the callback
     that fills it is replaced. `alive` takes the place of its iterator.
     """
 
     def __init__(self, broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None, lasting: bool):
-        """`lasting`: the broker keeps commands for us while we are away."""
+        """`lasting`: the broker keeps commands while the daemon is disconnected."""
         self._take = take
         self.refusal: ReasonCode | None = None  # of the last message that the broker has answered (MQTT 5)
         self.last_words = _LastWords()
@@ -180,7 +180,7 @@ class MqttConnection(aiomqtt.Client):
         )
 
     async def alive(self) -> None:
-        """Returns never. Raises MqttError when the connection is lost."""
+        """Wait until the connection is lost, then raise MqttError."""
         async for _ in self.messages:
             pass
 
@@ -226,7 +226,7 @@ def _incoming(message: paho.MQTTMessage) -> Incoming:
 async def connected(
     broker: Broker, take: Callable[[Incoming], None], will: aiomqtt.Will | None = None, lasting: bool = False
 ) -> AsyncIterator[MqttConnection]:
-    """A connection for the length of the context. Raises BrokerError, also when it is lost, and ConfigError."""
+    """Keep a connection while the context is open. Raises BrokerError, also when it is lost, and ConfigError."""
     connection, met = MqttConnection(broker, take, will, lasting), False
     try:
         await _enter(connection)
@@ -255,7 +255,7 @@ async def _enter(connection: MqttConnection) -> None:
 
 
 def explain(error: BaseException, broker: Broker, last_words: str, met: bool) -> str:
-    """What a person can do something about; `met`: the broker has let us in before."""
+    """Return an explanation with a remedy; `met`: the broker has accepted us before."""
     cause = error.__cause__ or error.__context__ or error  # aiomqtt keeps only the text of an OSError
     code = _reason_code(error) or _reason_code(cause)
     if code and code.packetType == PacketTypes.CONNACK:

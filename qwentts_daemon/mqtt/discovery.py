@@ -1,4 +1,4 @@
-"""The one message that makes Home Assistant show this daemon as a device with its entities."""
+"""The discovery message by which Home Assistant shows this daemon as a device with entities."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Entity = dict[str, Any]
 
 
 def discovery_topic(prefix: str, node: str) -> str:
-    """Where Home Assistant looks for it."""
+    """Return the topic of the discovery message."""
     return f"{prefix}/device/qwentts_{node}/config"
 
 
 def device_message(
     node: str, topics: Topics, buttons: Sequence[str], options: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """A device-based discovery message (Home Assistant 2024.11 and later)."""
+    """Return a device-based discovery message (Home Assistant 2024.11 and later)."""
     entities = _speaking(topics) | _buttons(topics, buttons) | _preferences(topics, options) | _figures(topics)
     return {
         "device": {

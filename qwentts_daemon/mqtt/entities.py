@@ -1,4 +1,4 @@
-"""What Home Assistant shows of this daemon: the device, its preferences, and how it is."""
+"""Publishes the Home Assistant device with its preferences and state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EngineFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EntitySources:
-    """Where the published values come from; each is read when it is published."""
+    """Sources of the published values; each is read when it is published."""
 
     catalog: Callable[[], VoiceCatalog]
     engine: EngineFacts
@@ -48,7 +48,7 @@ class EntitySources:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What this daemon is at the broker, and which buttons it has."""
+    """The daemon's configuration and node at the broker, and its buttons."""
 
     config: Mqtt
     node: str
@@ -76,12 +76,12 @@ class EntityPublisher:
 
     @property
     def subscriptions(self) -> list[str]:
-        """Every topic to listen to."""
+        """Return every topic to subscribe to."""
         return [*self.topics.commands(self._device.buttons), self.birth_topic]
 
     @property
     def reserved_prefixes(self) -> tuple[str, ...]:
-        """Where a reply would be a command: this daemon and its siblings, Home Assistant's discovery, and Hermes."""
+        """Return where a reply would be a command: to this daemon or another one, Home Assistant, or Hermes."""
         config = self._device.config
         return (f"{config.base_topic}/", f"{config.discovery_prefix}/", "hermes/", self.birth_topic)
 

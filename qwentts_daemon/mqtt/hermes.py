@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class _Asked(BaseModel):
-    """Other keys are Rhasspy's own affair."""
+    """The keys of a request that matter here; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -49,7 +49,7 @@ _Message = TypeVar("_Message", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Whom to answer."""
+    """The session that receives the answer."""
 
     id: str | None
     site: str
@@ -57,10 +57,10 @@ class Session:
 
 
 class Hermes:
-    """The sites that are targets, and the requests of theirs that are under way."""
+    """The sites that are targets, and their requests in progress."""
 
     def __init__(self, sites: Mapping[str, str], publisher: Publisher, acks: PlayAcks) -> None:
-        """`sites`: the target of each site."""
+        """`sites`: the target name of each site."""
         self._sites = dict(sites)
         self._publisher = publisher
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -68,11 +68,11 @@ class Hermes:
 
     @property
     def topics(self) -> list[str]:
-        """To listen to."""
+        """Return the topics to subscribe to."""
         return [SAY, *(played_topic(site) for site in self._sites)] if self._sites else []
 
     def asked(self, payload: bytes) -> tuple[Say, Session] | None:
-        """What `hermes/tts/say` asks for; None, and a line in the log, if that is nothing for us."""
+        """Return the request of `hermes/tts/say`; None, with a log line, if it is not for one of our sites."""
         asked = _read(_Asked, SAY, payload)
         if asked is None:
             return None
@@ -89,7 +89,7 @@ class Hermes:
             self._sessions.popitem(last=False)
 
     def over(self, announcement: str) -> None:
-        """It was spoken, or never will be."""
+        """Answer the request: it was spoken, or never will be."""
         if session := self._sessions.pop(announcement, None):
             self.answer(session)
 

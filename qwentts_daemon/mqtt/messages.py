@@ -1,4 +1,4 @@
-"""The topics of one daemon, and what a message on each of them asks for.
+"""The topics of one daemon, and the parsing of messages on them.
 
 A payload is checked here and nowhere else. It never names a file or an address to read.
 """
@@ -47,14 +47,14 @@ class Topics:
         return f"{self.base}/say/set"
 
     def button(self, name: str) -> str:
-        """Of `stop`, `clear`, `reload` and `unload`."""
+        """Return the topic of `stop`, `clear`, `reload` or `unload`."""
         return f"{self.base}/{name}"
 
     def setting(self, name: str) -> str:
         return f"{self.base}/{name}/set"
 
     def commands(self, buttons: tuple[str, ...]) -> list[str]:
-        """Every topic that is listened to."""
+        """Return every command topic."""
         return [self.say, *(self.button(name) for name in buttons), *(self.setting(name) for name in SETTINGS)]
 
 
@@ -62,7 +62,7 @@ class Topics:
 
 
 class CommandError(Exception):
-    """A message that asks for nothing we know; `id` if it carries one."""
+    """A message that cannot be executed; `id` if it contains one."""
 
     def __init__(self, reason: str, name: str | None = None) -> None:
         super().__init__(reason)
@@ -135,7 +135,7 @@ class Say(_Payload):
 
 
 class Stop(_Payload):
-    """Be silent: all that is being spoken, or only one announcement, or only some targets."""
+    """Stop everything that is being spoken, one announcement, or some targets."""
 
     id: Id | None = None
     targets: Several | None = None
@@ -150,7 +150,7 @@ class ButtonPress:
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """Another value for a setting, in the words of its sender."""
+    """A new value for a setting, as it was sent."""
 
     setting: str
     value: str
@@ -161,7 +161,7 @@ _Model = TypeVar("_Model", bound=_Payload)
 
 
 def parse(topics: Topics, topic: str, payload: bytes) -> Command:
-    """What a message on one of the command topics asks for. Raises CommandError."""
+    """Parse a message on a command topic. Raises CommandError."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise CommandError(f"the payload has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
     try:
@@ -206,7 +206,7 @@ def _explain(kind: type[_Payload], problem: Mapping[str, Any]) -> str:
 
 
 def _id_in(text: str) -> str | None:
-    """The id of a message that is wrong otherwise, so that its sender finds the answer."""
+    """Return the id of an invalid message, so that its sender recognises the answer."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

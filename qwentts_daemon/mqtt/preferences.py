@@ -35,12 +35,12 @@ class Preferences:
     volume: int = 100
 
     def words(self) -> dict[str, str | int]:
-        """As they are shown."""
+        """Return the values as they are published."""
         return {name: NONE.get(name, "") if value is None else value for name, value in asdict(self).items()}
 
 
 def options(catalog: VoiceCatalog) -> dict[str, list[str]]:
-    """What can be chosen, for each preference that is a choice."""
+    """Return the valid values of each preference that is a choice."""
     entries = catalog.entries
     return {
         "voice": [NONE["voice"], *(entry.id for entry in entries)],
@@ -50,7 +50,7 @@ def options(catalog: VoiceCatalog) -> dict[str, list[str]]:
 
 
 def changed(preferences: Preferences, name: str, value: str, catalog: VoiceCatalog) -> Preferences:
-    """With another value for one of them. Raises CommandError."""
+    """Return the preferences with one new value. Raises CommandError."""
     if name == "volume":
         return replace(preferences, volume=_volume(value))
     known = options(catalog)[name]
@@ -71,7 +71,7 @@ def _volume(value: str) -> int:
 
 
 def request_for(say: Say, preferences: Preferences, catalog: VoiceCatalog) -> SynthesisRequest:
-    """How a text is to be spoken. A preference that does not fit is left out; a wish that does not raises SpeechError.
+    """Return how to speak a text. An unsuitable preference is dropped; an unsuitable request raises SpeechError.
 
     A voice that is named brings its own style, if any.
     """
@@ -88,14 +88,14 @@ def _instructed(catalog: VoiceCatalog, request: SynthesisRequest, say: Say) -> S
 
 
 class PreferencesFile:
-    """Where they are kept. A file that cannot be read or written is one line in the log."""
+    """The file of the preferences. If it cannot be read or written, one line is logged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._complained = False
 
     def load(self) -> Preferences:
-        """What was chosen last."""
+        """Return the saved preferences."""
         try:
             return _from_json(json.loads(self._path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -105,7 +105,7 @@ class PreferencesFile:
             return Preferences()
 
     def save(self, preferences: Preferences) -> None:
-        """Either whole or not at all, whatever happens meanwhile."""
+        """Write the file atomically."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
@@ -151,7 +151,7 @@ class PreferenceStore:
 
 
 def _from_json(found: object) -> Preferences:
-    """Raises ValueError."""
+    """Parse the file's content. Raises ValueError."""
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
     known = {field.name: found[field.name] for field in fields(Preferences) if field.name in found}

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, and its correlation data if it answers another."""
+    """A message, with correlation data if it answers another."""
 
     topic: str
     payload: bytes
@@ -28,7 +28,7 @@ class Message:
 
 
 class Publisher:
-    """Filled at any time, emptied while there is a connection."""
+    """Accepts messages at any time, and sends them while connected."""
 
     def __init__(self) -> None:
         self._shown: dict[str, bytes] = {}
@@ -38,7 +38,7 @@ class Publisher:
         self.lost = 0
 
     def show(self, topic: str, payload: bytes) -> None:
-        """The value of a retained topic from now on."""
+        """Set the value of a retained topic."""
         if self._shown.get(topic) != payload:
             self._shown[topic] = payload
             self._unsent[topic] = None
@@ -58,7 +58,7 @@ class Publisher:
         self._news.set()
 
     async def send(self, publish: Callable[[Message], Awaitable[None]], check: Callable[[], None]) -> None:
-        """Publish one after the other until cancelled or `check` raises; what was not published for sure is kept."""
+        """Publish until cancelled or until `check` raises; a message whose delivery is uncertain is kept."""
         while True:
             await self.flush(publish, check)
             self._news.clear()
@@ -68,7 +68,7 @@ class Publisher:
     async def flush(
         self, publish: Callable[[Message], Awaitable[None]], check: Callable[[], None] = lambda: None
     ) -> None:
-        """Publish what is there now; `check` is called after each."""
+        """Publish what is queued now; `check` is called after each message."""
         if self.lost:
             log.warning("MQTT: %d messages were dropped: too many at once, or no broker took them", self.lost)
             self.lost = 0

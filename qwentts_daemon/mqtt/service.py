@@ -1,4 +1,4 @@
-"""Everything behind `mqtt.host`: made, connected and ended here, and imported only when there is one."""
+"""Announcements over MQTT: created, connected and closed here; imported only with `mqtt.host`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .publisher import Publisher
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What announcements need of the rest of the daemon."""
+    """The parts of the daemon that announcements use."""
 
     speaker: Synthesizer
     catalog: Callable[[], VoiceCatalog]
@@ -85,7 +85,7 @@ def _entities(
 
 
 def _hermes(config: Announce, publisher: Publisher, acks: PlayAcks) -> Hermes:
-    """Raises ConfigError when two targets are one site."""
+    """Return the handler of Hermes. Raises ConfigError if two targets are the same site."""
     sites: dict[str, str] = {}
     for name, target in config.targets.items():
         if isinstance(target, HermesTarget) and sites.setdefault(target.site, name) != name:

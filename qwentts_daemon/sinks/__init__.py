@@ -1,4 +1,4 @@
-"""Sinks: the ways from speech to a loudspeaker, one for each kind of target in the configuration.
+"""Sinks: outputs of announcements, one for each type of target in the configuration.
 
 Each kind is imported when a target of it is created, so that unused ones cost nothing.
 """
@@ -29,7 +29,7 @@ __all__ = ["Publish", "Report", "Services", "Sink", "make_sink", "preparation"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What some sinks need of the rest of the daemon; None where it does not run."""
+    """Parts of the daemon that some sinks use; None if a part does not run."""
 
     publish: Publish | None = None
     base_topic: str = ""
@@ -38,7 +38,7 @@ class Services:
 
 
 def make_sink(name: str, target: Target, services: Services) -> Sink:
-    """The sink of the target `name`. Raises ConfigError when a service that it needs does not run."""
+    """Return the sink of the target `name`. Raises ConfigError if a service that it needs does not run."""
     match target:
         case CommandTarget():
             from .command import CommandSink
@@ -65,7 +65,7 @@ def make_sink(name: str, target: Target, services: Services) -> Sink:
 
 
 def preparation(target: Target, volume: float = 1.0, chime: Chime | None = None) -> Effects:
-    """How an announcement of this volume sounds on that target."""
+    """Return the effects of an announcement with this volume on that target."""
     return Effects(volume * target.volume, chime, target.lead_silence, target.tail_silence)
 
 

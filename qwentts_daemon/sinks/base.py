@@ -1,4 +1,4 @@
-"""What every sink promises to the announcer, and what most of them share."""
+"""The interface of sinks, and helpers that most of them use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Report = Callable[[Mapping[str, object]], None]
 
 
 class Sink(Protocol):
-    """Where announcements of one target become sound; one after the other."""
+    """Plays the announcements of one target, one after the other."""
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """Play one announcement (its id) to its end, streaming, paced by what the loudspeaker takes.
+        """Play one announcement (its id) to its end as it arrives, at the pace of the loudspeaker.
 
         Raises SinkError. Cancelled: silent at once, everything released.
         """
@@ -32,17 +32,17 @@ class Publish(Protocol):
 
 
 class Player(Protocol):
-    """One announcement on its way through a sink."""
+    """The playback of one announcement by a sink."""
 
     async def write(self, pcm: Pcm) -> None:
-        """Returns when the loudspeaker can soon take more. Raises SinkError."""
+        """Write audio; return when the loudspeaker can soon take more. Raises SinkError."""
 
     async def finish(self) -> None:
         """End the audio and return once it has been played. Raises SinkError."""
 
 
 async def play_through(pcm: AsyncIterator[Pcm], opened: Callable[[int], AbstractAsyncContextManager[Player]]) -> None:
-    """Write it all to a player that is opened, for this rate, when the first of it is there."""
+    """Write all audio to a player that is opened for its rate at the first chunk."""
     player: Player | None = None
     async with AsyncExitStack() as stack:
         async for piece in pcm:
@@ -63,5 +63,5 @@ async def drain(writer: asyncio.StreamWriter, name: str, timeout_s: float) -> No
 
 
 def plain(announcement: str) -> str:
-    """The id of an announcement as a word that is safe in a topic and in the name of a file."""
+    """Return the id of an announcement as a word that is safe in topics and file names."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", announcement)[:64] or "_"

@@ -24,14 +24,14 @@ REAP_S = 5.0
 
 
 class CommandSink:
-    """One process for each announcement, started when there is something to play."""
+    """Starts one process for each announcement, at its first audio."""
 
     def __init__(self, target: CommandTarget) -> None:
         self._words = target.command
         self._timeout_s = target.timeout
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. A program that is missing, fails, or takes nothing for a while is a SinkError."""
+        """See `Sink`. Raises SinkError for a program that is missing, fails or stops reading."""
         await play_through(pcm, partial(started, self._words, self._timeout_s))
 
 
@@ -61,7 +61,7 @@ class Program:
         self._listening = asyncio.create_task(self._listen(), name=f"stderr of {name}")
 
     async def write(self, pcm: Pcm) -> None:
-        """Returns when it, or the pipe to it, has taken all of that. Raises SinkError."""
+        """Write audio; return when the program or its pipe has taken all of it. Raises SinkError."""
         stdin = self.process.stdin
         assert stdin
         self._playback.add(pcm)
@@ -87,7 +87,7 @@ class Program:
             raise SinkError(f"{self._name} failed{await self._ending()}")
 
     async def end(self) -> None:
-        """End it and whatever it has started, now; one that even the kernel cannot end is left to it."""
+        """Kill it and its children now, without waiting for one that the kernel cannot end."""
         self._listening.cancel()
         if self.process.returncode is None:
             try:
@@ -114,7 +114,7 @@ class Program:
             self._stderr = (self._stderr + read)[-STDERR_BYTES:]
 
     async def _ending(self) -> str:
-        """Its status and its last words, as the end of a message."""
+        """Return its exit status and last output, as the end of a message."""
         await self._ended(LAST_WORDS_S)
         status = self.process.returncode
         return ("" if status is None else f", status {status}") + await self._complaint()
@@ -128,7 +128,7 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def started(template: Sequence[str], timeout_s: float, rate: int) -> AsyncIterator[Program]:
-    """A program that waits for sound of this rate; ended with the context. Raises SinkError."""
+    """Start a program that reads audio of this rate; it ends with the context. Raises SinkError."""
     words = [word.replace("{rate}", str(rate)) for word in template]
     starting = asyncio.create_task(_process(words), name=f"start of {words[0]}")
     try:
@@ -157,7 +157,7 @@ async def _process(words: Sequence[str]) -> tuple[asyncio.SubprocessTransport, E
 
 
 async def _ended_when_started(name: str, starting: asyncio.Task[tuple[asyncio.SubprocessTransport, Exit]]) -> None:
-    """Cancelled itself, asyncio would end the program but not what that has started, and would wait for those."""
+    """If cancelled, asyncio would kill the program but not its children, and wait for them."""
     await asyncio.wait([starting])
     if not starting.exception():
         await Program(name, *starting.result(), 0.0).end()

@@ -27,7 +27,7 @@ class HermesSink:
         self._acks = acks
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. A site that does not answer when its time has come is a SinkError."""
+        """See `Sink`. Raises SinkError for a site that does not answer in time."""
         await play_through(pcm, partial(self._collected, plain(announcement)))
 
     @contextlib.asynccontextmanager
@@ -39,7 +39,7 @@ class HermesSink:
 
 
 class WholeFile:
-    """What is to be played, in one piece."""
+    """Collects the audio in one WAV file."""
 
     def __init__(
         self, target: HermesTarget, publish: Publish, rate: int, request: str, finished: asyncio.Event

@@ -26,10 +26,10 @@ class PlayAcks:
 
 
 def played_topic(site: str) -> str:
-    """Where a site acknowledges what it has played."""
+    """Return the topic on which a site acknowledges playback."""
     return f"hermes/audioServer/{site}/playFinished"
 
 
 def play_topic(site: str, request: str) -> str:
-    """Where a site takes a WAV file."""
+    """Return the topic on which a site receives a WAV file."""
     return f"hermes/audioServer/{site}/playBytes/{request}"

@@ -87,7 +87,7 @@ class AudioTopics:
 
 @contextlib.asynccontextmanager
 async def begun(publish: Publish, topic: str, rate: int) -> AsyncIterator[AudioTopics]:
-    """Topics on which sound of this rate has been announced. Raises SinkError."""
+    """Publish the start of audio of this rate and return its topics. Raises SinkError."""
     topics = AudioTopics(publish, topic, rate)
     await topics.start()
     try:

@@ -24,7 +24,7 @@ ATOMIC_BYTES = 4096  # PIPE_BUF: a FIFO takes so much as a whole or not at all, 
 
 
 class SnapcastSink:
-    """The FIFO is opened for each announcement, so that a snapserver may come and go."""
+    """Opens the FIFO for each announcement, so that a snapserver may restart."""
 
     def __init__(self, target: SnapcastTarget) -> None:
         self._path = Path(target.fifo).expanduser()
@@ -36,7 +36,7 @@ class SnapcastSink:
 
 
 class Fifo:
-    """The writing end, for sound of one rate."""
+    """The writing end of the FIFO, for audio of one rate."""
 
     def __init__(self, path: Path, writer: asyncio.StreamWriter, rate: int, timeout_s: float) -> None:
         self._path = path
@@ -68,7 +68,7 @@ class Fifo:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, timeout_s: float, rate: int) -> AsyncIterator[Fifo]:
-    """The FIFO, ready for sound of this rate. Raises SinkError."""
+    """Open the FIFO for audio of this rate. Raises SinkError."""
     loop = asyncio.get_running_loop()
     unread = asyncio.StreamReader()  # a pipe to write to has a protocol for flow control, which wants a reader
     with _held_open(path):
@@ -83,7 +83,7 @@ async def opened(path: Path, timeout_s: float, rate: int) -> AsyncIterator[Fifo]
 
 @contextlib.contextmanager
 def _held_open(path: Path) -> Iterator[None]:
-    """Both ends in one hand. Raises SinkError.
+    """Open both ends of the FIFO. Raises SinkError.
 
     Without a writer, snapserver opens its FIFO ten times a second and closes it again at once. It stays when it
     finds a writer, but a writer cannot open a FIFO that has no reader at that moment.

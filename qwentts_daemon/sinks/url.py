@@ -1,4 +1,4 @@
-"""Offers each announcement at an address, for players that fetch what they play."""
+"""Serves each announcement at an address, for players that fetch audio."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .base import Report
 
 
 class UrlSink:
-    """Recordings on the store of the HTTP server."""
+    """Adds recordings to the store of the HTTP server."""
 
     def __init__(self, target: UrlTarget, store: RecordingStore) -> None:
         self._timeout_s = target.timeout
         self._store = store
 
     async def play(self, announcement: str, pcm: AsyncIterator[Pcm], report: Report) -> None:
-        """See `Sink`. Reports the address before it takes the first of the sound.
+        """See `Sink`. Reports the address before it reads the first audio.
 
         Ends once a player has had time to play it. An address that is never fetched is a SinkError, but stays valid.
         """
@@ -48,7 +48,7 @@ class UrlSink:
 
 @contextlib.contextmanager
 def offered(store: RecordingStore) -> Iterator[StoredRecording]:
-    """A new recording, withdrawn when it fails or is cancelled. Raises SinkError."""
+    """Create a recording, which is withdrawn after a failure or cancel. Raises SinkError."""
     try:
         recording = store.begin()
     except RecordingError as error:

@@ -47,7 +47,7 @@ class WavSink:
 
 
 class WavFile:
-    """A file in the making, in a thread of its own that a slow disk may hold up."""
+    """A file that is written in a separate thread, which a slow disk may block."""
 
     def __init__(self, path: Path, rate: int) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class WavFile:
         self._file: IO[bytes] | None = None
 
     async def open(self) -> None:
-        """Make it, under a name of its own for now. Raises SinkError."""
+        """Create it under a temporary name. Raises SinkError."""
         await self._do(self._open)
 
     async def write(self, pcm: Pcm) -> None:
@@ -68,7 +68,7 @@ class WavFile:
         await self._do(self._complete)
 
     async def close(self) -> None:
-        """Leave nothing of it unless it is complete; a disk that hangs is not waited for."""
+        """Delete it unless it is complete, without waiting for a disk that hangs."""
         discarded = asyncio.wrap_future(self._thread.submit(self._discard))
         self._thread.shutdown(wait=False)
         await asyncio.wait([discarded], timeout=CLOSE_S)
@@ -109,7 +109,7 @@ class WavFile:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, report: Report, rate: int) -> AsyncIterator[WavFile]:
-    """A file that becomes `path` when it is finished, which is reported. Raises SinkError."""
+    """Open a file that is renamed to `path` when it is complete, which is reported. Raises SinkError."""
     file = WavFile(path, rate)
     try:
         await file.open()

@@ -23,7 +23,7 @@ AHEAD_S = 0.5  # the most audio buffered at the server, which may still play it 
 
 
 class WyomingSink:
-    """One connection for each announcement."""
+    """Opens one connection for each announcement."""
 
     def __init__(self, target: WyomingTarget) -> None:
         self._uri = target.uri
@@ -74,7 +74,7 @@ class SoundServer:
             raise SinkError(f"{self._uri} closed the connection") from None
 
     async def close(self) -> None:
-        """Leave at once; what has not been sent is dropped."""
+        """Close the connection at once; unsent audio is dropped."""
         self._played.cancel()
         await asyncio.wait([self._played])
         if not self._played.cancelled():
@@ -82,7 +82,7 @@ class SoundServer:
         self._writer.transport.abort()
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
-        """Returns at `played`. Raises SinkError for whatever ends the connection before."""
+        """Wait for `played`. Raises SinkError if the connection ends before."""
         try:
             while event := await read_event(reader):
                 if Played.is_type(event.type):
@@ -98,7 +98,7 @@ class SoundServer:
 
 @contextlib.asynccontextmanager
 async def connected(uri: str, timeout_s: float, rate: int) -> AsyncIterator[SoundServer]:
-    """A sound server that expects mono audio of this rate. Raises SinkError."""
+    """Connect to a sound server and announce mono audio of this rate. Raises SinkError."""
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await _connection(uri)

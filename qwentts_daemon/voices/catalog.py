@@ -35,7 +35,7 @@ class EngineVoice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VoiceEntry:
-    """One line of the list that clients see."""
+    """One entry of the list of voices for clients."""
 
     id: str
     description: str
@@ -44,7 +44,7 @@ class VoiceEntry:
 
 
 class VoiceCatalog:
-    """Lists and resolves voice names. Immutable; a change of voices makes a new one.
+    """Lists and resolves voice names. Immutable; when voices change, a new one is created.
 
     `awaited` lists the configured names that do not belong to a voice yet.
     """
@@ -84,7 +84,7 @@ class VoiceCatalog:
         return best_voice(voices, self._config.language or "en").id
 
     def _configured(self, key: str, name: str) -> SynthesisRequest | None:
-        """What a name in the configuration means; None when its voice may still come. Raises ConfigError."""
+        """Resolve a configured name; return None if its voice may still appear. Raises ConfigError."""
         try:
             return self._resolved(name)
         except SpeechError as error:
@@ -94,7 +94,7 @@ class VoiceCatalog:
             return None
 
     def _entries(self) -> list[VoiceEntry]:
-        """The default voice first, then all others with their pinned languages and styles, then the aliases.
+        """Return the default voice first, then the others with pinned languages and styles, then the aliases.
 
         An alias with the name of a voice replaces it.
         """
@@ -141,7 +141,7 @@ class VoiceCatalog:
         )
 
     def _instead(self, name: str | None, language: str | None) -> SynthesisRequest:
-        """For a name or a style that only a voice has which cannot be had at present."""
+        """Resolve a name or style of a voice that is not available at present."""
         base, _, pinned = _split(self._meant(name or self.default))
         wanted = pinned or language or self._config.language or "en"
         return SynthesisRequest((self._voice(base) or best_voice(list(self._voices.values()), wanted)).id)
@@ -159,7 +159,7 @@ class VoiceCatalog:
         return None if known is None else self._voices[known]
 
     def instructed(self, request: SynthesisRequest, words: str) -> SynthesisRequest:
-        """With words that describe how to speak. Raises SpeechError for a voice that does not follow them."""
+        """Add an instruction how to speak. Raises SpeechError if the voice does not follow instructions."""
         if not self._voices[request.voice].follows_instruct:
             if self._stands_in:
                 return request
@@ -173,7 +173,7 @@ class VoiceCatalog:
         return best_voice(list(self._voices.values()), language, strict=True).id
 
     def _language(self, voice: EngineVoice, wanted: str | None) -> str | None:
-        """The voice's own spelling of a wanted language; None leaves it to the engine."""
+        """Return the voice's own tag for a wanted language; None leaves the choice to the engine."""
         if wanted is None or not voice.languages:
             return wanted
         found = match_language(wanted, voice.languages)
@@ -220,7 +220,7 @@ def best_voice(voices: Sequence[EngineVoice], language: str, strict: bool = Fals
 
 
 def _fit(voice: EngineVoice, language: str) -> tuple[int, bool] | None:
-    """Return how far a voice is from a language, and whether it is a foreign one to it: less is better."""
+    """Return how far a voice is from a language, and whether it is foreign to the voice: less is better."""
     if not voice.languages:
         return 3, True
     apart = distance(language, voice.languages)
@@ -240,7 +240,7 @@ def _folded(name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str | None, str | None]:
-    """`voice+style@language` as its parts, the two additions in any order."""
+    """Split `voice+style@language`; style and language may be in any order."""
     voice, *additions = re.split(r"(?=[@+])", name)
     given = {addition[0]: addition[1:] for addition in additions}
     return voice, given.get("+") or None, given.get("@") or None

@@ -1,4 +1,4 @@
-"""Which of the offered languages fits a wanted one best: one table for configuration, Wyoming, MQTT and both engines.
+"""Selects the offered language that fits best: one table for configuration, Wyoming, MQTT and both engines.
 
 Tags are BCP 47 in any case, with `-` or `_`. Old codes, macrolanguages and regions are the IANA registry's:
 https://www.iana.org/assignments/language-subtag-registry

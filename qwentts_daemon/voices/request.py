@@ -1,4 +1,4 @@
-"""Which voice speaks a text, and how."""
+"""A request to the engine: voice, language and style."""
 
 from __future__ import annotations
 
