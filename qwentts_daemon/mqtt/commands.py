@@ -166,7 +166,7 @@ class CommandHandler:
                 hermes.over(say.id or "")
 
     def _is_to_ignore(self, incoming: Incoming) -> bool:
-        """Return whether to ignore a message: a retained command would run at each start, a repeated one already has."""
+        """Return whether to ignore a message: a retained one would run at each start, a repeated one already has."""
         if incoming.retained:
             log.info("%s: ignored: a retained message is not a command", incoming.topic)
             return True
