@@ -143,8 +143,8 @@ class House:
         self.send("say/set", json.dumps({"text": text, "id": name, **wishes}).encode())
 
     def _collect(self):
-        self.letters += [letter for _, letter in self.publisher._letters]
-        self.publisher._letters.clear()
+        self.letters += [message for _, message in self.publisher._messages]
+        self.publisher._messages.clear()
 
     def events(self, name=None):
         """Return the events published so far."""
