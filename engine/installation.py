@@ -14,14 +14,18 @@ ROOT = Path(__file__).parents[1]
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DRIVER_OF_CUDA = {"12": 525, "13": 580}
 """The oldest Linux driver for each major version of CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/."""
-OLDER_CUDA = "pip install --force-reinstall 'torch>=2.11,<2.14' --index-url https://download.pytorch.org/whl/cu126"
+WSL_DEVICE = Path("/dev/dxg")
+OLDER_CUDA = "install --force-reinstall 'torch>=2.11,<2.14' --index-url https://download.pytorch.org/whl/cu126"
 
 
 def install_command(*extras: str) -> str:
     """Return the command that installs this copy again, with some of its extras."""
     source, editable = _source()
-    pip = f"{sys.prefix}/bin/pip" if sys.prefix != sys.base_prefix else "pip"
-    return f"{pip} install {'-e ' if editable else ''}'{source}[{','.join(extras)}]'"
+    return f"{_pip()} install {'-e ' if editable else ''}'{source}[{','.join(extras)}]'"
+
+
+def _pip() -> str:
+    return f"{sys.prefix}/bin/pip" if sys.prefix != sys.base_prefix else "pip"
 
 
 def install_source() -> str:
@@ -54,13 +58,15 @@ def driver_version() -> str | None:
 
 
 def driver_fault(version: str | None, cuda: str) -> str | None:
-    """Return why a driver does not suit a torch built for `cuda`, with the remedy; None if it does, or is unknown."""
+    """Return why a driver does not suit a torch built for `cuda`, with the remedy; None if it does."""
     needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0])
+    if version is None and WSL_DEVICE.exists():
+        return "the NVIDIA driver of Windows may be too old; update it, and check that `nvidia-smi` works here"
     if version is None:
         return "no NVIDIA driver is loaded; install it and reboot"
     if needed is None or int(version.partition(".")[0]) >= needed:
         return None
     return (
         f"the NVIDIA driver {version} is too old for a torch built for CUDA {cuda}, which needs driver {needed} "
-        f"or newer; install a newer driver and reboot, or use an older CUDA: {OLDER_CUDA}"
+        f"or newer; install a newer driver and reboot, or use an older CUDA: {_pip()} {OLDER_CUDA}"
     )

@@ -1,8 +1,9 @@
-"""Suggest known names in error messages."""
+"""Names as people write them: suggestions for error messages, and comparison regardless of case."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 
 LISTED = 40
@@ -16,3 +17,8 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     if not known:
         return ""
     return f"; known are {', '.join(sorted(known)[:LISTED])}{', …' if len(known) > LISTED else ''}"
+
+
+def fold_name(name: str) -> str:
+    """Return a name for comparison: case does not matter, nor do blanks and hyphens in the place of `_`."""
+    return re.sub(r"[\s_-]+", "_", name.strip().casefold())

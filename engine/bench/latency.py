@@ -3,7 +3,8 @@
 python -m engine.bench.latency DIR [--batch 1 8 32] [--frames 150] [--rounds 30] [--json] [--peer COMMAND]
 
 First audio: from the request to the chunk in hand, of a voice that has spoken before; `audible` is when the first
-sample above −50 dBFS is played. ms/frame: whole utterances, codec included. Bytes are those of `floor`.
+sample above −50 dBFS is played. ms/frame: whole utterances, codec included. Steps of the engine are
+timed while all listeners are between their first chunk and the first end. Bytes are those of `roofline`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from ..model.config import FRAME_S
 from .machine import Limits, measure_limits
-from .metrics import Figure, RequestTrace, spread
+from .metrics import Figure, RequestTrace, percentile, spread
 from .report import command_line, engine_parser, json_line, peer_lines, text_line
 from .roofline import Load, compute_floor_s, frame_bytes
 from .speech import TEXT, BenchRequest, BenchSpeaker
@@ -53,9 +54,12 @@ def measure(speaker: BenchSpeaker, batch: int, plan: Plan, limits: Limits) -> It
     """The figures of one batch size, a dict for each line."""
     speaker.warm_up(batch)
     yield first_audio(speaker, batch, plan.rounds)
-    runs = [speaker.speak([BenchRequest(TEXT, plan.frames, seed) for seed in range(batch)]) for _ in range(WHOLE_RUNS)]
-    takes = sorted(runs, key=_wall_s)[WHOLE_RUNS // 2]
-    yield throughput(takes) | against_floor(speaker, takes, limits)
+    runs = []
+    for _ in range(WHOLE_RUNS):
+        takes = speaker.speak([BenchRequest(TEXT, plan.frames, seed) for seed in range(batch)])
+        runs.append((takes, host_figures(speaker)))
+    takes, host = sorted(runs, key=lambda run: _wall_s(run[0]))[WHOLE_RUNS // 2]
+    yield throughput(takes) | host | against_floor(speaker, takes, limits)
 
 
 def first_audio(speaker: BenchSpeaker, batch: int, rounds: int) -> dict[str, Figure]:
@@ -69,6 +73,16 @@ def first_audio(speaker: BenchSpeaker, batch: int, rounds: int) -> dict[str, Fig
         "rounds": rounds,
         **spread("first_pcm_ms", (take.first_pcm_ms for take in takes)),
         **spread("audible_ms", (take.first_audible_ms for take in takes)),
+    }
+
+
+def host_figures(speaker: BenchSpeaker) -> dict[str, Figure]:
+    """Return the CPU share and the longest steps of the last run; steps with prompts or ends are not counted."""
+    steps_ms = [step_s * 1000 for step_s in speaker.steps_s]
+    return {
+        "cpu_share": speaker.cpu_share,
+        "step_ms_p95": percentile(steps_ms, 0.95),
+        "step_ms_max": max(steps_ms, default=None),
     }
 
 

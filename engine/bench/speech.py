@@ -49,6 +49,8 @@ class BenchSpeaker:
         self.device = self.model.talker.head.weight.device
         self._plan, self._voice = _voice(self.opened)
         self._jobs = 0
+        self.cpu_share = 0.0  # CPU time of this process during the last `speak`, of its wall time
+        self.steps_s: list[float] = []  # its steps from the last first chunk to the first end
 
     def begin(self, request: BenchRequest) -> int:
         """Add a job with its whole text and return its number."""
@@ -61,14 +63,23 @@ class BenchSpeaker:
         return self._jobs
 
     def speak(self, requests: Sequence[BenchRequest]) -> list[RequestTrace]:
-        """Requests that come together, spoken to their ends."""
-        takes = {}
+        """Speak simultaneous requests to their ends, and return their traces."""
+        takes: dict[int, RequestTrace] = {}
+        self.steps_s, started, ended = [], set[int](), False
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         for request in requests:
-            began_s = time.perf_counter()
-            takes[self.begin(request)] = RequestTrace(began_s)
+            requested_s = time.perf_counter()
+            takes[self.begin(request)] = RequestTrace(requested_s)
         while self.engine.busy:
-            for progress in self.engine.step():
+            step_s = time.perf_counter()
+            outputs = self.engine.step()
+            if len(started) == len(takes) and not ended:
+                self.steps_s.append(time.perf_counter() - step_s)
+            for progress in outputs:
                 listen(takes[progress.job], progress)
+                started.add(progress.job)
+                ended = ended or progress.ended
+        self.cpu_share = (time.process_time() - began_cpu_s) / (time.perf_counter() - began_s)
         return list(takes.values())
 
     def warm_up(self, batch: int) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..config.schema import Voices
 from ..errors import Code, ConfigError, SpeechError
-from ..suggestions import did_you_mean
+from ..suggestions import did_you_mean, fold_name
 from .languages import distance, match_language
 from .request import SynthesisRequest
 
@@ -228,15 +228,11 @@ def _fit(voice: EngineVoice, language: str) -> tuple[int, bool] | None:
 
 
 def _find(name: str, known: Collection[str]) -> str | None:
-    """Return the known spelling of a name; case does not matter, nor do blanks and hyphens in the place of `_`."""
+    """Return the known spelling of a name, or None; an exact match precedes those of `fold_name`."""
     if name in known:
         return name
-    folded = _folded(name)
-    return next((each for each in known if _folded(each) == folded), None)
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+    folded = fold_name(name)
+    return next((each for each in known if fold_name(each) == folded), None)
 
 
 def _split(name: str) -> tuple[str, str | None, str | None]:

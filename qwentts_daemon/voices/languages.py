@@ -27,13 +27,13 @@ _SPOKEN_AS = {f"{tag[:2]}-{other}": tag for tag, others in _SPEAK_ALIKE.items() 
 _NEIGHBOURS = {
     "nb": ("nn", "da"), "nn": ("nb", "da"), "bs": ("hr", "sr"), "hr": ("bs", "sr"), "sr": ("hr", "bs"),
     "sh": ("sr", "hr", "bs"), "cnr": ("sr", "hr"), "yue": ("zh",), "wuu": ("zh",), "nan": ("zh",), "hak": ("zh",),
-    "gsw": ("de",), "nds": ("de",), "lb": ("de",), "sco": ("en",), "ga": ("en",), "gl": ("pt", "es"), "ast": ("es",),
+    "gsw": ("de",), "nds": ("de",), "lb": ("de",), "sco": ("en",), "gl": ("pt", "es"), "ast": ("es",),
     "oc": ("ca", "fr"), "be": ("ru", "uk"), "fo": ("da",), "zsm": ("id",), "ms": ("id",), "prs": ("fa",),
 }  # fmt: skip
 """Languages whose voices can read it if no voice speaks it."""
 
-
 _WORST = 9
+"""Above every distance of a language that fits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from wyoming.tts import (
 
 from ..audio.wav import header as wav_header
 from ..errors import Code, SpeechError, StartError
+from ..suggestions import fold_name
 
 RETRY_S = 0.1
 WAV_SUFFIXES = ("", ".wav", ".wave")
@@ -256,14 +257,10 @@ def _not_wyoming(uri: str) -> StartError:
 
 def unlisted(programs: list[TtsProgram], voice: str, style: str | None) -> str | None:
     """Return a warning if the daemon does not list a voice or its style, so that another one may speak."""
-    base = _folded(re.split("[@+]", voice)[0])
-    found = next((each for program in programs for each in program.voices if _folded(each.name) == base), None)
+    base = fold_name(re.split("[@+]", voice)[0])
+    found = next((each for program in programs for each in program.voices if fold_name(each.name) == base), None)
     if found is None:
         return f"the daemon does not list the voice {voice!r}; the voice that speaks may be another"
-    if style and _folded(style) not in (_folded(speaker.name) for speaker in found.speakers or ()):
+    if style and fold_name(style) not in (fold_name(speaker.name) for speaker in found.speakers or ()):
         return f"the voice {voice!r} does not list the style {style!r}; it may speak without it"
     return None
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold())

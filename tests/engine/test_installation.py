@@ -67,6 +67,14 @@ def test_driver_version_reads_both_kernel_modules(monkeypatch, tmp_path, text, v
     assert installation.driver_version() == version
 
 
+@pytest.mark.parametrize(
+    ("wsl", "fault"), [(True, "the NVIDIA driver of Windows"), (False, "no NVIDIA driver is loaded")]
+)
+def test_driver_fault_of_an_unknown_driver_depends_on_wsl(monkeypatch, tmp_path, wsl, fault):
+    monkeypatch.setattr(installation, "WSL_DEVICE", tmp_path if wsl else tmp_path / "none")
+    assert installation.driver_fault(None, "13.0").startswith(fault)
+
+
 def test_driver_version_is_none_without_a_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(installation, "DRIVER_FILE", tmp_path / "none")
     assert installation.driver_version() is None

@@ -187,6 +187,8 @@ def test_latency_benchmark_completes(kind: str, capsys, monkeypatch) -> None:
         assert line["ms_per_frame"] == pytest.approx(80 * line["rtf"])
         assert line["audio_s_per_s"] == pytest.approx(line["batch"] / line["rtf"])
         assert line["times_memory_floor"] > 1
+        assert 0 < line["step_ms_p95"] <= line["step_ms_max"]
+        assert line["cpu_share"] > 0
     assert lines[0]["command"].startswith("python -m engine.bench.latency ")
 
 
